@@ -1,0 +1,56 @@
+"""`python -m app`: the service under uvicorn, with the settings' address and a word about what it runs on."""
+
+import argparse
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from app.main import create_app
+from app.settings import Settings, UnsafeSettings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
+    parser.add_argument(
+        "--demo-without-key",
+        action="store_true",
+        help="run on the built-in emulator if there are no Gemini credentials",
+    )
+    given = parser.parse_args()
+    try:
+        settings = Settings()
+        if given.demo_without_key and not settings.has_credentials:
+            settings = settings.model_copy(update={"demo": True})
+        settings.require_startable(settings.host)
+    except ValidationError as error:
+        sys.exit("\n".join(_said(dict(problem)) for problem in error.errors(include_input=False)))
+    except UnsafeSettings as error:
+        sys.exit(str(error))
+    print(_runs_on(settings), file=sys.stderr, flush=True)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,  # app.logs has set the loggers up
+        access_log=False,
+        server_header=False,
+    )
+
+
+def _runs_on(settings: Settings) -> str:
+    where = f"http://{settings.host}:{settings.port}, documented at /docs"
+    if settings.demo:
+        why = "as DEMO says" if settings.has_credentials else "for want of GEMINI_API_KEY"
+        return f"Running on the built-in emulator, {why}: {where}"
+    return f"Running on {'Vertex AI' if settings.google_genai_use_vertexai else 'Gemini'}: {where}"
+
+
+def _said(problem: dict[str, object]) -> str:
+    location = problem["loc"]
+    assert isinstance(location, tuple)
+    return f"{str(location[0]).upper() if location else 'Settings'}: {problem['msg']}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Who may come in. Every image costs money, so an open door is a bug.
+
+The door stands before the body is read: nobody uploads a hundred megabytes to be told that they may not.
+"""
+
+import hashlib
+import hmac
+import logging
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api import problems
+from app.domain import Caller
+from app.errors import CallerError, ForbiddenOrigin, Unauthorized
+from app.settings import Settings, is_loopback
+
+log = logging.getLogger(__name__)
+
+_ALWAYS_OPEN = ("/healthz", "/readyz")
+_DOCS = ("/docs", "/openapi.json")
+
+
+class Door:
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self.app = app
+        self._settings = settings
+        self._keys = [(key.name, _digest(key.secret.get_secret_value().encode())) for key in settings.service_api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._open_to_all(scope["path"]):
+            return await self.app(scope, receive, send)
+        try:
+            caller = self._caller(scope)
+        except CallerError as error:
+            log.info("refused at the door", extra={"code": error.code})
+            return await problems.response(error)(scope, receive, send)
+        scope.setdefault("state", {})["caller"] = caller
+        await self.app(scope, receive, send)
+
+    def _open_to_all(self, path: str) -> bool:
+        if path in _ALWAYS_OPEN:
+            return True
+        documentation = path in _DOCS or path.startswith("/docs/")
+        return documentation and self._settings.docs_access == "open"
+
+    def _caller(self, scope: Scope) -> Caller:
+        headers = Headers(scope=scope)
+        if self._keys:
+            return self._holder_of(headers)
+        if self._settings.allow_anonymous:
+            return Caller("anonymous", anonymous=True)
+        server = scope.get("server")
+        if server and server[1] is not None and not is_loopback(server[0]):
+            raise Unauthorized("Without keys this service serves its own machine only. Set SERVICE_API_KEYS.")
+        self._require_known_page(headers)
+        return Caller("local", anonymous=True)
+
+    def _holder_of(self, headers: Headers) -> Caller:
+        scheme, _, presented = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            presented = ""
+        presented = presented.strip() or headers.get("x-api-key", "")
+        if not presented:
+            raise Unauthorized("Send a key as Authorization: Bearer … or as X-API-Key.")
+        digest, holder = _digest(presented.encode("latin-1")), None
+        for name, known in self._keys:  # all of them, so that the time taken tells nothing
+            if hmac.compare_digest(digest, known):
+                holder = name
+        if holder is None:
+            raise Unauthorized("This key is not known here.")
+        return Caller(holder)
+
+    def _require_known_page(self, headers: Headers) -> None:
+        """A page on any site can make a browser post to loopback; without keys, its origin is all there is to ask."""
+        origin = headers.get("origin")
+        if origin is None or "*" in self._settings.cors_allow_origins or origin in self._settings.cors_allow_origins:
+            return
+        if not is_loopback(_host(origin)):
+            raise ForbiddenOrigin("Name this page's origin in CORS_ALLOW_ORIGINS, or set SERVICE_API_KEYS.")
+
+
+def _digest(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()
+
+
+def _host(origin: str) -> str:
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""

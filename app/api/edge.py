@@ -1,0 +1,119 @@
+"""What surrounds every request, whatever it is about: its id, its log line, its last safety net."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import logs
+from app.api import problems
+from app.errors import Internal, TooLarge
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
+
+
+class RequestContext:
+    """Gives each request an id (the caller's, if it is a sane one) and writes its line into the log.
+
+    The id and, in a demo, the notice of it are headers of every answer.
+    """
+
+    def __init__(self, app: ASGIApp, *, demo: bool) -> None:
+        self.app = app
+        self.demo = demo
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        offered = Headers(scope=scope).get("x-request-id", "")
+        id_ = offered if _REQUEST_ID.fullmatch(offered) else f"req_{uuid.uuid4().hex}"
+        token, started, status, sent = logs.request_id.set(id_), time.perf_counter(), 0, 0
+
+        async def with_headers(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = id_
+                headers["X-Content-Type-Options"] = "nosniff"
+                if self.demo:
+                    headers["X-Demo"] = "true"
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, with_headers)
+        finally:
+            caller = scope.get("state", {}).get("caller")
+            log.info(
+                "%s %s",
+                scope["method"],
+                _printable(scope["path"]),
+                extra={
+                    "status": status or None,
+                    "ms": round(1000 * (time.perf_counter() - started)),
+                    "bytes": sent,
+                    "caller": caller and caller.name,
+                },
+            )
+            logs.request_id.reset(token)
+
+
+class SafetyNet:
+    """Turns whatever nobody expected into a 500 that says nothing, and a log line that says where it was.
+
+    It sits inside CORS and the request id, where Starlette's own net does not, so that a browser can read the 500.
+    """
+
+    def __init__(self, app: ASGIApp, *, log_sensitive: bool) -> None:
+        self.app = app
+        self.log_sensitive = log_sensitive
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started = False
+
+        async def noticing(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noticing)
+        except Exception as error:
+            log.error("unexpected: %s", logs.where(error, quote=self.log_sensitive))
+            if started:
+                return None  # too late for a status: the answer stays short of its length, and the connection closes
+            await problems.response(Internal("Something broke in this service; its log knows more."))(
+                scope, receive, send
+            )
+
+
+class AnnouncedLength:
+    """Refuses a body that announces itself as too large before a byte of it is read.
+
+    FastAPI's own limit counts what arrives, but answers an announced length in plain text.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        length = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
+        if length.isdecimal() and int(length) > self.max_body_bytes:
+            answer = problems.response(TooLarge(f"A request body may have {self.max_body_bytes:,} bytes."))
+            return await answer(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+def _printable(path: str) -> str:
+    """A path fit for one log line: short, and with nothing in it that could pass for another line."""
+    return path[:200].encode("unicode_escape").decode()

@@ -1,0 +1,113 @@
+"""The three routes that make images."""
+
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Depends, Form, Response
+
+from app import errors
+from app.api.answers import EXAMPLE, GenerationRead, answer
+from app.api.dependencies import ImagesDep, ReferencesDep, body_of, caller
+from app.api.negotiation import AnswerWanted, Wanted
+from app.api.problems import documented
+from app.api.wire import FormCreate, GenerationCreate, GenerationOptions
+from app.domain import GenerationRequest, Reference
+from app.service.references import Upload
+
+_BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The image: JSON by default, its own bytes for `Accept: image/*`.",
+        "model": GenerationRead,
+        "content": {"application/json": {"example": EXAMPLE}, "image/jpeg": _BINARY, "image/png": _BINARY},
+    },
+    **documented(
+        errors.InvalidJson,
+        errors.InvalidForm,
+        errors.Unauthorized,
+        errors.ForbiddenOrigin,
+        errors.NotAcceptable,
+        errors.TooLarge,
+        errors.UnsupportedMediaType,
+        errors.UnsupportedImage,
+        errors.InvalidRequest,
+        errors.ContentBlocked,
+        errors.Recitation,
+        errors.NoImage,
+        errors.QuotaExhausted,
+        errors.Internal,
+        errors.UpstreamError,
+        errors.UpstreamInvalidResponse,
+        errors.UpstreamRejectedCredentials,
+        errors.UpstreamBusy,
+        errors.UpstreamTimeout,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A valid request, and the kind of answer it wants."""
+
+    request: GenerationRequest
+    wanted: Wanted
+
+    @classmethod
+    def of(cls, body: GenerationOptions, references: tuple[Reference, ...], wanted: Wanted) -> Self:
+        wanted = replace(wanted, with_url=body.response_format == "data_url")
+        return cls(body.to_domain(references, wanted.insisted_types), wanted)
+
+
+router = APIRouter(
+    prefix="/generate-image",
+    tags=["images"],
+    responses=_ANSWERS,
+    default_response_class=Response,
+    dependencies=[Depends(caller)],
+)
+
+
+async def _from_json(body: GenerationCreate, wanted: AnswerWanted, references: ReferencesDep) -> Asked:
+    uploads = [
+        Upload(one.file, f"referenceImages[{index}]", one.role, one.name or None)
+        for index, one in enumerate(body.reference_images)
+    ]
+    return Asked.of(body, await references.take(uploads), wanted)
+
+
+async def _from_form(
+    form: Annotated[FormCreate, Form(media_type="multipart/form-data")],
+    wanted: AnswerWanted,
+    references: ReferencesDep,
+) -> Asked:
+    uploads = [
+        Upload(await file.read(), f"images[{index}]", role or None, name or None)
+        for index, (file, role, name) in enumerate(zip_longest(form.images, form.roles, form.names))
+    ]
+    return Asked.of(form, await references.take(uploads), wanted)
+
+
+AskedInJson = Annotated[Asked, Depends(_from_json)]
+AskedInForm = Annotated[Asked, Depends(_from_form)]
+
+
+@router.post("", dependencies=[Depends(body_of("application/json"))])
+async def generate(asked: AskedInJson, images: ImagesDep) -> Response:
+    """Generate an image from a prompt, and from reference images given inline."""
+    return answer(await images.generate(asked.request), asked.wanted)
+
+
+@router.post("/with-references", dependencies=[Depends(body_of("multipart/form-data"))])
+async def generate_with_references(asked: AskedInForm, images: ImagesDep) -> Response:
+    """Generate an image from a prompt and uploaded reference images: editing, compositing, consistent characters."""
+    return answer(await images.generate(asked.request), asked.wanted)
+
+
+@router.post("/with-search", dependencies=[Depends(body_of("application/json"))])
+async def generate_with_search(asked: AskedInJson, images: ImagesDep) -> Response:
+    """Generate an image grounded in Google Search.
+
+    Google obliges you to show `grounding` to whoever wrote the prompt.
+    """
+    return answer(await images.generate(replace(asked.request, google_search=True)), asked.wanted)

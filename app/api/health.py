@@ -1,0 +1,31 @@
+"""Whether the process lives, and whether it can serve. Open to all, and nothing here costs money."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from app.api.dependencies import SettingsDep
+
+router = APIRouter(tags=["health"])
+
+
+class Alive(BaseModel):
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    status: Literal["ready"] = "ready"
+    demo: bool
+
+
+@router.get("/healthz")
+async def alive() -> Alive:
+    """Answer as long as the process does."""
+    return Alive()
+
+
+@router.get("/readyz")
+async def ready(settings: SettingsDep) -> Ready:
+    """Answer as soon as requests can be served. `demo` says whether an emulator draws the pictures."""
+    return Ready(demo=settings.demo)

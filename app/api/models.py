@@ -1,0 +1,143 @@
+"""What each model can do and costs: enough to build a form from."""
+
+from datetime import date
+from typing import Literal
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from app import errors
+from app.api.dependencies import CatalogueDep, SettingsDep, caller
+from app.api.problems import documented
+from app.api.wire import MAX_PROMPT_CHARS
+from app.catalogue import Catalogue, Model
+
+router = APIRouter(
+    prefix="/models",
+    tags=["models"],
+    responses=documented(errors.Unauthorized, errors.ForbiddenOrigin),
+    dependencies=[Depends(caller)],
+)
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+
+class ReferencesRead(_Read):
+    max: int | None
+    by_role: dict[str, int] | None = Field(description="`null` where Google names no slots by role.")
+
+
+class PricesRead(_Read):
+    """US dollars at Google's list price; `null` is a price that no source names."""
+
+    image_output_per_million_tokens: float | None
+    text_output_per_million_tokens: float | None
+    input_per_million_tokens: float | None
+    search_query: float | None
+    image: dict[str, float] = Field(description="One picture by image size; thinking, text and input come on top.")
+
+
+class ModelRead(_Read):
+    id: str
+    name: str
+    aliases: list[str]
+    status: Literal["active", "deprecated"]
+    released: date | None
+    retires: date | None = Field(description="The earliest day on which Google may switch it off.")
+    replacement: str | None
+    lifecycle: str | None
+    aspect_ratios: list[str]
+    default_aspect_ratio: str | None
+    image_sizes: list[str]
+    default_image_size: str | None
+    pixels: dict[str, dict[str, tuple[int, int]]] = Field(description="Width and height, by ratio and size; nominal.")
+    output_type: str | None
+    references: ReferencesRead
+    google_search: bool
+    image_search: bool
+    thinking: Literal["none", "fixed", "levels"]
+    thinking_levels: list[str]
+    default_thinking_level: str | None
+    include_thoughts: bool
+    input_tokens: int | None
+    output_tokens: int | None
+    image_tokens: dict[str, int]
+    prices: PricesRead
+
+
+class LimitsRead(_Read):
+    """What this service takes, whatever the model."""
+
+    prompt_chars: int
+    body_bytes: int
+    reference_bytes: int
+    references_bytes: int
+    reference_pixels: int
+    reference_types: list[str]
+
+
+class ModelsRead(_Read):
+    default: str = Field(description="The model for requests that name none.")
+    models: list[ModelRead]
+    limits: LimitsRead
+
+
+@router.get("")
+async def list_models(catalogue: CatalogueDep, settings: SettingsDep) -> ModelsRead:
+    """List the models with what they can do, their limits and their prices. Other well-formed ids are passed on."""
+    return ModelsRead(
+        default=catalogue.default,
+        models=[_read(model, catalogue) for model in catalogue.models.values()],
+        limits=LimitsRead(
+            prompt_chars=MAX_PROMPT_CHARS,
+            body_bytes=settings.max_body_bytes,
+            reference_bytes=settings.max_reference_bytes,
+            references_bytes=settings.max_references_bytes,
+            reference_pixels=settings.max_reference_pixels,
+            reference_types=["image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"],
+        ),
+    )
+
+
+def _read(model: Model, catalogue: Catalogue) -> ModelRead:
+    by_role = model.references_by_role
+    prices = {size: price for size in model.image_sizes if (price := model.image_price(size)) is not None}
+    return ModelRead(
+        id=model.id,
+        name=model.name,
+        aliases=[alias.name for alias in catalogue.aliases.values() if alias.target == model.id],
+        status=model.status,
+        released=model.released,
+        retires=model.retires,
+        replacement=model.replacement,
+        lifecycle=model.lifecycle,
+        aspect_ratios=list(model.aspect_ratios),
+        default_aspect_ratio=model.default_aspect_ratio(),
+        image_sizes=list(model.image_sizes),
+        default_image_size=model.default_image_size(),
+        pixels={ratio: dict(sizes) for ratio, sizes in model.pixels.items()},
+        output_type=model.output_type,
+        references=ReferencesRead(
+            max=model.max_references,
+            by_role=None if by_role is None else {role.value: most for role, most in by_role.items()},
+        ),
+        google_search=model.google_search,
+        image_search=model.image_search,
+        thinking=model.thinking,
+        thinking_levels=list(model.thinking_levels),
+        default_thinking_level=model.thinking_default,
+        include_thoughts=model.include_thoughts,
+        input_tokens=model.input_tokens,
+        output_tokens=model.output_tokens,
+        image_tokens=dict(model.image_tokens),
+        prices=PricesRead(
+            image_output_per_million_tokens=model.prices.image_output,
+            text_output_per_million_tokens=model.prices.text_output,
+            input_per_million_tokens=model.prices.input,
+            search_query=model.prices.search_query,
+            image=prices,
+        ),
+    )

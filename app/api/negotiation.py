@@ -1,0 +1,55 @@
+"""What kind of answer a caller can take, by its `Accept` header, known before any money is spent."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import mimeparse
+from fastapi import Depends, Header
+
+from app.errors import NotAcceptable
+
+JSON = "application/json"
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """`image_types` are those that the caller likes better than JSON; `json` says whether JSON would do as well."""
+
+    image_types: tuple[str, ...]
+    json: bool
+    with_url: bool = True
+    """Whether JSON holds each image as a data URL besides its base64."""
+
+    @property
+    def insisted_types(self) -> tuple[str, ...]:
+        return () if self.json else self.image_types
+
+
+def wanted(
+    accept: Annotated[
+        str | None,
+        Header(
+            description="`application/json` (default), or `image/*`, `image/jpeg`, `image/png` for the image's own bytes."
+        ),
+    ] = None,
+) -> Wanted:
+    """Read the header. Without one, or with one that is no such header, the answer is JSON.
+
+    Raises:
+        NotAcceptable: neither JSON nor an image will do.
+    """
+    if not accept or not accept.strip():
+        return Wanted((), json=True)
+    try:
+        ranges = [mimeparse.parse_media_range(part) for part in accept.split(",") if part.strip()]
+    except mimeparse.MimeTypeParseException:
+        return Wanted((), json=True)
+    json_quality = mimeparse.quality_parsed(JSON, ranges)
+    better = tuple(type_ for type_ in IMAGE_TYPES if mimeparse.quality_parsed(type_, ranges) > json_quality)
+    if not better and not json_quality:
+        raise NotAcceptable("The answer is JSON or an image.", possible=(JSON, "image/*"))
+    return Wanted(better, json=json_quality > 0)
+
+
+AnswerWanted = Annotated[Wanted, Depends(wanted)]

@@ -1,0 +1,180 @@
+"""Failures as RFC 9457 problem documents. The only place where a `ServiceError` becomes bytes."""
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from starlette.exceptions import HTTPException
+
+from app import logs
+from app.errors import (
+    FieldError,
+    Internal,
+    InvalidForm,
+    InvalidJson,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    TooLarge,
+    Unauthorized,
+)
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+_ON_A_FORM = {"referenceImages": "images"}
+_SAID_BETTER = {"extra_forbidden": "there is no such field", "missing": "is required"}
+
+
+class Problem(BaseModel):
+    """What every failure answers with, as `application/problem+json` (RFC 9457)."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="allow")
+
+    type: str = Field(description="A URN that names the kind of problem.")
+    title: str
+    status: int
+    detail: str = Field(description="One sentence for whoever called.")
+    code: str = Field(description="Stable; the thing to branch on.")
+    request_id: str
+    error: str = Field(description="The same sentence as `detail`.")
+
+
+def install(app: FastAPI, *, log_sensitive: bool) -> None:
+    """Answer every expected failure of the app with a problem document, and log it."""
+
+    async def service_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServiceError)
+        return _logged(error, request, log_sensitive)
+
+    async def validation_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return _logged(_from_validation(error), request, log_sensitive)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _logged(_from_http(error, request), request, log_sensitive)
+
+    app.add_exception_handler(ServiceError, service_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(HTTPException, http_error)
+
+
+def response(error: ServiceError) -> Response:
+    """The problem document for `error`, with the request id of the request under way."""
+    document = {
+        "type": f"urn:gemini-images:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "requestId": logs.request_id.get(),
+        "error": error.detail,
+        **error.members(),
+    }
+    headers = {"Cache-Control": "no-store"}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allow
+    # Lone surrogates, which a detail could hold from the request, are escaped; so every document is valid UTF-8.
+    return Response(json.dumps(document), error.status, headers, MEDIA_TYPE)
+
+
+def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """What a route's OpenAPI entry says of its failures, for `responses=`."""
+    by_status: dict[int, list[type[ServiceError]]] = {}
+    for error in errors:
+        by_status.setdefault(error.status, []).append(error)
+    return {
+        status: {
+            "description": "; ".join(f"`{error.code}`: {error.title}" for error in group),
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {error.code: {"value": _example(error)} for error in group},
+                }
+            },
+        }
+        for status, group in by_status.items()
+    }
+
+
+def _example(error: type[ServiceError]) -> dict[str, Any]:
+    return {
+        "type": f"urn:gemini-images:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": f"{error.title}.",
+        "code": error.code,
+        "requestId": "req_1d0f6c6be5a04b1e9d53a1d0a4a5c7fb",
+        "error": f"{error.title}.",
+    }
+
+
+def _logged(error: ServiceError, request: Request, log_sensitive: bool) -> Response:
+    if isinstance(error, InvalidRequest) and request.headers.get("content-type", "").startswith("multipart/"):
+        renamed = [FieldError(_ON_A_FORM.get(e.field, e.field), e.message) for e in error.errors]
+        error, old = InvalidRequest(renamed, cause=error.cause), error
+        error.quote = old.quote
+    quote = {"quote": error.quote} if log_sensitive and error.quote else {}
+    members = error.members()
+    log.log(
+        logging.WARNING if error.status >= 500 or error.status == 429 else logging.INFO,
+        "problem %s",
+        error.code,
+        extra={
+            "cause": error.cause,
+            "finishReason": members.get("finishReason"),
+            "blockReason": members.get("blockReason"),
+            "fields": ",".join(e["field"] for e in members.get("errors", ())) or None,
+        }
+        | quote,
+    )
+    return response(error)
+
+
+def _from_validation(error: RequestValidationError) -> ServiceError:
+    found: Sequence[Any] = error.errors()
+    if any(one["type"] == "json_invalid" for one in found):
+        return InvalidJson("The body is not valid JSON.")
+    if any(tuple(one["loc"]) == ("body",) and one["type"] == "missing" for one in found):
+        return InvalidJson("The body is empty; send a JSON object.")
+    return InvalidRequest([FieldError(_field(one["loc"]), _message(one)) for one in found])
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """`("body", "referenceImages", 0, "data")` as `referenceImages[0].data`."""
+    name = ""
+    for part in location[1:]:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+    return name[:200] or "body"
+
+
+def _message(found: dict[str, Any]) -> str:
+    message = _SAID_BETTER.get(found["type"]) or str(found["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _from_http(error: HTTPException, request: Request) -> ServiceError:
+    if error.status_code == 404:
+        return NotFound("There is no such route; /docs lists them.")
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return MethodNotAllowed(f"This route takes {allow or 'another method'}.", allow=allow)
+    if error.status_code == 413:
+        return TooLarge("The request body is larger than this service takes.")
+    if error.status_code == 400 and request.headers.get("content-type", "").startswith("multipart/"):
+        return InvalidForm("The body is not a well-formed multipart form, or it has too many parts.")
+    if error.status_code == 400:
+        return InvalidJson("The body is not JSON that can be read.")
+    return Internal("Something broke in this service; its log knows more.", cause=f"HTTP {error.status_code}")

@@ -1,0 +1,216 @@
+"""The request as a caller writes it, and where it is validated; once, here.
+
+Wire names are camelCase, snake_case is taken too, and a field nobody knows is refused by name. Fields that say `null` are
+as good as left out. What a model allows is the catalogue's business, not this module's.
+"""
+
+import binascii
+import json
+from typing import Annotated, Any, Literal, Self
+
+import pybase64
+from fastapi import UploadFile
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from app.domain import GenerationRequest, Reference, Role, SafetySetting
+
+MAX_PROMPT_CHARS = 200_000
+
+_CATEGORIES = Literal[
+    "HARM_CATEGORY_HARASSMENT",
+    "HARM_CATEGORY_HATE_SPEECH",
+    "HARM_CATEGORY_SEXUALLY_EXPLICIT",
+    "HARM_CATEGORY_DANGEROUS_CONTENT",
+    "HARM_CATEGORY_CIVIC_INTEGRITY",
+    "HARM_CATEGORY_JAILBREAK",
+]
+_THRESHOLDS = Literal["BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"]
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _from_json_text(value: Any) -> Any:
+    """A form field can hold only text; a list in it is JSON."""
+    single = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if isinstance(single, str) and single.lstrip().startswith("["):
+        try:
+            return json.loads(single)
+        except ValueError as error:
+            raise ValueError("is not valid JSON") from error
+    return value
+
+
+Word = Annotated[str, Field(min_length=1, max_length=16)]
+Name = Annotated[str, Field(max_length=100)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class Safety(_Body):
+    category: _CATEGORIES
+    threshold: _THRESHOLDS
+
+
+class GenerationOptions(_Body):
+    """What JSON and form requests have in common."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
+    aspect_ratio: Word | None = Field(
+        None,
+        description="Such as `16:9`; `GET /models` lists what each model has. Default `1:1`; with references, Gemini "
+        "follows the last one unless told otherwise.",
+        examples=["16:9"],
+    )
+    image_size: Annotated[Word, BeforeValidator(_upper)] | None = Field(
+        None, description="`512`, `1K`, `2K` or `4K`. Default `2K`, or the largest below it that the model has."
+    )
+    model: Annotated[str, Field(pattern=r"^(models/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = Field(
+        None, description="An id or an alias from `GET /models`, or any well-formed id that Gemini may know."
+    )
+    google_search: bool = Field(
+        False, description="Ground the image in Google Search; the answer then has `grounding`."
+    )
+    image_search: bool = Field(False, description="Let the model look images up too; not every model can.")
+    system_instruction: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = None
+    thinking_level: Annotated[Word, BeforeValidator(_lower)] | None = Field(
+        None, description="`minimal`, `medium` or `high`, as far as the model has them."
+    )
+    include_thoughts: bool = Field(False, description="Return what the model thought, as `thoughts`.")
+    include_drafts: bool = Field(False, description="Return the other images that Gemini sent, as `drafts`.")
+    seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = Field(
+        None, description="Passed on; Gemini promises nothing for it."
+    )
+    safety_settings: Annotated[list[Safety], Field(max_length=12), BeforeValidator(_from_json_text)] = []
+    response_format: Literal["data_url", "b64"] = Field(
+        "data_url", description="`data_url`: `image.data` and `image.url`. `b64`: `image.data` alone, half the bytes."
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("must not be blank")
+        return prompt
+
+    def to_domain(self, references: tuple[Reference, ...], accepted_types: tuple[str, ...]) -> GenerationRequest:
+        return GenerationRequest(
+            prompt=self.prompt,
+            model=self.model.removeprefix("models/") if self.model else None,
+            aspect_ratio=self.aspect_ratio,
+            image_size=self.image_size,
+            references=references,
+            google_search=self.google_search,
+            image_search=self.image_search,
+            system_instruction=self.system_instruction,
+            thinking_level=self.thinking_level,
+            include_thoughts=self.include_thoughts,
+            include_drafts=self.include_drafts,
+            seed=self.seed,
+            safety_settings=tuple(SafetySetting(one.category, one.threshold) for one in self.safety_settings),
+            accepted_types=accepted_types,
+        )
+
+
+class ReferenceCreate(_Body):
+    """A reference image inside a JSON body, as base64."""
+
+    data: str | None = Field(
+        None, description="The file as base64, either alphabet.", json_schema_extra={"format": "byte"}
+    )
+    url: str | None = Field(None, description="The file as a data URL. Other URLs are refused: nothing is fetched.")
+    mime_type: str | None = Field(None, description="Taken for compatibility; the bytes themselves decide.")
+    role: Role | None = Field(None, description="What the image is for; the model is told so.")
+    name: Name | None = Field(
+        None, description="What the prompt calls it, such as `Anna`. Several images may share one."
+    )
+    _file: bytes = PrivateAttr(b"")
+
+    @model_validator(mode="after")
+    def _decode(self) -> Self:
+        if (self.data is None) == (self.url is None):
+            raise ValueError("give either data or url")
+        if self.url is not None and not self.url[:5].lower() == "data:":
+            raise ValueError("url must be a data URL; this service fetches nothing")
+        self._file = _decoded(self.url or self.data or "")
+        return self
+
+    @property
+    def file(self) -> bytes:
+        return self._file
+
+
+class GenerationCreate(GenerationOptions):
+    """A request for an image, with any references inline."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "A lighthouse in a storm, oil on canvas", "aspectRatio": "16:9", "imageSize": "2K"},
+            ]
+        }
+    )
+
+    reference_images: Annotated[list[ReferenceCreate], Field(max_length=64)] = []
+
+
+class FormCreate(GenerationOptions):
+    """A request for an image as a form, with the references as files."""
+
+    images: Annotated[list[UploadFile], Field(validation_alias=AliasChoices("images", "images[]"), min_length=1)] = (
+        Field(description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is taken too.")
+    )
+    roles: Annotated[list[Role | Literal[""]], BeforeValidator(_from_json_text)] = Field(
+        [], description="`character`, `object`, `style` or nothing, for each image in the same order."
+    )
+    names: Annotated[list[Name], BeforeValidator(_from_json_text)] = Field(
+        [], description="What the prompt calls each image, in the same order; several may share one."
+    )
+
+    @model_validator(mode="after")
+    def _no_more_labels_than_images(self) -> Self:
+        for field, labels in (("roles", self.roles), ("names", self.names)):
+            if len(labels) > len(self.images):
+                raise ValueError(f"there are more {field} than images")
+        return self
+
+
+def _decoded(text: str) -> bytes:
+    if text[:5].lower() == "data:":
+        declared, comma, text = text.partition(",")
+        if not comma or not declared.lower().endswith(";base64"):
+            raise ValueError("the data URL must be base64")
+    altchars = b"-_" if "-" in text or "_" in text else None
+    try:
+        text = "".join(text.split()) if any(space in text for space in "\r\n ") else text
+        return pybase64.b64decode(text + "=" * (-len(text) % 4), altchars=altchars, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("is not valid base64") from error

@@ -1,0 +1,109 @@
+"""Pictures nobody will mistake for art: a landscape in the prompt's own colours, with what was asked written on it."""
+
+import colorsys
+import hashlib
+import io
+import math
+import random
+import textwrap
+
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps, UnidentifiedImageError
+
+_SKETCH = 960  # the long side on which hills are drawn before they are enlarged
+
+
+def draw(
+    prompt: str,
+    size: tuple[int, int],
+    references: list[bytes],
+    format_: str,
+    *,
+    turn: int = 1,
+    previous: bytes | None = None,
+    note: str = "",
+) -> bytes:
+    """A picture of exactly `size`, the same for the same arguments.
+
+    Args:
+        prompt: decides the colours and is written on the picture.
+        size: width and height in pixels.
+        references: shown as small insets; what cannot be opened is shown as a frame.
+        format_: `JPEG` or `PNG`.
+        turn: how far a conversation has come.
+        previous: the picture of the turn before, shown as an inset too.
+        note: one more word for the corner.
+    """
+    seed = hashlib.sha256(f"{prompt}|{turn}".encode()).digest()
+    scale = min(1.0, _SKETCH / max(size))
+    sketch = _landscape((max(8, round(size[0] * scale)), max(8, round(size[1] * scale))), random.Random(seed))
+    picture = sketch.resize(size, Image.Resampling.BICUBIC)
+    _insets(picture, [*references, *([previous] if previous else [])])
+    _words(picture, prompt, " · ".join(filter(None, ["EMULATOR", f"turn {turn}" if turn > 1 else "", note])))
+    out = io.BytesIO()
+    picture.save(out, format_, quality=92) if format_ == "JPEG" else picture.save(out, format_, compress_level=3)
+    return out.getvalue()
+
+
+def _landscape(size: tuple[int, int], rng: random.Random) -> Image.Image:
+    width, height = size
+    hue = rng.random()
+    high, low = _colour(hue, 0.55, 0.62), _colour(hue + 0.09, 0.30, 0.97)
+    sky = Image.linear_gradient("L").resize(size)
+    picture = ImageOps.colorize(sky, high, low)
+    glow = Image.new("L", size, 0)
+    x, y, radius = rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.42) * height, 0.11 * min(size)
+    ImageDraw.Draw(glow).ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    picture.paste((255, 247, 222), mask=glow.filter(ImageFilter.GaussianBlur(radius / 2)))
+    picture.paste((255, 251, 238), mask=glow.filter(ImageFilter.GaussianBlur(1)))
+    layers = 5
+    for layer in range(layers):
+        depth = (layer + 1) / layers
+        base = height * (0.42 + 0.46 * depth)
+        waves = [(rng.uniform(0.6, 3.2), rng.uniform(0, math.tau), rng.uniform(0.2, 1)) for _ in range(4)]
+        crest = [
+            (px, base + 0.055 * height * sum(a * math.sin(f * math.tau * px / width + p) for f, p, a in waves) / 1.6)
+            for px in range(0, width + 8, 4)
+        ]
+        colour = _colour(hue + 0.03 * layer, 0.30 + 0.35 * depth, 0.80 - 0.58 * depth)
+        ImageDraw.Draw(picture).polygon([(0, height), *crest, (width, height)], fill=colour)
+    return picture
+
+
+def _insets(picture: Image.Image, images: list[bytes]) -> None:
+    if not images:
+        return
+    side = min(picture.height // 5, picture.width // (len(images) + 1))
+    gap = max(2, side // 12)
+    for place, data in enumerate(images):
+        box = (gap + place * (side + gap), gap)
+        frame = Image.new("RGB", (side, side), "white")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.draft("RGB", (side, side))
+                thumbnail = ImageOps.fit(image.convert("RGB"), (max(1, side - gap), max(1, side - gap)))
+            frame.paste(thumbnail, (gap // 2, gap // 2))
+        except (UnidentifiedImageError, OSError, ValueError):
+            ImageDraw.Draw(frame).text(
+                (gap, gap), "reference", fill="black", font=ImageFont.load_default(max(8, side // 6))
+            )
+        picture.paste(frame, box)
+
+
+def _words(picture: Image.Image, prompt: str, corner: str) -> None:
+    width, height = picture.size
+    points = max(9, min(width // 26, height // 12))
+    font = ImageFont.load_default(points)
+    per_line = max(8, int(width * 0.88 / (points * 0.52)))
+    lines = textwrap.wrap(" ".join(prompt.split()), per_line)[: max(1, int(height * 0.3 / (points * 1.3)))]
+    pen = ImageDraw.Draw(picture)
+    edge = max(1, points // 14)
+    for number, line in enumerate(reversed(lines)):
+        at = (width * 0.05, height - points * (1.6 + 1.3 * number))
+        pen.text(at, line, font=font, fill="white", stroke_width=edge, stroke_fill=(0, 0, 0))
+    at = (width - points * 0.6, points * 0.5)
+    pen.text(at, corner, font=font, anchor="ra", fill="white", stroke_width=edge, stroke_fill=(0, 0, 0))
+
+
+def _colour(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)

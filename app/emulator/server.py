@@ -1,0 +1,271 @@
+"""The emulator's door: Google's paths, and `/emulator/…` for those who script it."""
+
+import asyncio
+import gzip
+import json
+import re
+from collections import deque
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from app.emulator import answering, recorded, validation
+from app.emulator.faults import CANONICAL, Fault, patched
+from app.emulator.models import MODELS, Model
+from app.emulator.serving import RESET
+from app.emulator.wire import ApiError, camel
+
+MAX_REQUEST_BYTES = 100 * 1024 * 1024
+
+_PATH = re.compile(
+    r"/(?P<version>v1|v1beta|v1beta1|v1alpha)"
+    r"(?P<vertex>(?:/projects/[^/]+/locations/[^/]+)?/publishers/google)?"
+    r"/models(?:/(?P<model>[^/:]+)(?::(?P<method>\w+))?)?"
+)
+_PAGE = "<!doctype html><html><head><title>Error</title></head><body><h1>Something went wrong</h1></body></html>"
+_GOOGLES_HEADERS = {
+    "Content-Type": "application/json; charset=UTF-8",
+    "Vary": "Origin, X-Origin, Referer",
+    "Server": "scaffolding on HTTPServer2",
+    "X-XSS-Protection": "0",
+    "X-Frame-Options": "SAMEORIGIN",
+    "X-Content-Type-Options": "nosniff",
+    "Server-Timing": "gfet4t7; dur=42",
+    "Alt-Svc": 'h3=":443"; ma=2592000,h3-29=":443"; ma=2592000',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a client sent: `raw` as it was, `body` with camelCase keys throughout."""
+
+    model: str
+    method: str
+    path: str
+    headers: dict[str, str]
+    raw: bytes
+    body: dict[str, Any]
+
+
+class Emulator:
+    """An ASGI application that answers like Gemini, or as badly as its `faults` say.
+
+    A fault that is appended applies to the next call; `calls` keeps what was sent.
+    """
+
+    def __init__(
+        self,
+        *,
+        delay_seconds: float = 0,
+        signature_bytes: int = 256,
+        recorded_dir: Path | None = None,
+        keep_calls: int = 100,
+    ) -> None:
+        self.delay_seconds = delay_seconds
+        self.signature_bytes = signature_bytes
+        self.faults: deque[Fault] = deque()
+        self.calls: deque[Call] = deque(maxlen=keep_calls)
+        self._recordings = recorded.load(recorded_dir)
+
+    def clear(self) -> None:
+        """Forget faults and calls."""
+        self.faults.clear()
+        self.calls.clear()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await _lifespan(receive, send)
+        request = Request(scope, receive)
+        try:
+            if request.url.path.startswith("/emulator/"):
+                response = await self._scripted(request)
+            else:
+                response = await self._google(request)
+        except ApiError as error:
+            response = _google_json(error.document, error.code)
+        except ClientDisconnect:
+            return None
+        await response(scope, receive, send)
+
+    async def _google(self, request: Request) -> Response:
+        match = _PATH.fullmatch(request.url.path)
+        if match is None:
+            return HTMLResponse(_PAGE, 404)
+        if request.method == "GET":
+            _require_key(request)
+            return _google_json(_listed(match["model"], match["version"]))
+        raw = await request.body()
+        if len(raw) > MAX_REQUEST_BYTES:
+            raise ApiError(400, f"Request payload size exceeds the limit: {MAX_REQUEST_BYTES} bytes.")
+        try:
+            body = camel(json.loads(raw))
+        except ValueError as error:
+            raise ApiError(400, "Invalid JSON payload received. Unexpected token.") from error
+        if not isinstance(body, dict):
+            raise ApiError(400, 'Invalid JSON payload received. Unknown name "": Root element must be a message.')
+        headers = {key.lower(): value for key, value in request.headers.items()}
+        self.calls.append(Call(match["model"] or "", match["method"] or "", request.url.path, headers, raw, body))
+        fault = self._next_fault()
+        if fault.delay_seconds or self.delay_seconds:
+            await asyncio.sleep(fault.delay_seconds or self.delay_seconds)
+        if fault.reset == "before_headers":
+            return _Reset()
+        if fault.status is not None or fault.html or fault.body is not None:
+            return _failed(fault)
+        _require_key(request)
+        if (recording := self._recordings.get(recorded.prompt_of(body))) is not None:
+            return await _prepared(request, recording.body, recording.headers, fault, recording.status)
+        asked = validation.asked(match["model"], match["version"], body, vertex=bool(match["vertex"]))
+        if match["method"] == "countTokens":
+            return _google_json({"totalTokens": answering.prompt_tokens(asked)})
+        if match["method"] not in ("generateContent", "streamGenerateContent"):
+            return HTMLResponse(_PAGE, 404)
+        document = await anyio.to_thread.run_sync(answering.answer, asked, fault, self.signature_bytes)
+        document = patched(document, fault.patch)
+        if match["method"] == "generateContent":
+            return await _prepared(request, json.dumps(document, indent=2).encode(), {}, fault)
+        chunks = _chunks(document)
+        if request.query_params.get("alt") == "sse":
+            stream = b"".join(b"data: " + json.dumps(chunk).encode() + b"\r\n\r\n" for chunk in chunks)
+            return await _prepared(request, stream, {"Content-Type": "text/event-stream"}, fault)
+        return await _prepared(request, json.dumps(chunks).encode(), {}, fault)
+
+    def _next_fault(self) -> Fault:
+        if not self.faults:
+            return Fault()
+        fault = self.faults.popleft()
+        if fault.times > 1:
+            self.faults.appendleft(replace(fault, times=fault.times - 1))
+        return fault
+
+    async def _scripted(self, request: Request) -> Response:
+        match request.method, request.url.path:
+            case "POST", "/emulator/faults":
+                known = {one.name for one in fields(Fault)}
+                wanted = await request.json()
+                if not isinstance(wanted, dict) or wanted.keys() - known:
+                    return JSONResponse({"error": f"A fault is an object with some of {sorted(known)}."}, 422)
+                self.faults.append(Fault(**wanted))
+                return JSONResponse(asdict(self.faults[-1]), 201)
+            case "GET", "/emulator/faults":
+                return JSONResponse([asdict(fault) for fault in self.faults])
+            case "GET", "/emulator/calls":
+                return JSONResponse(
+                    [{"model": c.model, "method": c.method, "path": c.path, "body": c.body} for c in self.calls]
+                )
+            case "DELETE", "/emulator/faults" | "/emulator/calls":
+                (self.faults if request.url.path.endswith("faults") else self.calls).clear()
+                return Response(status_code=204)
+        return JSONResponse({"error": "There are /emulator/faults and /emulator/calls."}, 404)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+def _require_key(request: Request) -> None:
+    key = request.headers.get("x-goog-api-key") or request.query_params.get("key")
+    if not key and not request.headers.get("authorization", "").startswith("Bearer "):
+        message = "Method doesn't allow unregistered callers (callers without established identity)."
+        raise ApiError(403, f"{message} Please use API Key or other form of API consumer identity to call this API.")
+    if key and key.startswith("invalid"):
+        reason = {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": "API_KEY_INVALID",
+            "domain": "googleapis.com",
+        }
+        raise ApiError(400, "API key not valid. Please pass a valid API key.", details=[reason])
+
+
+def _listed(model: str | None, version: str) -> dict[str, Any]:
+    def entry(known: Model) -> dict[str, Any]:
+        return {
+            "name": f"models/{known.id}",
+            "version": "3.0",
+            "displayName": known.display_name,
+            "inputTokenLimit": 65536,
+            "outputTokenLimit": 32768,
+            "supportedGenerationMethods": ["generateContent", "countTokens", "batchGenerateContent"],
+        }
+
+    if model is None:
+        return {"models": [entry(known) for known in MODELS.values()]}
+    if model not in MODELS:
+        raise ApiError(404, f"Model is not found: models/{model} for api version {version}")
+    return entry(MODELS[model])
+
+
+def _failed(fault: Fault) -> Response:
+    status = fault.status or 200
+    if fault.html:
+        return HTMLResponse(_PAGE, status, fault.headers)
+    if fault.body is not None:
+        return Response(fault.body, status, _GOOGLES_HEADERS | fault.headers)
+    canonical = fault.error_status or CANONICAL.get(status, "UNKNOWN")
+    return _google_json(ApiError(status, fault.message, canonical, fault.details).document, status, fault.headers)
+
+
+def _google_json(document: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json.dumps(document, indent=2), status, _GOOGLES_HEADERS | (headers or {}))
+
+
+def _chunks(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """An answer as the chunks of a stream: each part alone, the reason, the sources and the usage with the last."""
+    candidates = document.get("candidates") or []
+    parts = (candidates[0].get("content", {}).get("parts") if candidates else None) or []
+    if not parts:
+        return [document]
+    common = {key: document[key] for key in ("modelVersion", "responseId") if key in document}
+    early = [
+        {"candidates": [{"content": {"role": "model", "parts": [part]}, "index": 0}], **common} for part in parts[:-1]
+    ]
+    last = {**candidates[0], "content": {"role": "model", "parts": parts[-1:]}}
+    return [*early, {**document, "candidates": [last]}]
+
+
+async def _prepared(
+    request: Request, body: bytes, headers: dict[str, str], fault: Fault, status: int = 200
+) -> Response:
+    headers = _GOOGLES_HEADERS | headers | fault.headers
+    if fault.gzip or "gzip" in request.headers.get("accept-encoding", ""):
+        body = await anyio.to_thread.run_sync(gzip.compress, body, 1)
+        headers |= {"Content-Encoding": "gzip"}
+    if fault.truncate:
+        body = body[: len(body) // 2]
+    if fault.stall_seconds or fault.reset:
+        return _Interrupted(body, status, headers, fault=fault)
+    return Response(body, status, headers)
+
+
+class _Interrupted(Response):
+    """An answer whose second half is late, or never comes."""
+
+    def __init__(self, content: bytes, status_code: int, headers: dict[str, str], *, fault: Fault) -> None:
+        super().__init__(content, status_code, headers)
+        self.fault = fault
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        half = len(self.body) // 2
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body[:half], "more_body": True})
+        await asyncio.sleep(self.fault.stall_seconds or 0.05)
+        if self.fault.reset == "in_body":
+            scope["extensions"][RESET]["reset"]()
+        else:
+            await send({"type": "http.response.body", "body": self.body[half:]})
+
+
+class _Reset(Response):
+    """No answer at all."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"][RESET]["reset"]()

@@ -1,0 +1,217 @@
+"""Everything that can go wrong, drawn as a tree.
+
+    ServiceError
+    ├── CallerError                   the caller can change something
+    │   ├── InvalidJson                 400 invalid_json
+    │   ├── InvalidForm                 400 invalid_form
+    │   ├── Unauthorized                401 unauthorized
+    │   ├── ForbiddenOrigin             403 forbidden_origin
+    │   ├── NotFound                    404 not_found
+    │   ├── MethodNotAllowed            405 method_not_allowed
+    │   ├── NotAcceptable               406 not_acceptable
+    │   ├── TooLarge                    413 too_large
+    │   ├── UnsupportedMediaType        415 unsupported_media_type
+    │   ├── UnsupportedImage            415 unsupported_image
+    │   └── InvalidRequest              422 invalid_request
+    ├── Refused                       Gemini answered, and there is no image in it
+    │   ├── ContentBlocked              422 content_blocked
+    │   ├── Recitation                  422 recitation
+    │   └── NoImage                     422 no_image
+    ├── UpstreamError                 502 upstream_error
+    │   ├── UpstreamInvalidResponse     502 upstream_invalid_response
+    │   ├── UpstreamRejectedCredentials 502 upstream_rejected_credentials
+    │   ├── UpstreamBusy                503 upstream_busy
+    │   ├── UpstreamTimeout             504 upstream_timeout
+    │   └── QuotaExhausted              429 quota_exhausted
+    └── Internal                      500 internal
+
+Every error has two texts: `detail` is a sentence for the caller, `cause` is for the log and never leaves the house.
+Both are safe to write down: neither ever holds a key, a prompt or an image.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from app.domain import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """A field of the request, by its name on the wire, and what is wrong with it."""
+
+    field: str
+    message: str
+
+
+class ServiceError(Exception):
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Something broke in this service"
+
+    def __init__(self, detail: str, *, cause: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.cause = cause
+        self.retry_after = retry_after
+        """Seconds to wait before the same request may succeed; it becomes the `Retry-After` header."""
+        self.quote: str | None = None
+        """What the other side said, word for word. It may quote prompts: logged only if the settings allow it."""
+
+    def members(self) -> dict[str, Any]:
+        """What the problem document says beyond the members that every problem has."""
+        return {}
+
+
+class Internal(ServiceError):
+    """Our own bug. The request id finds its traceback in the log."""
+
+
+class CallerError(ServiceError):
+    pass
+
+
+class InvalidJson(CallerError):
+    status, code, title = 400, "invalid_json", "The body is not JSON"
+
+
+class InvalidForm(CallerError):
+    status, code, title = 400, "invalid_form", "The body is not a form"
+
+
+class Unauthorized(CallerError):
+    status, code, title = 401, "unauthorized", "A key is required"
+
+
+class ForbiddenOrigin(CallerError):
+    """A web page on some other site drives a browser at a service that asks for no key."""
+
+    status, code, title = 403, "forbidden_origin", "This page may not call the service"
+
+
+class NotFound(CallerError):
+    status, code, title = 404, "not_found", "There is nothing here"
+
+
+class MethodNotAllowed(CallerError):
+    status, code, title = 405, "method_not_allowed", "Not with this method"
+
+    def __init__(self, detail: str, *, allow: str) -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+
+class NotAcceptable(CallerError):
+    status, code, title = 406, "not_acceptable", "The answer cannot be of that type"
+
+    def __init__(self, detail: str, *, possible: tuple[str, ...]) -> None:
+        super().__init__(detail)
+        self.possible = possible
+
+    def members(self) -> dict[str, Any]:
+        return {"possible": list(self.possible)}
+
+
+class TooLarge(CallerError):
+    status, code, title = 413, "too_large", "Too large"
+
+
+class UnsupportedMediaType(CallerError):
+    status, code, title = 415, "unsupported_media_type", "The body is of a type this route does not read"
+
+
+class UnsupportedImage(CallerError):
+    status, code, title = 415, "unsupported_image", "Not an image that Gemini can use"
+
+
+class InvalidRequest(CallerError):
+    status, code, title = 422, "invalid_request", "The request is not valid"
+
+    def __init__(self, errors: list[FieldError], *, cause: str | None = None) -> None:
+        super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors), cause=cause)
+        self.errors = errors
+
+    def members(self) -> dict[str, Any]:
+        return {"errors": [{"field": error.field, "message": error.message} for error in self.errors]}
+
+
+class Refused(ServiceError):
+    """Gemini answered 200 and drew nothing. Trying the same again costs money and changes nothing, so nobody should."""
+
+    status = 422
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        finish_reason: str | None = None,
+        block_reason: str | None = None,
+        text: str | None = None,
+        model: str | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.finish_reason = finish_reason
+        self.block_reason = block_reason
+        self.text = text
+        self.model = model
+        self.usage = usage
+
+    def members(self) -> dict[str, Any]:
+        usage = self.usage and {
+            "promptTokens": self.usage.prompt_tokens,
+            "outputTokens": self.usage.output_tokens,
+            "thoughtsTokens": self.usage.thoughts_tokens,
+            "totalTokens": self.usage.total_tokens,
+        }
+        return {
+            "image": None,
+            "text": self.text,
+            "finishReason": self.finish_reason,
+            "blockReason": self.block_reason,
+            "model": self.model,
+            "usage": usage,
+        }
+
+
+class ContentBlocked(Refused):
+    code, title = "content_blocked", "Gemini refused the content"
+
+
+class Recitation(Refused):
+    code, title = "recitation", "Gemini stopped because the image came too close to an existing work"
+
+
+class NoImage(Refused):
+    code, title = "no_image", "Gemini answered without an image"
+
+
+class UpstreamError(ServiceError):
+    status, code, title = 502, "upstream_error", "Gemini failed"
+
+
+class UpstreamInvalidResponse(UpstreamError):
+    code, title = "upstream_invalid_response", "Gemini's answer cannot be read"
+
+
+class UpstreamRejectedCredentials(UpstreamError):
+    code, title = "upstream_rejected_credentials", "Gemini does not accept this service's credentials"
+
+
+class UpstreamBusy(UpstreamError):
+    status, code, title = 503, "upstream_busy", "Gemini is busy"
+
+
+class UpstreamTimeout(UpstreamError):
+    status, code, title = 504, "upstream_timeout", "Gemini did not answer in time"
+
+
+class QuotaExhausted(UpstreamError):
+    status, code, title = 429, "quota_exhausted", "Gemini's quota for this service is used up"
+
+    def __init__(self, detail: str, *, scope: str | None, cause: str | None = None, retry_after: int | None = None):
+        super().__init__(detail, cause=cause, retry_after=retry_after)
+        self.scope = scope
+        """`day` or `minute` where Gemini says which of its quotas it is."""
+
+    def members(self) -> dict[str, Any]:
+        return {"quota": self.scope}

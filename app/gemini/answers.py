@@ -1,0 +1,163 @@
+"""From the body of a 200 to a `Generation`, or to the reason why there is none.
+
+A 200 is not a success until an image is in hand: refusals, blocked prompts and answers in words alone all come as 200.
+"""
+
+import re
+import uuid
+from collections.abc import Iterable
+
+import pybase64
+from pydantic import ValidationError
+
+from app.catalogue import Model
+from app.domain import Generation, GenerationRequest, Image, Usage
+from app.errors import (
+    ContentBlocked,
+    NoImage,
+    Recitation,
+    Refused,
+    UpstreamInvalidResponse,
+    UpstreamRejectedCredentials,
+)
+from app.gemini import grounding, wire
+from app.imagefile import UnreadableImage, read_header
+
+_BLOCKED = {
+    "SAFETY", "PROHIBITED_CONTENT", "SPII", "BLOCKLIST", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "MODEL_ARMOR",
+}  # fmt: skip
+_RECITED = {"RECITATION", "IMAGE_RECITATION"}
+_FINISHED = {None, "FINISH_REASON_UNSPECIFIED", "STOP", "MAX_TOKENS"}
+
+_BASE64_IN_TEXT = re.compile(r"(?:data:[\w./+-]+;base64,)?[A-Za-z0-9+/_-]{400,}={0,2}|data:image/[\w.+-]+;base64,\S*")
+
+
+def generation(body: str, request: GenerationRequest, model: Model) -> Generation:
+    """Read what Gemini answered to `request`.
+
+    Raises:
+        Refused: there is no image, with Gemini's reason, words and usage.
+        UpstreamInvalidResponse: the body is no answer, or its image is none.
+        UpstreamRejectedCredentials: Google has limited the account.
+    """
+    try:
+        answer = wire.Answer.model_validate_json(body)
+    except ValidationError as error:
+        places = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['type']}" for e in error.errors(include_input=False)[:5])
+        raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=places) from error
+    candidate = answer.candidates[0] if answer.candidates else wire.Candidate()
+    parts = (candidate.content.parts if candidate.content else None) or []
+    pictures = [part for part in parts if part.inline_data and part.inline_data.data]
+    found = grounding.read(candidate.grounding_metadata)
+    usage = _usage(answer.usage_metadata, model, len(pictures), grounding.billed_queries(candidate.grounding_metadata))
+    text = _joined(part.text for part in parts if not part.thought)
+    refused = _refusal(answer, candidate, has_final=any(not part.thought for part in pictures), has_any=bool(pictures))
+    if refused is not None:
+        refusal, detail = refused
+        raise refusal(
+            detail,
+            finish_reason=candidate.finish_reason,
+            block_reason=answer.prompt_feedback.block_reason if answer.prompt_feedback else None,
+            text=text,
+            model=model.id,
+            usage=usage,
+        )
+    final = ([part for part in pictures if not part.thought] or pictures)[-1]
+    drafts = [part for part in pictures if part is not final]
+    return Generation(
+        id=f"gen_{uuid.uuid4().hex}",
+        image=_image(final),
+        drafts=tuple(map(_image, drafts)) if request.include_drafts else (),
+        text=text,
+        thoughts=_joined(part.text for part in parts if part.thought) if request.include_thoughts else None,
+        model=model.id,
+        model_version=answer.model_version,
+        finish_reason=candidate.finish_reason,
+        grounding=found,
+        usage=usage,
+        warnings=tuple(_warnings(answer, candidate, model, request, sum(not part.thought for part in drafts))),
+    )
+
+
+def _refusal(
+    answer: wire.Answer, candidate: wire.Candidate, *, has_final: bool, has_any: bool
+) -> tuple[type[Refused], str] | None:
+    """Which refusal this is and the sentence for it, Gemini's own where there is one. `None` is an image in hand."""
+    reason, feedback = candidate.finish_reason, answer.prompt_feedback
+    said = without_base64(candidate.finish_message or (feedback.block_reason_message if feedback else None))
+    if reason == "PUP_LIMITED_DISABLED":
+        raise UpstreamRejectedCredentials("Google has limited this service's account.", cause=reason)
+    if reason in _RECITED:
+        return Recitation, said or f"Gemini stopped with {reason}: the image came too close to an existing work."
+    if reason in _BLOCKED:
+        return ContentBlocked, said or f"Gemini refused to show an image ({reason})."
+    if not has_any and feedback and feedback.block_reason:
+        return ContentBlocked, said or f"Gemini blocked the prompt ({feedback.block_reason})."
+    if has_final or (has_any and reason in _FINISHED):
+        return None
+    if any(part.text for part in (candidate.content.parts if candidate.content else None) or []):
+        return NoImage, said or "Gemini answered in words, without an image."
+    return NoImage, said or f"Gemini sent no image ({reason or 'without a reason'})."
+
+
+def _image(part: wire.Part) -> Image:
+    """Decode a part and look at what it really is; the type that Gemini declares has been wrong."""
+    assert part.inline_data and part.inline_data.data
+    encoded = part.inline_data.data
+    altchars = b"-_" if "-" in encoded or "_" in encoded else None
+    try:
+        data = pybase64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=altchars, validate=True)
+    except ValueError as error:
+        raise UpstreamInvalidResponse("Gemini's image is not valid base64.") from error
+    try:
+        header = read_header(data)
+    except UnreadableImage as error:
+        raise UpstreamInvalidResponse(f"What Gemini sent as an image cannot be used: {error}.") from error
+    return Image(data, header.mime_type, header.width, header.height)
+
+
+def _usage(metadata: wire.UsageMetadata | None, model: Model, pictures: int, queries: int) -> Usage:
+    metadata = metadata or wire.UsageMetadata()
+    output = metadata.candidates_token_count or 0
+    details = [d for d in metadata.candidates_tokens_details or [] if d.token_count]
+    drawn = sum(d.token_count or 0 for d in details if d.modality == "IMAGE")
+    if not drawn and pictures:
+        drawn = max(0, output - sum(d.token_count or 0 for d in details))
+    prompt, thoughts = metadata.prompt_token_count or 0, metadata.thoughts_token_count or 0
+    tools = metadata.tool_use_prompt_token_count or 0
+    usage = Usage(
+        prompt_tokens=prompt,
+        output_tokens=output,
+        thoughts_tokens=thoughts,
+        total_tokens=metadata.total_token_count or prompt + output + thoughts + tools,
+        image_tokens=drawn,
+        tool_tokens=tools,
+    )
+    return usage.costing(model.cost(usage, queries)) if usage.total_tokens else usage
+
+
+def _warnings(
+    answer: wire.Answer, candidate: wire.Candidate, model: Model, request: GenerationRequest, unasked: int
+) -> list[str]:
+    warnings = []
+    version = (answer.model_version or model.id).removeprefix("models/")
+    if not version.startswith(model.id):
+        warnings.append(f"Gemini answered with {version} instead of {model.id}.")
+    if answer.model_status and answer.model_status.retirement_time:
+        warnings.append(f"Google retires {model.id} on {answer.model_status.retirement_time[:10]}.")
+    if candidate.finish_reason not in _FINISHED - {"MAX_TOKENS"}:
+        warnings.append(f"Gemini finished with {candidate.finish_reason}; the image may not be what was asked for.")
+    if unasked and not request.include_drafts:
+        warnings.append(
+            f"Gemini sent {unasked + 1} images; this is the last one. includeDrafts returns the others too."
+        )
+    return warnings
+
+
+def _joined(texts: Iterable[str | None]) -> str | None:
+    return without_base64("".join(filter(None, texts))) or None
+
+
+def without_base64(text: str | None) -> str | None:
+    """Words as they are; an image that a model wrote out in letters is not forwarded."""
+    return _BASE64_IN_TEXT.sub("[base64 left out]", text) if text else text

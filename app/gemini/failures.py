@@ -1,0 +1,179 @@
+"""Whatever the SDK or its transport raises, as a `ServiceError`. The only place that knows both.
+
+Google's error texts can quote the prompt, and its bodies are none of a caller's business: sentences for callers are ours,
+the log gets status, reason and quota ids, and Google's own words only where the settings allow it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+from google.auth.exceptions import GoogleAuthError
+from google.genai import errors as sdk
+
+from app.errors import (
+    FieldError,
+    InvalidRequest,
+    QuotaExhausted,
+    ServiceError,
+    TooLarge,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamInvalidResponse,
+    UpstreamRejectedCredentials,
+    UpstreamTimeout,
+)
+
+BUSY_RETRY_AFTER_SECONDS = 10
+"""What to tell callers when Gemini is short of capacity and does not say for how long."""
+
+_FIELDS = (
+    ("aspect.?ratio", "aspectRatio"),
+    ("image.?size", "imageSize"),
+    ("thinking", "thinkingLevel"),
+    ("input image|inline_?data|mime.?type", "referenceImages"),
+    ("google_?search|search.?types|tool", "googleSearch"),
+    ("system.?instruction|developer instruction", "systemInstruction"),
+    ("safety.?setting|harm", "safetySettings"),
+    ("seed", "seed"),
+)
+"""Which field of ours a 400 of Google's is about, by what its message mentions."""
+
+
+@contextmanager
+def as_service_errors(timeout_seconds: float) -> Iterator[None]:
+    """Raise whatever goes wrong between us and Gemini inside the block as a `ServiceError`."""
+    try:
+        yield
+    except sdk.APIError as exc:
+        raise _from_api_error(exc) from exc
+    except httpx2.ConnectTimeout as exc:
+        raise UpstreamTimeout("No connection to Gemini could be made in time.", cause=_name(exc)) from exc
+    except (httpx2.TimeoutException, TimeoutError) as exc:
+        detail = f"Gemini did not answer within {timeout_seconds:g} seconds."
+        raise UpstreamTimeout(detail, cause=_name(exc)) from exc
+    except httpx2.ConnectError as exc:
+        raise UpstreamError("No connection to Gemini could be made.", cause=_name(exc)) from exc
+    except httpx2.DecodingError as exc:
+        raise UpstreamInvalidResponse("Gemini's answer cannot be unpacked.", cause=_name(exc)) from exc
+    except httpx2.HTTPError as exc:
+        raise UpstreamError("The connection to Gemini broke.", cause=_name(exc)) from exc
+    except GoogleAuthError as exc:
+        detail = "This service has no valid Google Cloud credentials."
+        raise UpstreamRejectedCredentials(detail, cause=_name(exc)) from exc
+    except json.JSONDecodeError as exc:
+        raise UpstreamInvalidResponse("Gemini's answer is not JSON.", cause=_name(exc)) from exc
+
+
+def _name(exc: BaseException) -> str:
+    return type(exc).__name__
+
+
+class _Told:
+    """What Google's error document tells, whatever shape it came in."""
+
+    def __init__(self, exc: sdk.APIError) -> None:
+        self.code = exc.code
+        self.status = exc.status or ""
+        self.message = exc.message or ""
+        body = exc.details if isinstance(exc.details, dict) else {}
+        error = body.get("error", body)
+        listed = error.get("details") if isinstance(error, dict) else None
+        self.details = [entry for entry in listed or [] if isinstance(entry, dict)]
+        self.reasons = [str(entry["reason"]) for entry in self.details if entry.get("reason")]
+        self.violations = [
+            violation
+            for entry in self.details
+            for violation in _list(entry.get("violations"))
+            if isinstance(violation, dict)
+        ]
+        self.retry_after = max(filter(None, (self._retry_info(), _retry_after_header(exc))), default=None)
+
+    def _retry_info(self) -> int | None:
+        delays = [re.fullmatch(r"(\d+(?:\.\d+)?)s", str(entry.get("retryDelay", ""))) for entry in self.details]
+        return max((math.ceil(float(delay[1])) for delay in delays if delay), default=None)
+
+    @property
+    def cause(self) -> str:
+        quotas = [str(violation.get("quotaId") or violation.get("quotaMetric")) for violation in self.violations]
+        return " ".join([str(self.code), self.status, *self.reasons, *quotas]).strip()
+
+    def says(self, pattern: str) -> bool:
+        return re.search(pattern, self.message, re.IGNORECASE) is not None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _retry_after_header(exc: sdk.APIError) -> int | None:
+    headers = getattr(exc.response, "headers", None) or {}
+    value = str(headers.get("retry-after", ""))
+    return int(value) if value.isdecimal() else None
+
+
+def _from_api_error(exc: sdk.APIError) -> ServiceError:
+    told = _Told(exc)
+    error = _matching(told)
+    error.quote = told.message
+    return error
+
+
+def _matching(told: _Told) -> ServiceError:
+    cause = told.cause
+    rejected = told.code in (401, 403) or "API_KEY_INVALID" in told.reasons
+    if rejected or (told.code == 400 and told.says("API key not valid|API key expired")):
+        # A bad key is a 400, not a 401.
+        return UpstreamRejectedCredentials("Gemini does not accept this service's credentials.", cause=cause)
+    if told.code == 400 and told.status == "FAILED_PRECONDITION":
+        return UpstreamError(
+            "Gemini does not serve this service's account from here, or not without billing.", cause=cause
+        )
+    if told.code == 400:
+        return InvalidRequest([_complaint(told)], cause=cause)
+    if told.code == 404:
+        message = "Gemini does not know this model, or does not offer it to this service."
+        return InvalidRequest([FieldError("model", message)], cause=cause)
+    if told.code == 413:
+        return TooLarge("The request is larger than Gemini takes.", cause=cause)
+    if told.code == 429:
+        return _from_429(told)
+    if told.code == 503:
+        return UpstreamBusy(
+            "Gemini is overloaded at the moment.", cause=cause, retry_after=told.retry_after or BUSY_RETRY_AFTER_SECONDS
+        )
+    if told.code in (408, 504):
+        return UpstreamTimeout("Gemini gave up on its own deadline.", cause=cause)
+    return UpstreamError("Gemini failed inside.", cause=cause)
+
+
+def _from_429(told: _Told) -> ServiceError:
+    """Tell a quota from a shortage: both are 429, and only a quota comes with details or says its name."""
+    quota_like = told.violations or told.retry_after or told.says("current quota|quota exceeded|limit: 0")
+    if not quota_like:
+        return UpstreamBusy(
+            "Gemini is short of capacity at the moment.", cause=told.cause, retry_after=BUSY_RETRY_AFTER_SECONDS
+        )
+    if told.says(r"limit: 0\b"):
+        detail = "Gemini does not offer this model on the tier of this service's key (limit: 0)."
+        return QuotaExhausted(detail, scope=None, cause=told.cause, retry_after=told.retry_after)
+    named = f"{json.dumps(told.violations)} {told.message}"
+    if re.search("per.?day", named, re.IGNORECASE):
+        detail = "Gemini's per-day quota for this service is used up; it is reset at midnight Pacific time."
+        return QuotaExhausted(detail, scope="day", cause=told.cause, retry_after=told.retry_after)
+    scope = "minute" if re.search("per.?minute", named, re.IGNORECASE) else None
+    detail = "Gemini's quota for this service is used up for the moment."
+    return QuotaExhausted(
+        detail, scope=scope, cause=told.cause, retry_after=told.retry_after or BUSY_RETRY_AFTER_SECONDS
+    )
+
+
+def _complaint(told: _Told) -> FieldError:
+    for pattern, field in _FIELDS:
+        if told.says(pattern):
+            return FieldError(field, "Gemini does not accept this for the model.")
+    return FieldError("request", "Gemini does not accept this request.")

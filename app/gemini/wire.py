@@ -1,0 +1,134 @@
+"""Gemini's answer as it comes over the wire: the fields we use, read by us.
+
+The SDK's own types drop what they do not know, and one of the two spellings in which Google documents the sources of an
+image search is among it; they also decode every image and every thought signature. So the SDK is asked for the body as
+it is, and keeps URL, credentials, request and errors. What surrounds a paid image (usage, grounding) is read leniently:
+if Google changes it, the image still arrives.
+"""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic.alias_generators import to_camel
+
+T = TypeVar("T")
+
+
+def _or_nothing(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return handler(value)
+    except ValidationError:
+        return None
+
+
+Lenient = Annotated[T | None, WrapValidator(_or_nothing)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, hide_input_in_errors=True
+    )
+
+
+class Blob(_Wire):
+    data: str | None = None
+
+
+class Part(_Wire):
+    text: str | None = None
+    thought: bool | None = None
+    inline_data: Blob | None = None
+
+
+class Content(_Wire):
+    parts: list[Part] | None = None
+
+
+class WebChunk(_Wire):
+    uri: str | None = None
+    title: str | None = None
+
+
+class ImageChunk(_Wire):
+    """The guide says `uri` and `image_uri`, the SDK `sourceUri` and `imageUri`."""
+
+    source_uri: str | None = Field(None, validation_alias=AliasChoices("sourceUri", "source_uri", "uri"))
+    image_uri: str | None = None
+    title: str | None = None
+    domain: str | None = None
+
+
+class Chunk(_Wire):
+    web: WebChunk | None = None
+    image: ImageChunk | None = None
+
+
+class Segment(_Wire):
+    text: str | None = None
+    start_index: int | None = None
+    end_index: int | None = None
+
+
+class Support(_Wire):
+    segment: Segment | None = None
+    grounding_chunk_indices: list[int] | None = None
+
+
+class SearchEntryPoint(_Wire):
+    rendered_content: str | None = None
+
+
+class GroundingMetadata(_Wire):
+    web_search_queries: Lenient[list[str]] = None
+    image_search_queries: Lenient[list[str]] = None
+    search_entry_point: Lenient[SearchEntryPoint] = None
+    grounding_chunks: Lenient[list[Chunk]] = None
+    grounding_supports: Lenient[list[Support]] = None
+
+
+class Candidate(_Wire):
+    content: Content | None = None
+    finish_reason: str | None = None
+    finish_message: str | None = None
+    grounding_metadata: Lenient[GroundingMetadata] = None
+
+
+class PromptFeedback(_Wire):
+    block_reason: str | None = None
+    block_reason_message: str | None = None
+
+
+class ModalityTokens(_Wire):
+    modality: str | None = None
+    token_count: Lenient[Count] = None
+
+
+class UsageMetadata(_Wire):
+    prompt_token_count: Lenient[Count] = None
+    candidates_token_count: Lenient[Count] = None
+    thoughts_token_count: Lenient[Count] = None
+    tool_use_prompt_token_count: Lenient[Count] = None
+    total_token_count: Lenient[Count] = None
+    candidates_tokens_details: Lenient[list[ModalityTokens]] = None
+
+
+class ModelStatus(_Wire):
+    message: str | None = None
+    retirement_time: str | None = None
+
+
+class Answer(_Wire):
+    candidates: list[Candidate] | None = None
+    prompt_feedback: PromptFeedback | None = None
+    usage_metadata: Lenient[UsageMetadata] = None
+    model_version: str | None = None
+    model_status: Lenient[ModelStatus] = None

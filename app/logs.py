@@ -1,0 +1,81 @@
+"""Log lines: one an event, each with its request id, none with a key, a prompt or an image.
+
+Only our own and uvicorn's loggers are set up. What the libraries below us say at debug level quotes headers and bodies,
+so they are held to warnings whatever the level.
+"""
+
+import json
+import logging
+import traceback
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+from app.settings import Settings
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+_QUOTING = ("httpx2", "httpcore2", "google_genai", "google.auth", "python_multipart", "urllib3", "asyncio")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+def install(settings: Settings) -> None:
+    """Point the loggers of the service and of uvicorn at standard error, in the format that the settings name."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
+    for name in ("app", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(settings.log_level.upper())
+    access = logging.getLogger("uvicorn.access")  # we write our own line, with an id and a duration
+    access.handlers, access.propagate = [], False
+    logging.getLogger("uvicorn.error").handlers = []
+    for name in _QUOTING:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def where(error: BaseException, *, quote: bool = False) -> str:
+    """Where an error comes from: types and lines of the whole chain, without the messages, which can quote anything.
+
+    Args:
+        error: the last of the chain.
+        quote: add the messages all the same.
+    """
+    told: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(link.__traceback__)]
+        message = f" ({link})" if quote else ""
+        told.append(f"{type(link).__qualname__}{message} at {' < '.join(reversed(frames))}")
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "; from ".join(told)
+
+
+def _extras(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
+        message = f"{record.getMessage()}{extras}{_trace(record)}"
+        return f"{time} {record.levelname} {record.name} [{request_id.get()}] {message}"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "requestId": request_id.get(),
+            "message": record.getMessage() + _trace(record),
+        }
+        return json.dumps(line | _extras(record), default=str, ensure_ascii=False)
+
+
+def _trace(record: logging.LogRecord) -> str:
+    error = record.exc_info[1] if record.exc_info else None
+    return f" {where(error)}" if error is not None else ""

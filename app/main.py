@@ -1,0 +1,91 @@
+"""The whole process, assembled on one page. Run it with `python -m app`, or `uvicorn app.main:create_app --factory`."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from app import __version__, logs
+from app.api import docs, generate, health, models, problems
+from app.api.answers import EXPOSED_HEADERS
+from app.api.dependencies import State
+from app.api.door import Door
+from app.api.edge import AnnouncedLength, RequestContext, SafetyNet
+from app.gemini import Gemini
+from app.service.images import Images
+from app.service.references import References
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the service.
+
+    Args:
+        settings: every knob; read from the environment if left out.
+
+    Raises:
+        UnsafeSettings: there are no credentials for Gemini and no demo is asked for.
+    """
+    settings = settings or Settings()
+    settings.require_startable()
+    logs.install(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[State]:
+        async with AsyncExitStack() as stack:
+            base_url = None
+            if settings.demo:
+                from app.emulator import Emulator, served  # needs Pillow, which a real service does without
+
+                emulator = Emulator(delay_seconds=settings.demo_delay_seconds, recorded_dir=settings.recorded_dir)
+                base_url = await stack.enter_async_context(served(emulator))
+                log.warning("DEMO: the built-in emulator draws the pictures; Gemini is not called")
+            gemini = await stack.enter_async_context(Gemini(settings, base_url))
+            catalogue = settings.catalogue
+            yield State(
+                settings=settings,
+                catalogue=catalogue,
+                images=Images(gemini, catalogue, vertex=settings.google_genai_use_vertexai),
+                references=References(
+                    settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
+                ),
+            )
+
+    app = FastAPI(
+        title="Gemini images",
+        version=__version__,
+        summary="Text to image, editing and search-grounded images with Google's Gemini models.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None if settings.docs_access == "off" else "/openapi.json",
+        lifespan=lifespan,
+    )
+    problems.install(app, log_sensitive=settings.log_sensitive)
+    if settings.docs_access != "off":
+        docs.install(app)
+    for router in (generate.router, models.router, health.router):
+        app.include_router(
+            router,
+            max_body_size=settings.max_body_bytes,
+            # Far beyond any model: too many files for one is said, and counted, by what knows the model.
+            form_limits={"max_files": 64, "max_fields": 200, "max_part_size": 1024 * 1024},
+        )
+
+    # The last one added is the first to see a request.
+    app.add_middleware(Door, settings=settings)
+    app.add_middleware(AnnouncedLength, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(SafetyNet, log_sensitive=settings.log_sensitive)
+    if settings.cors_allow_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_allow_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    app.add_middleware(RequestContext, demo=settings.demo)
+    return app

@@ -1,0 +1,197 @@
+"""Every knob of the service. `.env.example` and the README list the same names in the same order; a test keeps it so.
+
+Values come from the environment, then from a file `.env` in the working directory.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.catalogue import Catalogue
+
+MIB = 1024 * 1024
+
+
+def _comma_separated(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+
+
+class ServiceKey(BaseModel):
+    """A secret, and the caller it makes of whoever presents it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    secret: SecretStr
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but a loopback address wants `SERVICE_API_KEYS`."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+
+    gemini_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("GOOGLE_API_KEY", "GEMINI_API_KEY")
+    )
+    """Key of the Gemini Developer API. `GOOGLE_API_KEY` is read too, and wins, as in Google's SDK."""
+    google_genai_use_vertexai: bool = Field(
+        default=False, validation_alias=AliasChoices("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
+    )
+    """Call Vertex AI instead of the Developer API. `GOOGLE_GENAI_USE_ENTERPRISE` is the newer name for the same."""
+    google_cloud_project: str | None = None
+    """Vertex: the project that pays. Credentials are Google's application default ones."""
+    google_cloud_location: str = "global"
+    """Vertex: where the model runs."""
+    google_gemini_base_url: str | None = None
+    """Developer API at another address, a gateway for instance."""
+    google_vertex_base_url: str | None = None
+    """Vertex at another address."""
+    google_genai_api_version: str | None = None
+    """Version in the upstream path: `v1beta` by default, `v1beta1` on Vertex."""
+
+    demo: bool = False
+    """Answer from the built-in emulator: real traffic, drawn pictures, no cost, no key. It says so everywhere."""
+    demo_delay_seconds: float = Field(default=1.0, ge=0, le=600)
+    """How long a demo takes over each picture."""
+
+    default_model: str = "gemini-3-pro-image"
+    """Model for requests that name none; an id or an alias."""
+    model_aliases: dict[str, str] = {}
+    """Further names for models, as JSON: `{"house-style": "gemini-3-pro-image"}`."""
+    models: dict[str, dict[str, Any]] = {}
+    """Further models, or changes to listed ones, as JSON: `{"gemini-4-image": {"like": "gemini-3-pro-image"}}`."""
+
+    upstream_timeout_seconds: float = Field(default=300, gt=0, le=3600)
+    """How long a call to Gemini may take altogether. 4K with references has been seen to need 250 s."""
+
+    service_api_keys: Annotated[tuple[ServiceKey, ...], NoDecode] = ()
+    """Who may call: `name:secret`, several by comma; a name may have two secrets while one replaces the other.
+    Without any, only loopback is served."""
+    allow_anonymous: bool = False
+    """Serve other addresses without keys, because something in front guards the door."""
+    docs_access: Literal["open", "key", "off"] = "open"
+    """Who sees `/docs` and `/openapi.json`: everybody, callers with a key, nobody."""
+    cors_allow_origins: CommaSeparated = ()
+    """Web origins that may call from a browser, by comma, or `*`."""
+
+    max_body_bytes: int = Field(default=144 * MIB, ge=1)
+    """Largest request body. As JSON, references take a third more than their files."""
+    max_reference_bytes: int = Field(default=32 * MIB, ge=1)
+    """Largest reference image. (Vertex itself takes 7 MB each.)"""
+    max_references_bytes: int = Field(default=100 * MIB, ge=1)
+    """Largest sum of a request's reference images. Gemini takes 100 MB a request."""
+    max_reference_pixels: int = Field(default=50_000_000, ge=1)
+    """Largest reference image in pixels, width times height, as its header claims."""
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"
+    """How much to log. No level logs keys, prompts or images."""
+    log_format: Literal["text", "json"] = "text"
+    """One line of text or one JSON object for each event."""
+    log_sensitive: bool = False
+    """Put messages of unexpected errors and of Gemini's refusals into the log as they are. They can quote prompts."""
+
+    recorded_dir: Path | None = None
+    """Demo: a folder of recorded answers that the emulator replays for the prompts they were recorded with."""
+
+    @field_validator("service_api_keys", mode="before")
+    @classmethod
+    def _read_keys(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        keys = []
+        for pair in filter(None, (part.strip() for part in value.split(","))):
+            name, _, secret = pair.partition(":")
+            if not name.strip() or not secret.strip():
+                raise ValueError("write name:secret, several by comma")
+            keys.append({"name": name.strip(), "secret": secret.strip()})
+        return keys
+
+    @model_validator(mode="after")
+    def _models_fit(self) -> Self:
+        try:
+            _ = self.catalogue
+        except ValidationError as error:
+            raise ValueError(f"MODELS: {error.errors(include_input=False, include_url=False)}") from error
+        return self
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The models, built anew from the settings each time: ask once and keep it."""
+        return Catalogue(self.default_model, self.models, self.model_aliases)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether there is anything to show to Gemini; whether Gemini likes it is another matter."""
+        if self.google_genai_use_vertexai:
+            return bool(self.google_cloud_project or self.gemini_api_key)
+        return self.gemini_api_key is not None
+
+    @property
+    def guarded(self) -> bool:
+        """Whether somebody decides who may call: our keys, or whatever stands in front."""
+        return bool(self.service_api_keys) or self.allow_anonymous
+
+    def require_startable(self, host: str | None = None) -> None:
+        """Refuse to serve by accident: drawings instead of Gemini's images, or everybody at our expense.
+
+        Args:
+            host: the address that will be listened on, where it is known.
+
+        Raises:
+            UnsafeSettings: with a sentence that names the variables to set.
+        """
+        if not self.demo and not self.has_credentials:
+            wanted = (
+                "GOOGLE_CLOUD_PROJECT (or GOOGLE_API_KEY for express mode)"
+                if self.google_genai_use_vertexai
+                else "GEMINI_API_KEY, or GOOGLE_GENAI_USE_VERTEXAI and GOOGLE_CLOUD_PROJECT"
+            )
+            raise UnsafeSettings(f"There are no credentials for Gemini. Set {wanted}; or DEMO=true for the emulator.")
+        if host is not None and not self.guarded and not is_loopback(host):
+            raise UnsafeSettings(
+                f"HOST={host} would let anybody spend your money. Set SERVICE_API_KEYS=name:secret, "
+                "or ALLOW_ANONYMOUS=true if something in front of the service guards it."
+            )
+
+
+class UnsafeSettings(Exception):
+    """The service will not start like this."""
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
