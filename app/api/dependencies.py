@@ -24,12 +24,13 @@ class State(TypedDict):
     references: References
 
 
-def _caller(
+def caller(
     request: Request,
     # The door has decided long before; these two put it into the OpenAPI document.
     _bearer: Annotated[object, Security(HTTPBearer(auto_error=False, description="A key from SERVICE_API_KEYS."))],
     _header: Annotated[object, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
 ) -> Caller:
+    """Who asks, as the door has recognised them."""
     return cast("Caller", request.state.caller)
 
 
@@ -49,7 +50,7 @@ def _settings(request: Request) -> Settings:
     return cast("Settings", request.state.settings)
 
 
-CallerDep = Annotated[Caller, Depends(_caller)]
+CallerDep = Annotated[Caller, Depends(caller)]
 ImagesDep = Annotated[Images, Depends(_images)]
 ReferencesDep = Annotated[References, Depends(_references)]
 CatalogueDep = Annotated[Catalogue, Depends(_catalogue)]

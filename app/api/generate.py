@@ -82,7 +82,7 @@ async def _from_form(
     references: ReferencesDep,
 ) -> Asked:
     uploads = [
-        Upload(await file.read(), f"images[{index}]", role or None, name or None)
+        Upload(await file.read(), f"images[{index}]", role, name or None)
         for index, (file, role, name) in enumerate(zip_longest(form.images, form.roles, form.names))
     ]
     return Asked.of(form, await references.take(uploads), wanted)

@@ -29,9 +29,7 @@ class Wanted:
 def wanted(
     accept: Annotated[
         str | None,
-        Header(
-            description="`application/json` (default), or `image/*`, `image/jpeg`, `image/png` for the image's own bytes."
-        ),
+        Header(description="`application/json` (default), or `image/*`, `image/jpeg` … for the image's own bytes."),
     ] = None,
 ) -> Wanted:
     """Read the header. Without one, or with one that is no such header, the answer is JSON.

@@ -1,7 +1,7 @@
 """The request as a caller writes it, and where it is validated; once, here.
 
-Wire names are camelCase, snake_case is taken too, and a field nobody knows is refused by name. Fields that say `null` are
-as good as left out. What a model allows is the catalogue's business, not this module's.
+Wire names are camelCase, snake_case is taken too, and a field nobody knows is refused by name. Fields that say `null`
+are as good as left out. What a model allows is the catalogue's business, not this module's.
 """
 
 import binascii
@@ -58,6 +58,7 @@ def _from_json_text(value: Any) -> Any:
 
 Word = Annotated[str, Field(min_length=1, max_length=16)]
 Name = Annotated[str, Field(max_length=100)]
+RoleOrNone = Annotated[Role | None, BeforeValidator(lambda value: value or None)]
 
 
 class _Body(BaseModel):
@@ -148,7 +149,7 @@ class ReferenceCreate(_Body):
     )
     url: str | None = Field(None, description="The file as a data URL. Other URLs are refused: nothing is fetched.")
     mime_type: str | None = Field(None, description="Taken for compatibility; the bytes themselves decide.")
-    role: Role | None = Field(None, description="What the image is for; the model is told so.")
+    role: RoleOrNone = Field(None, description="What the image is for; the model is told so.")
     name: Name | None = Field(
         None, description="What the prompt calls it, such as `Anna`. Several images may share one."
     )
@@ -188,7 +189,7 @@ class FormCreate(GenerationOptions):
     images: Annotated[list[UploadFile], Field(validation_alias=AliasChoices("images", "images[]"), min_length=1)] = (
         Field(description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is taken too.")
     )
-    roles: Annotated[list[Role | Literal[""]], BeforeValidator(_from_json_text)] = Field(
+    roles: Annotated[list[RoleOrNone], BeforeValidator(_from_json_text)] = Field(
         [], description="`character`, `object`, `style` or nothing, for each image in the same order."
     )
     names: Annotated[list[Name], BeforeValidator(_from_json_text)] = Field(

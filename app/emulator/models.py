@@ -1,4 +1,4 @@
-"""What the emulated models accept and draw. Deliberately not the service's catalogue: two readings of Google's pages."""
+"""What the emulated models accept and draw. Not the service's catalogue: a second reading of Google's pages."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Google's JSON habits: either spelling of a key and either base64 alphabet coming in, errors in an envelope going out."""
+"""Google's JSON habits: either spelling of a key and either base64 alphabet comes in, errors go out in envelopes."""
 
 import base64
 import re

@@ -1,7 +1,7 @@
 """Whatever the SDK or its transport raises, as a `ServiceError`. The only place that knows both.
 
-Google's error texts can quote the prompt, and its bodies are none of a caller's business: sentences for callers are ours,
-the log gets status, reason and quota ids, and Google's own words only where the settings allow it.
+Google's error texts can quote the prompt, and its bodies are none of a caller's business: sentences for callers are
+ours, the log gets status, reason and quota ids, and Google's own words only where the settings allow it.
 """
 
 import json

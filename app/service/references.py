@@ -1,7 +1,7 @@
 """Taking reference images in: only whole, still images of the five types Gemini takes, within the limits.
 
-A file is judged by its own bytes; what its name or sender claims is not even looked at. The bytes go on to Gemini as they
-came, EXIF included.
+A file is judged by its own bytes; what its name or sender claims is not even looked at. The bytes go on to Gemini as
+they came, EXIF included.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class References:
 
         Raises:
             TooLarge: one of them, or all together, in bytes or in pixels.
-            UnsupportedImage: one of them is not PNG, JPEG, WebP, HEIC or HEIF, or is animated, cut off, or not only that.
+            UnsupportedImage: one of them is not PNG, JPEG, WebP, HEIC or HEIF, or animated, cut off, or not only that.
         """
         if sum(len(upload.data) for upload in uploads) > self.max_total_bytes:
             raise TooLarge(f"The reference images may have {_size(self.max_total_bytes)} together.")

@@ -1,0 +1,339 @@
+"""Reference images: as files and inline, what is taken, what is refused, what Gemini is told about them."""
+
+import base64
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pillow_heif
+import pytest
+from PIL import Image
+
+from app.emulator import Emulator
+from tests.conftest import Serve, picture
+
+pillow_heif.register_heif_opener()
+
+MAKERS: dict[str, Callable[[], bytes]] = {
+    "image/png": lambda: picture("PNG"),
+    "image/jpeg": lambda: picture("JPEG"),
+    "image/webp": lambda: picture("WEBP"),
+    "image/heic": lambda: picture("HEIF"),
+}
+
+
+def inline_parts(gemini: Emulator) -> list[dict[str, Any]]:
+    return [part["inlineData"] for part in gemini.calls[-1].body["contents"][0]["parts"] if "inlineData" in part]
+
+
+def sent_bytes(inline: dict[str, Any]) -> bytes:
+    return base64.urlsafe_b64decode(inline["data"])
+
+
+@pytest.mark.parametrize("mime_type", MAKERS)
+async def test_a_file_is_known_by_its_bytes_whatever_it_claims(
+    client: httpx2.AsyncClient, gemini: Emulator, mime_type: str
+) -> None:
+    """
+    Clients send `upload` and `application/octet-stream`; Gemini gets the true type and the same bytes.
+    """
+    data = MAKERS[mime_type]()
+
+    response = await client.post(
+        "/generate-image/with-references",
+        data={"prompt": "Make it blue"},
+        files=[("images", ("notes.txt", data, "application/octet-stream"))],
+    )
+
+    assert response.status_code == 200, response.text
+    (inline,) = inline_parts(gemini)
+    assert inline["mimeType"] == mime_type
+    assert sent_bytes(inline) == data
+
+
+@pytest.mark.parametrize("field", ["images", "images[]"])
+async def test_several_files_come_under_either_name(client: httpx2.AsyncClient, gemini: Emulator, field: str) -> None:
+    files = [(field, (f"{colour}.png", picture(colour=colour), "image/png")) for colour in ("red", "green", "blue")]
+
+    response = await client.post("/generate-image/with-references", data={"prompt": "Mix them"}, files=files)
+
+    assert response.status_code == 200
+    assert [sent_bytes(inline) for inline in inline_parts(gemini)] == [file[1][1] for file in files]
+
+
+async def test_roles_and_names_are_told_before_each_image(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    So that a prompt can say "Anna" or "the logo"; an image without either gets no label.
+    """
+    response = await client.post(
+        "/generate-image/with-references",
+        data={
+            "prompt": "Anna with the logo",
+            "roles": ["character", "object", "style", ""],
+            "names": ["Anna", "the logo"],
+            "aspectRatio": "4:5",
+        },
+        files=[("images", (f"{n}.png", picture(size=(8 + n, 8)), "image/png")) for n in range(4)],
+    )
+
+    assert response.status_code == 200
+    parts = gemini.calls[0].body["contents"][0]["parts"]
+    assert [part.get("text", "·") for part in parts] == [
+        "Anna with the logo",
+        "Reference image 1 shows the character Anna:",
+        "·",
+        "Reference image 2 shows the object the logo:",
+        "·",
+        "Reference image 3 shows the style to follow:",
+        "·",
+        "·",
+    ]
+    assert gemini.calls[0].body["generationConfig"]["imageConfig"] == {"aspectRatio": "4:5", "imageSize": "2K"}
+
+
+async def test_labels_may_be_one_json_list(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    response = await client.post(
+        "/generate-image/with-references",
+        data={"prompt": "Both", "names": '["Anna", "Ben"]', "roles": '["character", "character"]'},
+        files=[("images", ("a.png", picture())), ("images", ("b.png", picture()))],
+    )
+
+    assert response.status_code == 200
+    assert "Ben" in gemini.calls[0].body["contents"][0]["parts"][3]["text"]
+
+
+async def test_with_references_the_ratio_is_left_to_the_model(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    await client.post("/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.png", picture()))])
+
+    assert gemini.calls[0].body["generationConfig"]["imageConfig"] == {"imageSize": "2K"}
+
+
+async def test_references_come_inline_as_data_url_or_base64(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    data = picture("WEBP")
+    encoded = base64.b64encode(data).decode()
+    variants = [
+        {"url": f"data:image/png;base64,{encoded}", "role": "object", "name": "mug"},
+        {"data": encoded, "mimeType": "image/png"},
+        {"data": base64.urlsafe_b64encode(data).decode().rstrip("=")},
+        {"data": f"data:image/webp;base64,{encoded}"},
+    ]
+
+    response = await client.post("/generate-image", json={"prompt": "x", "referenceImages": variants})
+
+    assert response.status_code == 200
+    assert {(inline["mimeType"], sent_bytes(inline)) for inline in inline_parts(gemini)} == {("image/webp", data)}
+    assert "imageConfig" in gemini.calls[0].body["generationConfig"]
+
+
+def apng() -> bytes:
+    out = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(out, "PNG", save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+def animated_webp() -> bytes:
+    out = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that claims to have 10,000 megapixels."""
+    header = struct.pack(">II5B", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+REFUSED = {
+    "text": (b"hello", 415),
+    "nothing": (b"", 415),
+    "gif": (picture("GIF"), 415),
+    "tiff": (picture("TIFF"), 415),
+    "bmp": (picture("BMP"), 415),
+    "avif": (picture("AVIF"), 415),
+    "svg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', 415),
+    "pdf": (b"%PDF-1.7\n", 415),
+    "animated png": (apng(), 415),
+    "animated webp": (animated_webp(), 415),
+    "half a png": (picture("PNG", (200, 200), "red")[:-30], 415),
+    "half a jpeg": (picture("JPEG", (200, 200))[:-30], 415),
+    "half a webp": (picture("WEBP", (200, 200))[:-8], 415),
+    "half a heic": (picture("HEIF", (200, 200))[:-8], 415),
+    "png and zip": (picture("PNG") + b"PK\x03\x04rest", 415),
+    "jpeg and script": (picture("JPEG") + b"<script>alert(1)</script>", 415),
+    "webp and zip": (picture("WEBP") + b"PK\x03\x04rest", 415),
+    "png header alone": (b"\x89PNG\r\n\x1a\n", 415),
+    "jpeg header alone": (b"\xff\xd8\xff", 415),
+    "riff alone": (b"RIFF\x00\x00\x00\x00WEBP", 415),
+    "ftyp alone": (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", 415),
+    "bomb": (bomb(), 413),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_is_no_whole_still_image_is_refused_before_it_costs_anything(
+    client: httpx2.AsyncClient, gemini: Emulator, name: str
+) -> None:
+    data, status = REFUSED[name]
+
+    uploaded = await client.post(
+        "/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.png", data, "image/png"))]
+    )
+    inline = await client.post(
+        "/generate-image",
+        json={"prompt": "x", "referenceImages": [{"url": "data:image/png;base64," + base64.b64encode(data).decode()}]},
+    )
+
+    assert uploaded.status_code == inline.status_code == status, uploaded.text
+    assert uploaded.json()["code"] == inline.json()["code"] == ("too_large" if status == 413 else "unsupported_image")
+    assert "images[0]" in uploaded.json()["detail"]
+    assert not gemini.calls
+
+
+async def test_what_a_phone_appends_and_declares_is_taken(client: httpx2.AsyncClient) -> None:
+    """
+    Phones put a second picture or a film behind the first, and say so in the metadata.
+    """
+    motion = picture("JPEG", exif=b"Exif\x00\x00MotionPhoto") + b"\x00\x00\x00\x18ftypmp42rest of a film"
+
+    response = await client.post(
+        "/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.jpg", motion))]
+    )
+
+    assert response.status_code == 200
+
+
+async def test_metadata_is_left_alone(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    data = picture("JPEG", exif=exif.tobytes())
+
+    await client.post("/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.jpg", data))])
+
+    assert sent_bytes(inline_parts(gemini)[0]) == data
+
+
+@pytest.mark.parametrize(
+    ("knobs", "detail"),
+    [
+        ({"max_reference_bytes": 100}, "images[0] may have 100 bytes"),
+        ({"max_references_bytes": 200}, "may have 200 bytes together"),
+        ({"max_reference_pixels": 3000}, "64×48 pixels"),
+        ({"max_body_bytes": 300}, "300 bytes"),
+    ],
+)
+async def test_limits_are_settings_and_are_named(
+    serve: Serve, gemini: Emulator, knobs: dict[str, int], detail: str
+) -> None:
+    async with serve(**knobs) as client:
+        response = await client.post(
+            "/generate-image/with-references",
+            data={"prompt": "x"},
+            files=[("images", ("a.png", picture())), ("images", ("b.png", picture()))],
+        )
+
+    assert response.status_code == 413
+    assert response.json()["code"] == "too_large"
+    assert detail in response.json()["detail"]
+    assert not gemini.calls
+
+
+async def test_a_body_without_a_length_is_counted_as_it_comes(serve: Serve) -> None:
+    async def endless() -> Any:
+        for _ in range(1000):
+            yield b" " * 1000
+
+    async with serve(max_body_bytes=10_000) as client:
+        response = await client.post(
+            "/generate-image", content=endless(), headers={"Content-Type": "application/json"}
+        )
+
+    assert response.status_code == 413
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("model", "roles", "names", "allowed"),
+    [
+        ("gemini-3-pro-image", ["object"] * 7, [], "6 object, 5 character and 3 style"),
+        ("gemini-3-pro-image", ["character"] * 6, ["A", "B", "C", "D", "E", "F"], "5 character"),
+        ("gemini-3-pro-image", ["style"] * 4, [], "3 style"),
+        ("gemini-3-pro-image", [""] * 15, [], "14"),
+        ("gemini-nano-banana-2.1", ["style"], [], "10 object and 4 character"),
+        ("gemini-2.5-flash-image", [""] * 4, [], "3"),
+    ],
+)
+async def test_more_references_than_the_model_takes_are_refused(
+    client: httpx2.AsyncClient, gemini: Emulator, model: str, roles: list[str], names: list[str], allowed: str
+) -> None:
+    response = await client.post(
+        "/generate-image/with-references",
+        data={"prompt": "x", "model": model, "roles": roles, "names": names},
+        files=[("images", (f"{n}.png", picture())) for n in range(len(roles))],
+    )
+
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
+    assert error["field"] == "images"
+    assert allowed in error["message"]
+    assert not gemini.calls
+
+
+async def test_several_images_of_one_character_are_one_character(client: httpx2.AsyncClient) -> None:
+    """
+    Five characters are the most, however many images show them.
+    """
+    response = await client.post(
+        "/generate-image/with-references",
+        data={"prompt": "x", "roles": ["character"] * 8, "names": ["Anna"] * 4 + ["Ben", "Cleo", "Dan", "Eva"]},
+        files=[("images", (f"{n}.png", picture())) for n in range(8)],
+    )
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "files", "field"),
+    [
+        ({"prompt": "x"}, [], "images"),
+        ({}, [("images", ("a.png", picture()))], "prompt"),
+        ({"prompt": "x", "bogus": "1"}, [("images", ("a.png", picture()))], "bogus"),
+        ({"prompt": "x", "roles": ["hero"]}, [("images", ("a.png", picture()))], "roles[0]"),
+        ({"prompt": "x", "names": ["a", "b"]}, [("images", ("a.png", picture()))], "body"),
+        ({"prompt": "x", "images": "text"}, [("file", ("a.png", picture()))], "images[0]"),
+        ({"prompt": "x", "safetySettings": "[{"}, [("images", ("a.png", picture()))], "safetySettings"),
+    ],
+)
+async def test_a_wrong_form_field_is_refused_by_name(
+    client: httpx2.AsyncClient, data: dict[str, Any], files: Any, field: str
+) -> None:
+    files = files or [("none", ("", b""))]
+
+    response = await client.post("/generate-image/with-references", data=data, files=files)
+
+    assert response.status_code == 422, response.text
+    assert field in [error["field"] for error in response.json()["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "type_", "status", "code"),
+    [
+        (b"rubbish", "multipart/form-data; boundary=x", 400, "invalid_form"),
+        (b"rubbish", "multipart/form-data", 400, "invalid_form"),
+        (b"--x\r\nContent-Disposition: form-data\r\n\r\n", "multipart/form-data; boundary=x", 400, "invalid_form"),
+        (b'{"prompt": "x"}', "application/json", 415, "unsupported_media_type"),
+        (b"prompt=x", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
+    ],
+)
+async def test_a_body_that_is_no_form_is_a_problem(
+    client: httpx2.AsyncClient, body: bytes, type_: str, status: int, code: str
+) -> None:
+    response = await client.post("/generate-image/with-references", content=body, headers={"Content-Type": type_})
+
+    assert (response.status_code, response.json()["code"]) == (status, code)
