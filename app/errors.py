@@ -162,6 +162,7 @@ class Refused(ServiceError):
             "outputTokens": self.usage.output_tokens,
             "thoughtsTokens": self.usage.thoughts_tokens,
             "totalTokens": self.usage.total_tokens,
+            "estimatedCostUsd": self.usage.estimated_cost_usd,
         }
         return {
             "image": None,

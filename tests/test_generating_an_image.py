@@ -253,14 +253,17 @@ async def test_an_answer_by_another_model_is_said(client: httpx2.AsyncClient, ge
     assert "gemini-nano-banana-3" in body["warnings"][0]
 
 
-async def test_an_unknown_well_formed_model_is_passed_on_unchecked(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_an_unknown_well_formed_model_is_passed_on_unchecked(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     """
     A model that appears tomorrow works today; it gets no knob that nobody sent.
     """
     gemini.faults.append(Fault(status=404, message="models/gemini-9-image is not found"))
 
     response = await client.post(
-        "/generate-image", json={"prompt": "x", "model": "gemini-9-image", "aspectRatio": "5:7", "thinkingLevel": "ultra"}
+        "/generate-image",
+        json={"prompt": "x", "model": "gemini-9-image", "aspectRatio": "5:7", "thinkingLevel": "ultra"},
     )
 
     assert gemini.calls[0].path == "/v1beta/models/gemini-9-image:generateContent"

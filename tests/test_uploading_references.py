@@ -249,9 +249,7 @@ async def test_a_body_without_a_length_is_counted_as_it_comes(serve: Serve) -> N
             yield b" " * 1000
 
     async with serve(max_body_bytes=10_000) as client:
-        response = await client.post(
-            "/generate-image", content=endless(), headers={"Content-Type": "application/json"}
-        )
+        response = await client.post("/generate-image", content=endless(), headers={"Content-Type": "application/json"})
 
     assert response.status_code == 413
     assert response.headers["content-type"] == "application/problem+json"

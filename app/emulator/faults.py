@@ -57,7 +57,7 @@ class Fault:
     text: str | None = None
     """The model says this."""
     patch: dict[str, Any] = field(default_factory=dict)
-    """Laid over the answer's JSON: mappings are merged, lists item by item, everything else is replaced."""
+    """Laid over the answer's JSON: objects are merged, `{"0": …}` changes an item of a list, the rest is replaced."""
 
 
 def patched(document: Any, patch: Any) -> Any:
@@ -66,9 +66,10 @@ def patched(document: Any, patch: Any) -> Any:
         return {
             key: patched(document.get(key), patch[key]) if key in patch else document[key] for key in document | patch
         }
-    if isinstance(document, list) and isinstance(patch, list):
-        merged = [patched(old, new) for old, new in zip(document, patch, strict=False)]
-        return merged + document[len(patch) :] + patch[len(document) :]
+    if isinstance(document, list) and isinstance(patch, dict):
+        return [
+            patched(item, patch[str(index)]) if str(index) in patch else item for index, item in enumerate(document)
+        ]
     return patch
 
 

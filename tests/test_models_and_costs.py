@@ -1,0 +1,182 @@
+"""What the catalogue promises: names, limits and prices, and that nothing beyond them reaches Gemini."""
+
+import base64
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.catalogue import Catalogue
+from app.domain import Usage
+from app.emulator import Emulator, Fault
+from tests.conftest import Serve, picture
+
+CATALOGUE = Catalogue("gemini-3-pro-image")
+
+
+@pytest.mark.parametrize(
+    ("name", "id_"),
+    [
+        ("gemini-3-pro-image-preview", "gemini-3-pro-image"),
+        ("nano-banana-pro", "gemini-3-pro-image"),
+        ("nano-banana-pro-preview", "gemini-3-pro-image"),
+        ("nano-banana", "gemini-2.5-flash-image"),
+        ("nano-banana-2", "gemini-3.1-flash-image"),
+        ("nano-banana-2.1", "gemini-nano-banana-2.1"),
+        ("models/nano-banana-pro", "gemini-3-pro-image"),
+    ],
+)
+async def test_an_alias_works_and_leaves_a_warning(
+    client: httpx2.AsyncClient, gemini: Emulator, name: str, id_: str
+) -> None:
+    response = await client.post("/generate-image", json={"prompt": "x", "model": name})
+
+    assert response.status_code == 200
+    assert response.json()["model"] == gemini.calls[0].model == id_
+    assert id_ in response.json()["warnings"][0]
+
+
+@pytest.mark.parametrize("model", list(CATALOGUE.models.values()), ids=lambda model: model.id)
+async def test_every_ratio_and_size_of_every_model_is_accepted_and_drawn(
+    client: httpx2.AsyncClient, gemini: Emulator, model: Any
+) -> None:
+    """
+    At the smallest size every ratio, at 1:1 every size; the emulator refuses what the model does not have.
+    """
+    wanted = [(ratio, model.image_sizes[0]) for ratio in model.aspect_ratios]
+    wanted += [("1:1", size) for size in model.image_sizes[1:]]
+
+    for ratio, size in wanted:
+        response = await client.post(
+            "/generate-image", json={"prompt": "x", "model": model.id, "aspectRatio": ratio, "imageSize": size}
+        )
+
+        assert response.status_code == 200, response.text
+        image = response.json()["image"]
+        assert (image["width"], image["height"]) == model.pixels[ratio][size]
+        assert image["mimeType"] == model.output_type
+        assert not any("Asked for" in warning for warning in response.json()["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ("gemini-3-pro-image", "2K"),
+        ("gemini-nano-banana-2.1", "2K"),
+        ("gemini-3.1-flash-image", "2K"),
+        ("gemini-3.1-flash-lite-image", "1K"),
+        ("gemini-2.5-flash-image", None),
+    ],
+)
+async def test_the_default_size_is_2k_or_the_largest_below(
+    client: httpx2.AsyncClient, gemini: Emulator, model: str, size: str | None
+) -> None:
+    await client.post("/generate-image", json={"prompt": "x", "model": model})
+
+    assert gemini.calls[0].body["generationConfig"]["imageConfig"].get("imageSize") == size
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "allowed"),
+    [
+        ({"aspectRatio": "8:1"}, "aspectRatio", "21:9"),
+        ({"aspectRatio": "16x9"}, "aspectRatio", "16:9"),
+        ({"imageSize": "512"}, "imageSize", "1K, 2K and 4K"),
+        ({"imageSize": "8K"}, "imageSize", "1K, 2K and 4K"),
+        ({"model": "gemini-2.5-flash-image", "imageSize": "2K"}, "imageSize", "1K"),
+        ({"model": "nano-banana-2.1", "imageSize": "512"}, "imageSize", "1K, 2K and 4K"),
+        ({"model": "gemini-3.1-flash-image", "thinkingLevel": "medium"}, "thinkingLevel", "minimal and high"),
+        ({"model": "gemini-2.5-flash-image", "thinkingLevel": "high"}, "thinkingLevel", "does not think"),
+        ({"model": "gemini-2.5-flash-image", "includeThoughts": True}, "includeThoughts", "no thoughts"),
+    ],
+)
+async def test_what_a_model_lacks_is_refused_with_what_it_has(
+    client: httpx2.AsyncClient, gemini: Emulator, body: dict[str, Any], field: str, allowed: str
+) -> None:
+    response = await client.post("/generate-image", json={"prompt": "x", **body})
+
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
+    assert error["field"] == field
+    assert allowed in error["message"]
+    assert not gemini.calls
+
+
+async def test_a_level_that_pro_ignores_is_not_sent(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    response = await client.post("/generate-image", json={"prompt": "x", "thinkingLevel": "high"})
+
+    assert response.status_code == 200
+    assert "thinkingConfig" not in gemini.calls[0].body["generationConfig"]
+    assert "thinkingLevel has no effect" in response.json()["warnings"][0]
+
+
+async def test_models_are_enough_to_build_a_form_from(client: httpx2.AsyncClient) -> None:
+    response = await client.get("/models")
+
+    body = response.json()
+    assert body["default"] == "gemini-3-pro-image"
+    pro = next(model for model in body["models"] if model["id"] == body["default"])
+    assert "nano-banana-pro" in pro["aliases"]
+    assert pro["pixels"]["16:9"]["2K"] == [2752, 1536]
+    assert pro["references"] == {"max": 14, "byRole": {"object": 6, "character": 5, "style": 3}}
+    assert pro["prices"]["image"] == {"1K": 0.1344, "2K": 0.1344, "4K": 0.24}
+    assert {model["id"]: model["status"] for model in body["models"]}["gemini-3.1-flash-image"] == "deprecated"
+    assert body["limits"]["referenceTypes"][0] == "image/png"
+
+
+async def test_settings_add_models_and_aliases(serve: Serve, gemini: Emulator) -> None:
+    knobs: dict[str, Any] = {
+        "models": {
+            "gemini-4-image": {"like": "gemini-3-pro-image", "image_sizes": ["1K", "8K"], "prices": {"input": 4}}
+        },
+        "model_aliases": {"house": "gemini-3-pro-image"},
+        "default_model": "house",
+    }
+    async with serve(**knobs) as client:
+        listed = {model["id"]: model for model in (await client.get("/models")).json()["models"]}
+        aliased = await client.post("/generate-image", json={"prompt": "x", "model": "house"})
+        refused = await client.post(
+            "/generate-image", json={"prompt": "x", "model": "gemini-4-image", "imageSize": "4K"}
+        )
+
+    assert listed["gemini-4-image"]["imageSizes"] == ["1K", "8K"]
+    assert listed["gemini-4-image"]["prices"]["inputPerMillionTokens"] == 4
+    assert listed["gemini-4-image"]["prices"]["imageOutputPerMillionTokens"] == 120
+    assert aliased.json()["model"] == "gemini-3-pro-image"
+    assert "1K and 8K" in refused.json()["errors"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "queries", "usd"),
+    [
+        # The contract's example: one picture, 200 thoughts, 12 of input.
+        ("gemini-3-pro-image", Usage(12, 1120, 200, 1332, image_tokens=1120), 0, 0.136824),
+        # Words beside the pictures cost what thinking costs; two pictures cost twice.
+        ("gemini-3-pro-image", Usage(615, 2478, 208, 3301, image_tokens=2240), 0, 0.275382),
+        # A refusal: what was thought, once, although the wire counts it twice.
+        ("gemini-3-pro-image", Usage(100, 208, 208, 308), 0, 0.002696),
+        ("gemini-nano-banana-2.1", Usage(10, 2520, 0, 2530, image_tokens=2520), 2, 0.103615),
+        ("gemini-2.5-flash-image", Usage(17, 1336, 0, 1353, image_tokens=1290), 0, 0.03882),
+        ("unheard-of", Usage(17, 1336, 0, 1353, image_tokens=1290), 0, None),
+    ],
+)
+def test_an_answer_costs_what_its_usage_says(model: str, usage: Usage, queries: int, usd: float | None) -> None:
+    assert CATALOGUE.resolve(model).model.cost(usage, queries) == usd
+
+
+async def test_usage_without_details_is_priced_as_an_image(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    usage = {"promptTokenCount": 12, "candidatesTokenCount": 1120, "thoughtsTokenCount": 200, "totalTokenCount": 1332}
+    sent = base64.b64encode(picture("JPEG", (2048, 2048))).decode()
+    part = {"inlineData": {"mimeType": "image/jpeg", "data": sent}}
+    document = {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}], "usageMetadata": usage}
+    gemini.faults.append(Fault(body=httpx2.Response(200, json=document).text))
+
+    response = await client.post("/generate-image", json={"prompt": "x"})
+
+    assert response.json()["usage"] == {
+        "promptTokens": 12,
+        "outputTokens": 1120,
+        "thoughtsTokens": 200,
+        "totalTokens": 1332,
+        "estimatedCostUsd": 0.136824,
+    }

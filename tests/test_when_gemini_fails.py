@@ -1,0 +1,243 @@
+"""Refusals dressed as success, quotas, shortages, broken connections: each becomes the problem that the caller needs."""
+
+import asyncio
+import base64
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator, Fault
+from tests.conftest import Serve, picture
+
+LOCAL_REASON = "Unable to show the generated image. Try rephrasing the prompt."
+
+
+def refusal(reason: str) -> Fault:
+    return Fault(finish_reason=reason, finish_message=LOCAL_REASON)
+
+
+REFUSALS = {
+    **{
+        reason: (refusal(reason), "content_blocked")
+        for reason in (
+            "SAFETY", "PROHIBITED_CONTENT", "SPII", "BLOCKLIST", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "MODEL_ARMOR",
+        )
+    },
+    **{reason: (refusal(reason), "recitation") for reason in ("RECITATION", "IMAGE_RECITATION")},
+    **{
+        reason: (refusal(reason), "no_image")
+        for reason in ("NO_IMAGE", "IMAGE_OTHER", "OTHER", "LANGUAGE", "MALFORMED_RESPONSE", "SOMETHING_NEW")
+    },
+    "MAX_TOKENS": (Fault(finish_reason="MAX_TOKENS", shape="text_only"), "no_image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+async def test_a_refusal_is_for_the_caller_to_change(client: httpx2.AsyncClient, gemini: Emulator, reason: str) -> None:
+    """
+    A 422 with Gemini's reason and its own sentence in it, what it cost, and exactly one call.
+    """
+    fault, code = REFUSALS[reason]
+    gemini.faults.append(fault)
+
+    response = await client.post("/generate-image", json={"prompt": "something"})
+
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["code"] == code
+    assert problem["finishReason"] == reason
+    assert problem["image"] is None
+    assert problem["detail"] == problem["error"]
+    if fault.finish_message:
+        assert problem["detail"] == LOCAL_REASON
+    assert problem["usage"]["totalTokens"] > 0
+    assert problem["usage"]["estimatedCostUsd"] > 0
+    assert len(gemini.calls) == 1
+
+
+@pytest.mark.parametrize("reason", ["SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "JAILBREAK"])
+async def test_a_blocked_prompt_is_content_blocked(client: httpx2.AsyncClient, gemini: Emulator, reason: str) -> None:
+    gemini.faults.append(Fault(block_reason=reason))
+
+    response = await client.post("/generate-image", json={"prompt": "something"})
+
+    assert response.status_code == 422
+    assert response.json()["code"] == "content_blocked"
+    assert response.json()["blockReason"] == reason
+    assert len(gemini.calls) == 1
+
+
+async def test_words_alone_are_no_image_and_are_handed_on(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(shape="text_only", text="I cannot draw that, but I can describe it."))
+
+    response = await client.post("/generate-image", json={"prompt": "something"})
+
+    assert response.status_code == 422
+    problem = response.json()
+    assert problem["code"] == "no_image"
+    assert problem["text"] == "I cannot draw that, but I can describe it."
+    assert problem["finishReason"] == "STOP"
+    assert problem["image"] is None
+    assert len(gemini.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(shape="empty_candidate"),
+        Fault(shape="no_candidates"),
+        Fault(body="{}"),
+        Fault(body='{"candidates": [{"content": {"parts": null}, "finishReason": "STOP"}]}'),
+        Fault(body='{"candidates": [{"content": {"role": "model", "parts": [{"text": ""}]}}]}'),
+    ],
+)
+async def test_an_empty_answer_is_no_image(client: httpx2.AsyncClient, gemini: Emulator, fault: Fault) -> None:
+    gemini.faults.append(fault)
+
+    response = await client.post("/generate-image", json={"prompt": "something"})
+
+    assert (response.status_code, response.json()["code"]) == (422, "no_image")
+    assert len(gemini.calls) == 1
+
+
+async def test_an_image_in_letters_is_no_image_and_is_not_forwarded(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    gemini.faults.append(Fault(shape="base64_in_text"))
+
+    response = await client.post("/generate-image", json={"prompt": "something"})
+
+    assert (response.status_code, response.json()["code"]) == (422, "no_image")
+    assert len(response.content) < 2000
+
+
+async def test_a_draft_of_a_refused_image_is_not_an_answer(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(shape="image_in_thought", patch={"candidates": {"0": {"finishReason": "IMAGE_SAFETY"}}}))
+
+    response = await client.post("/generate-image", json={"prompt": "something"})
+
+    assert (response.status_code, response.json()["code"]) == (422, "content_blocked")
+
+
+PER_MINUTE: list[dict[str, Any]] = [
+    {
+        "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+        "violations": [{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}],
+    },
+    {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.4s"},
+]
+PER_DAY: list[dict[str, Any]] = [
+    {
+        "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+        "violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel", "quotaValue": "250"}],
+    },
+    {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "43424s"},
+]
+QUOTA = "You exceeded your current quota, please check your plan and billing details."
+BAD_KEY: list[dict[str, Any]] = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]
+
+FAILURES: dict[str, tuple[Fault, int, str, str | None]] = {
+    "quota per minute": (Fault(status=429, message=QUOTA, details=PER_MINUTE), 429, "quota_exhausted", "35"),
+    "quota per day": (Fault(status=429, message=QUOTA, details=PER_DAY), 429, "quota_exhausted", "43424"),
+    "shortage as 429": (
+        Fault(status=429, message="Resource has been exhausted (e.g. check quota)."), 503, "upstream_busy", "10",
+    ),
+    "overloaded": (Fault(status=503, message="The model is overloaded."), 503, "upstream_busy", "10"),
+    "overloaded for a while": (Fault(status=503, headers={"Retry-After": "77"}), 503, "upstream_busy", "77"),
+    "internal": (Fault(status=500, message="An internal error has occurred."), 502, "upstream_error", None),
+    "deadline": (Fault(status=504, message="Deadline expired."), 504, "upstream_timeout", None),
+    "bad key": (
+        Fault(status=400, message="API key not valid.", details=BAD_KEY), 502, "upstream_rejected_credentials", None,
+    ),
+    "unauthenticated": (Fault(status=401), 502, "upstream_rejected_credentials", None),
+    "forbidden": (Fault(status=403), 502, "upstream_rejected_credentials", None),
+    "limited account": (Fault(finish_reason="PUP_LIMITED_DISABLED"), 502, "upstream_rejected_credentials", None),
+    "wrong country": (
+        Fault(status=400, error_status="FAILED_PRECONDITION", message="User location is not supported."),
+        502, "upstream_error", None,
+    ),
+    "knob": (Fault(status=400, message="Thinking level MEDIUM is not supported"), 422, "invalid_request", None),
+    "web page instead of an error": (Fault(status=502, html=True), 502, "upstream_error", None),
+    "web page instead of an answer": (Fault(html=True), 502, "upstream_invalid_response", None),
+    "not json": (Fault(body="oops"), 502, "upstream_invalid_response", None),
+    "json of another shape": (Fault(body='{"candidates": 7}'), 502, "upstream_invalid_response", None),
+    "a list": (Fault(body="[]"), 502, "upstream_invalid_response", None),
+    "cut off": (Fault(truncate=True), 502, "upstream_invalid_response", None),
+    "reset before the headers": (Fault(reset="before_headers"), 502, "upstream_error", None),
+    "reset in the body": (Fault(reset="in_body"), 502, "upstream_error", None),
+    "no base64": (Fault(image_base64="%%%%"), 502, "upstream_invalid_response", None),
+    "no image": (Fault(image_base64="aGVsbG8="), 502, "upstream_invalid_response", None),
+    "gzip that is none": (
+        Fault(body="oops", headers={"Content-Encoding": "gzip"}), 502, "upstream_invalid_response", None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_every_failure_has_its_problem(client: httpx2.AsyncClient, gemini: Emulator, name: str) -> None:
+    fault, status, code, retry_after = FAILURES[name]
+    gemini.faults.append(fault)
+
+    response = await client.post("/generate-image", json={"prompt": "something"})
+
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert response.headers.get("retry-after") == retry_after
+    problem = response.json()
+    assert {"type", "title", "status", "detail", "code", "requestId", "error"} <= problem.keys()
+    assert problem["requestId"] == response.headers["x-request-id"]
+    assert fault.message not in response.text
+    assert len(gemini.calls) == 1
+
+
+async def test_a_per_day_quota_says_so(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(status=429, message=QUOTA, details=PER_DAY))
+
+    response = await client.post("/generate-image", json={"prompt": "something"})
+
+    assert "per-day" in response.json()["detail"]
+    assert response.json()["quota"] == "day"
+
+
+async def test_a_knob_that_gemini_rejects_is_named(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(status=400, message="Thinking level MEDIUM is not supported for this model."))
+
+    response = await client.post("/generate-image", json={"prompt": "something", "model": "gemini-9-image"})
+
+    assert response.json()["errors"][0]["field"] == "thinkingLevel"
+
+
+@pytest.mark.parametrize("fault", [Fault(delay_seconds=30), Fault(stall_seconds=30)])
+async def test_silence_ends_at_the_deadline(serve: Serve, gemini: Emulator, fault: Fault) -> None:
+    gemini.faults.append(fault)
+    async with serve(upstream_timeout_seconds=0.5) as client:
+        response = await asyncio.wait_for(client.post("/generate-image", json={"prompt": "x"}), 10)
+
+    assert (response.status_code, response.json()["code"]) == (504, "upstream_timeout")
+    assert "0.5 seconds" in response.json()["detail"]
+
+
+async def test_nobody_at_gemini_s_address_is_an_upstream_error(serve: Serve) -> None:
+    async with serve(google_gemini_base_url="http://127.0.0.1:1") as client:
+        response = await client.post("/generate-image", json={"prompt": "x"})
+
+    assert (response.status_code, response.json()["code"]) == (502, "upstream_error")
+
+
+async def test_strange_words_around_a_paid_image_do_not_cost_it(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    Usage and grounding that nobody can read are left out; the image is delivered.
+    """
+    sent = picture("JPEG", (2048, 2048))
+    patch = {
+        "usageMetadata": {"totalTokenCount": "many"},
+        "candidates": {"0": {"groundingMetadata": {"groundingChunks": "none"}, "finishReason": "STOP", "news": 1}},
+        "modelStatus": 7,
+    }
+    gemini.faults.append(Fault(image_base64=base64.b64encode(sent).decode(), patch=patch))
+
+    response = await client.post("/generate-image", json={"prompt": "x"})
+
+    assert response.status_code == 200, response.text
+    assert base64.b64decode(response.json()["image"]["data"]) == sent
