@@ -1,6 +1,7 @@
 """Real servers on real ports: the service, behind it the real SDK, behind that the emulator."""
 
 import io
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -12,6 +13,9 @@ from PIL import Image
 from app.emulator import Emulator, served
 from app.main import create_app
 from app.settings import Settings
+
+for _name in [name for name in os.environ if name.startswith(("GOOGLE_", "GEMINI_"))]:
+    del os.environ[_name]  # a developer's real key stays out of the tests
 
 KEY = "test-gemini-key-that-nobody-may-see"
 
@@ -59,11 +63,15 @@ def serve(settings: Settings) -> Serve:
     """A further service, with other settings, for as long as the block lasts; yields a client of it."""
 
     @asynccontextmanager
-    async def start(**knobs: Any) -> AsyncGenerator[httpx2.AsyncClient]:
+    async def start(served_on: str = "127.0.0.1", **knobs: Any) -> AsyncGenerator[httpx2.AsyncClient]:
         changed = Settings.model_validate({**dict(settings), **knobs})
         async with (
-            served(create_app(changed)) as url,
-            httpx2.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
+            served(create_app(changed), served_on) as url,
+            httpx2.AsyncClient(
+                base_url=url.replace("0.0.0.0", "127.0.0.1"),
+                timeout=30,
+                trust_env=False,  # noqa: S104
+            ) as client,
         ):
             yield client
 

@@ -23,7 +23,7 @@ def load(directory: Path | None) -> dict[str, Recording]:
     for path in sorted(directory.glob("*.json")):
         exchange = json.loads(path.read_text())
         response = exchange["response"]
-        headers = {key: value for key, value in response["headers"].items() if key.lower() not in _HOP_BY_HOP}
+        headers = {key.title(): value for key, value in response["headers"].items() if key.lower() not in _HOP_BY_HOP}
         body = json.dumps(response["body"]).encode()
         recordings[prompt_of(exchange["request"]["body"])] = Recording(response["status"], headers, body)
     return recordings

@@ -1,0 +1,123 @@
+"""`Accept`: JSON by default, the image's own bytes for those who ask for an image, a 406 before money is spent."""
+
+import base64
+import json
+from urllib.parse import unquote
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator, Fault
+from tests.conftest import picture
+
+
+@pytest.mark.parametrize("accept", ["image/*", "image/jpeg", "image/avif,image/jpeg", "image/png;q=0.2,image/jpeg"])
+async def test_an_image_is_sent_as_it_is(client: httpx2.AsyncClient, gemini: Emulator, accept: str) -> None:
+    sent = picture("JPEG", (2048, 2048))
+    gemini.faults.append(Fault(image_base64=base64.b64encode(sent).decode(), text="Voilà — 好\n2nd line"))
+
+    response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": accept})
+
+    assert response.status_code == 200
+    assert response.content == sent
+    assert response.headers["content-type"] == "image/jpeg"
+    assert int(response.headers["content-length"]) == len(sent)
+    assert response.headers["content-disposition"].endswith('.jpg"')
+    assert response.headers["x-model"] == "gemini-3-pro-image"
+    assert response.headers["x-image-width"] == "2048"
+    assert unquote(response.headers["x-text"]) == "Voilà — 好\n2nd line"
+    assert json.loads(response.headers["x-usage"])["estimatedCostUsd"] > 0
+    assert response.headers["vary"].lower().startswith("accept")
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        None,
+        "*/*",
+        "application/json",
+        "application/json, image/*",
+        "application/json, text/plain, */*",
+        "image/png, application/json;q=0.1",
+        "what is this",
+    ],
+)
+async def test_otherwise_the_answer_is_json(client: httpx2.AsyncClient, accept: str | None) -> None:
+    headers = {"Accept": accept} if accept else {}
+
+    response = await client.post("/generate-image", json={"prompt": "x"}, headers=headers)
+
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.json()["image"]["mimeType"] == "image/jpeg"
+
+
+@pytest.mark.parametrize(
+    ("accept", "possible"),
+    [
+        ("image/png", ["application/json", "image/jpeg"]),
+        ("image/png, image/jpeg;q=0", ["application/json", "image/jpeg"]),
+        ("text/html", ["application/json", "image/*"]),
+    ],
+)
+async def test_a_type_the_model_does_not_make_is_refused_before_it_is_paid(
+    client: httpx2.AsyncClient, gemini: Emulator, accept: str, possible: list[str]
+) -> None:
+    response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": accept})
+
+    assert response.status_code == 406
+    assert response.json()["code"] == "not_acceptable"
+    assert response.json()["possible"] == possible
+    assert not gemini.calls
+
+
+async def test_a_type_that_only_turns_out_to_be_another_is_refused_too(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    gemini.faults.append(Fault(image_base64=base64.b64encode(picture("PNG")).decode()))
+
+    response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "image/jpeg"})
+
+    assert response.status_code == 406
+    assert response.json()["possible"] == ["application/json", "image/png"]
+
+
+async def test_a_problem_is_a_problem_document_whatever_was_accepted(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    gemini.faults.append(Fault(finish_reason="IMAGE_SAFETY"))
+
+    response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "image/*"})
+
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_png_models_answer_png(client: httpx2.AsyncClient) -> None:
+    body = {"prompt": "x", "model": "gemini-2.5-flash-image"}
+
+    response = await client.post("/generate-image", json=body, headers={"Accept": "image/png"})
+
+    assert response.status_code == 200
+    assert response.content.startswith(b"\x89PNG")
+
+
+async def test_headers_stay_small_and_say_what_they_leave_out(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    Proxies cut off answers with large headers, and the image with them.
+    """
+    gemini.faults.append(Fault(text="word " * 2000))
+
+    response = await client.post("/generate-image/with-search", json={"prompt": "x"}, headers={"Accept": "image/*"})
+
+    assert response.status_code == 200
+    assert sum(len(name) + len(value) for name, value in response.headers.items()) < 4096
+    assert "text" in response.headers["x-omitted"]
+    assert "x-text" not in response.headers
+
+
+async def test_grounding_fits_into_a_header_when_it_is_short(client: httpx2.AsyncClient) -> None:
+    response = await client.post("/generate-image/with-search", json={"prompt": "x"}, headers={"Accept": "image/*"})
+
+    grounding = json.loads(unquote(response.headers["x-grounding"]))
+    assert grounding["sources"][0]["title"] == "example.com"

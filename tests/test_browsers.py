@@ -1,0 +1,122 @@
+"""What a page on another origin needs: CORS, also on errors, readable headers, docs that load nothing from elsewhere."""
+
+import re
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator, Fault
+from tests.conftest import Serve
+
+PAGE = "https://app.example"
+KEYED = {"service_api_keys": "web:secret", "cors_allow_origins": (PAGE,)}
+
+
+async def test_a_preflight_needs_no_key(serve: Serve) -> None:
+    async with serve(**KEYED) as client:
+        response = await client.options(
+            "/generate-image",
+            headers={
+                "Origin": PAGE,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization,content-type,x-stainless-retry-count",
+            },
+        )
+
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == PAGE
+    assert "x-stainless-retry-count" in response.headers["access-control-allow-headers"]
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "fault", "status"),
+    [
+        ("secret", {"prompt": "x"}, Fault(), 200),
+        ("secret", {"prompt": "x"}, Fault(status=503), 503),
+        ("secret", {"prompt": "x"}, Fault(finish_reason="IMAGE_SAFETY"), 422),
+        ("secret", {}, Fault(), 422),
+        ("wrong", {"prompt": "x"}, Fault(), 401),
+    ],
+)
+async def test_every_answer_can_be_read_from_another_origin(
+    serve: Serve, gemini: Emulator, key: str, body: dict[str, str], fault: Fault, status: int
+) -> None:
+    gemini.faults.append(fault)
+    async with serve(**KEYED) as client:
+        response = await client.post("/generate-image", json=body, headers={"Origin": PAGE, "X-API-Key": key})
+
+    assert response.status_code == status
+    assert response.headers["access-control-allow-origin"] == PAGE
+    exposed = response.headers["access-control-expose-headers"].lower()
+    assert {"x-request-id", "retry-after", "x-usage", "x-text"} <= set(exposed.split(", "))
+    assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_too_large_a_body_and_a_missing_route_can_be_read_too(serve: Serve, method: str) -> None:
+    async with serve(**KEYED, max_body_bytes=10) as client:
+        response = await client.request(
+            method, "/nowhere", content=b"x" * 20, headers={"Origin": PAGE, "X-API-Key": "secret"}
+        )
+
+    assert response.status_code == 413
+    assert response.headers["access-control-allow-origin"] == PAGE
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_other_origins_get_no_permission(serve: Serve, gemini: Emulator) -> None:
+    async with serve(**KEYED) as client:
+        response = await client.post(
+            "/generate-image", json={"prompt": "x"}, headers={"Origin": "https://evil.example", "X-API-Key": "secret"}
+        )
+
+    assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("offered", "kept"),
+    [
+        ("order-66.a_b:c", True),
+        ("x" * 128, True),
+        ("x" * 129, False),
+        ("bad id", False),
+        ("<script>", False),
+        ("", False),
+    ],
+)
+async def test_a_sane_request_id_is_kept_and_another_is_replaced(
+    client: httpx2.AsyncClient, offered: str, kept: bool
+) -> None:
+    response = await client.get("/healthz", headers={"X-Request-Id": offered})
+
+    assert (response.headers["x-request-id"] == offered) is kept
+    assert response.headers["x-request-id"]
+
+
+async def test_the_docs_load_nothing_from_elsewhere(client: httpx2.AsyncClient) -> None:
+    page = await client.get("/docs")
+
+    assert page.status_code == 200
+    addresses = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)
+    assert addresses
+    for address in addresses:
+        assert address.startswith("/docs/assets/"), address
+        assert (await client.get(address)).status_code == 200
+    assert "/openapi.json" in page.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/generate-image", 405, "method_not_allowed"),
+        ("POST", "/models", 405, "method_not_allowed"),
+    ],
+)
+async def test_a_wrong_address_is_a_problem_too(
+    client: httpx2.AsyncClient, method: str, path: str, status: int, code: str
+) -> None:
+    response = await client.request(method, path)
+
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert ("allow" in response.headers) is (status == 405)

@@ -1,0 +1,236 @@
+"""The emulator's conformance test is Google's own client: it has to be satisfied, in every way it can call."""
+
+import base64
+import io
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import httpx2
+import pytest
+from google import genai
+from google.genai import errors, types
+from PIL import Image
+
+from app.emulator import Emulator, Fault, served
+from tests.conftest import picture
+
+PRO = "gemini-3-pro-image"
+KEY = {"x-goog-api-key": "k"}
+
+
+@pytest.fixture(params=["v1beta"])
+async def official(gemini: Emulator, gemini_url: str, request: pytest.FixtureRequest) -> AsyncGenerator[genai.Client]:
+    options = types.HttpOptions(base_url=gemini_url, api_version=request.param)
+    client = genai.Client(vertexai=False, api_key="k", http_options=options)
+    yield client
+    await client.aio.aclose()
+    client.close()
+
+
+def image_of(response: types.GenerateContentResponse) -> Image.Image:
+    (blob,) = [part.inline_data for part in response.parts or [] if part.inline_data and not part.thought]
+    assert blob.data
+    return Image.open(io.BytesIO(blob.data))
+
+
+def config(**knobs: Any) -> types.GenerateContentConfig:
+    disabled = types.AutomaticFunctionCallingConfig(disable=True)
+    return types.GenerateContentConfig(automatic_function_calling=disabled, **knobs)
+
+
+@pytest.mark.parametrize("official", ["v1", "v1beta"], indirect=True)
+async def test_google_s_client_gets_its_picture(official: genai.Client) -> None:
+    response = await official.aio.models.generate_content(
+        model=PRO,
+        contents=["A cat", types.Part.from_bytes(data=picture(), mime_type="image/png")],
+        config=config(image_config=types.ImageConfig(aspect_ratio="16:9", image_size="1K")),
+    )
+
+    assert image_of(response).size == (1376, 768)
+    assert image_of(response).format == "JPEG"
+    usage = response.usage_metadata
+    assert usage
+    assert usage.total_token_count == (
+        (usage.prompt_token_count or 0) + (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
+    )
+
+
+async def test_google_s_synchronous_client_too(official: genai.Client) -> None:
+    def ask() -> types.GenerateContentResponse:
+        return official.models.generate_content(model="gemini-2.5-flash-image", contents="A cat", config=config())
+
+    assert image_of(await anyio.to_thread.run_sync(ask)).format == "PNG"
+
+
+async def test_google_s_stream_ends_with_the_picture(official: genai.Client) -> None:
+    thinking = types.ThinkingConfig(include_thoughts=True)
+
+    chunks = [
+        chunk
+        async for chunk in await official.aio.models.generate_content_stream(
+            model=PRO, contents="A cat", config=config(thinking_config=thinking)
+        )
+    ]
+
+    assert chunks[0].parts
+    assert chunks[0].parts[0].thought
+    assert image_of(chunks[-1]).size == (1024, 1024)
+    assert chunks[-1].usage_metadata
+
+
+async def test_google_s_chat_sends_signatures_that_are_accepted(official: genai.Client, gemini: Emulator) -> None:
+    chat = official.aio.chats.create(model=PRO, config=config())
+
+    first = await chat.send_message("A cat")
+    second = await chat.send_message("Make it blue")
+
+    assert image_of(first).tobytes() != image_of(second).tobytes()
+    model_turn = gemini.calls[-1].body["contents"][1]
+    assert model_turn["role"] == "model"
+    assert all(part["thoughtSignature"] for part in model_turn["parts"])
+
+
+@pytest.mark.parametrize("spoil", ["missing", "exchanged"])
+async def test_a_signature_lost_or_exchanged_is_google_s_400(
+    official: genai.Client, gemini: Emulator, spoil: str
+) -> None:
+    chat = official.aio.chats.create(model=PRO, config=config())
+    await chat.send_message("A cat")
+    parts = chat.get_history()[1].parts or []
+    parts[1].thought_signature = None if spoil == "missing" else parts[0].thought_signature
+
+    with pytest.raises(errors.ClientError) as refused:
+        await chat.send_message("Make it blue")
+
+    assert refused.value.code == 400
+    expected = {
+        "missing": "Image part is missing a thought_signature in content position 2, part position 2.",
+        "exchanged": "Thought signature is not valid in content position 2, part position 2.",
+    }
+    assert refused.value.message == expected[spoil]
+
+
+@pytest.mark.parametrize(
+    ("model", "knobs", "code", "words"),
+    [
+        ("gemini-3-pro-image-preview", {}, 404, "is not found for API version v1beta"),
+        (PRO, {"imageConfig": {"aspectRatio": "16x9"}}, 400, 'aspect_ratio\' (TYPE_STRING), "16x9"'),
+        (PRO, {"image_config": {"image_size": "512"}}, 400, "image_size"),
+        (PRO, {"imageConfig": {"imageOutputOptions": {}}}, 400, 'Unknown name "image_output_options"'),
+        (
+            "gemini-3.1-flash-image",
+            {"thinkingConfig": {"thinkingLevel": "medium"}},
+            400,
+            "Thinking level MEDIUM is not",
+        ),
+        (PRO, {"candidateCount": 2}, 400, "Multiple candidates is not enabled for this model"),
+    ],
+)
+async def test_what_google_refuses_is_refused_in_google_s_words(
+    gemini_url: str, model: str, knobs: dict[str, Any], code: int, words: str
+) -> None:
+    body = {"contents": [{"parts": [{"text": "x"}]}], "generationConfig": knobs}
+    async with httpx2.AsyncClient(base_url=gemini_url) as client:
+        response = await client.post(f"/v1beta/models/{model}:generateContent", json=body, headers=KEY)
+
+    assert response.status_code == code
+    assert words in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("mime_type", "data", "words"),
+    [
+        (
+            "image/gif",
+            picture("GIF"),
+            "MIME type must be image/png, image/jpeg, image/webp, image/heic, or image/heif.",
+        ),
+        ("image/jpg", picture("JPEG"), "MIME type must be"),
+        ("image/png", b"rubbish", "Unable to process input image"),
+    ],
+)
+async def test_input_images_are_checked(gemini_url: str, mime_type: str, data: bytes, words: str) -> None:
+    inline = {"mime_type": mime_type, "data": base64.urlsafe_b64encode(data).decode()}
+    body = {"contents": [{"parts": [{"text": "x"}, {"inline_data": inline}]}]}
+    async with httpx2.AsyncClient(base_url=gemini_url) as client:
+        response = await client.post(f"/v1beta/models/{PRO}:generateContent", json=body, headers=KEY)
+
+    assert response.status_code == 400
+    assert words in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "code", "status"),
+    [({}, 403, "PERMISSION_DENIED"), ({"x-goog-api-key": "invalid"}, 400, "INVALID_ARGUMENT")],
+)
+async def test_keys_are_asked_for(gemini_url: str, headers: dict[str, str], code: int, status: str) -> None:
+    async with httpx2.AsyncClient(base_url=gemini_url) as client:
+        response = await client.get("/v1beta/models", headers=headers)
+
+    assert (response.status_code, response.json()["error"]["status"]) == (code, status)
+
+
+async def test_models_and_tokens_are_told(official: genai.Client) -> None:
+    models = [model.name async for model in await official.aio.models.list()]
+    counted = await official.aio.models.count_tokens(model=PRO, contents="A cat on a mat")
+
+    assert f"models/{PRO}" in models
+    assert (counted.total_tokens or 0) > 0
+
+
+async def test_faults_are_scripted_over_http_too(gemini: Emulator, gemini_url: str) -> None:
+    body = {"contents": [{"parts": [{"text": "x"}]}]}
+    url = f"/v1beta/models/{PRO}:generateContent"
+    async with httpx2.AsyncClient(base_url=gemini_url) as client:
+        await client.post("/emulator/faults", json={"status": 503, "times": 2})
+        codes = [(await client.post(url, json=body, headers=KEY)).status_code for _ in range(3)]
+        wrong = await client.post("/emulator/faults", json={"statsu": 503})
+        calls = (await client.get("/emulator/calls")).json()
+
+    assert codes == [503, 503, 200]
+    assert wrong.status_code == 422
+    assert len(calls) == 3
+
+
+async def test_a_picture_is_the_same_again_and_another_for_another_prompt(official: genai.Client) -> None:
+    pictures = [
+        image_of(await official.aio.models.generate_content(model=PRO, contents=prompt, config=config())).tobytes()
+        for prompt in ("A cat", "A cat", "A dog")
+    ]
+
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+async def test_answers_are_compressed_for_who_takes_it(gemini_url: str) -> None:
+    body = {"contents": [{"parts": [{"text": "x"}]}]}
+    url = f"/v1beta/models/{PRO}:generateContent"
+    async with httpx2.AsyncClient(base_url=gemini_url) as client:
+        packed = await client.post(url, json=body, headers=KEY | {"Accept-Encoding": "gzip"})
+        plain = await client.post(url, json=body, headers=KEY | {"Accept-Encoding": "identity"})
+
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+
+
+async def test_a_recording_is_replayed_for_its_prompt(tmp_path: Path) -> None:
+    body = {"candidates": [{"finishReason": "STOP"}]}
+    request = {"path": "/", "body": {"contents": [{"parts": [{"text": "Tell me"}]}]}}
+    response = {"status": 200, "headers": {"server-timing": "gfet4t7; dur=6038"}, "body": body}
+    (tmp_path / "one.json").write_text(json.dumps({"request": request, "response": response}))
+    async with served(Emulator(recorded_dir=tmp_path)) as url, httpx2.AsyncClient(base_url=url) as client:
+        replayed = await client.post(f"/v1beta/models/{PRO}:generateContent", json=request["body"], headers=KEY)
+
+    assert replayed.json() == body
+    assert replayed.headers["server-timing"] == "gfet4t7; dur=6038"
+
+
+@pytest.mark.parametrize("reset", ["before_headers", "in_body"])
+async def test_a_reset_is_a_reset(gemini: Emulator, gemini_url: str, reset: Any) -> None:
+    gemini.faults.append(Fault(reset=reset))
+    body = {"contents": [{"parts": [{"text": "x"}]}]}
+    async with httpx2.AsyncClient(base_url=gemini_url) as client:
+        with pytest.raises(httpx2.TransportError):
+            await client.post(f"/v1beta/models/{PRO}:generateContent", json=body, headers=KEY)

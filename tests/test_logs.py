@@ -1,0 +1,123 @@
+"""What is written down: every line with its request id, no line with a key, a prompt or an image, at any level."""
+
+import base64
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from app.emulator import Emulator, Fault
+from tests.conftest import KEY, Serve, picture
+
+PROMPT = "A very secret plan of a lighthouse"
+SECRET = "service-secret-that-nobody-may-see"
+
+
+@pytest.fixture
+def everything() -> Iterator[io.StringIO]:
+    """All that any logger says, at the lowest level, as a curious operator would set it up."""
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    root = logging.getLogger()
+    old = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield written
+    root.removeHandler(handler)
+    root.setLevel(old)
+
+
+FAULTS = [
+    Fault(),
+    Fault(status=400, message=f"Bad prompt: {PROMPT}, key {KEY}"),
+    Fault(status=500, message=f"Oops: {PROMPT}"),
+    Fault(finish_reason="IMAGE_SAFETY", finish_message=f"Will not draw {PROMPT}"),
+    Fault(shape="text_only", text=PROMPT),
+    Fault(body=f'{{"candidates": "{PROMPT}"}}'),
+    Fault(image_base64="aGVsbG8="),
+    Fault(reset="in_body"),
+]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_no_key_prompt_or_image_is_ever_logged(
+    serve: Serve,
+    gemini: Emulator,
+    everything: io.StringIO,
+    capfd: pytest.CaptureFixture[str],
+    log_format: str,
+) -> None:
+    """
+    Whatever goes wrong, at debug level, with every library's logger open.
+    """
+    data = base64.b64encode(picture()).decode()
+    key = {"X-API-Key": SECRET}
+    async with serve(service_api_keys=f"web:{SECRET}", log_level="debug", log_format=log_format) as client:
+        for fault in FAULTS:
+            gemini.faults.append(fault)
+            await client.post(
+                "/generate-image", json={"prompt": PROMPT, "referenceImages": [{"data": data}]}, headers=key
+            )
+        for wrong in (
+            {"prompt": PROMPT, "bogus": PROMPT},
+            {"prompt": PROMPT, "referenceImages": [{"data": data[:-9] + "%"}]},
+        ):
+            await client.post("/generate-image", json=wrong, headers=key)
+        await client.post(
+            "/generate-image", content=f'{{"prompt": "{PROMPT}', headers=key | {"Content-Type": "application/json"}
+        )
+
+    written = everything.getvalue() + "".join(capfd.readouterr())
+    assert written.count("POST /generate-image") >= len(FAULTS)
+    for secret in (PROMPT, KEY, SECRET, data[:40], "iVBORw0KGgo"):
+        assert secret not in written
+
+
+async def test_every_line_has_its_request_id(serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]) -> None:
+    async with serve(log_format="json") as client:
+        gemini.faults.append(
+            Fault(status=429, message="You exceeded your current quota", details=[{"retryDelay": "5s"}])
+        )
+        capfd.readouterr()
+        await client.post("/generate-image", json={"prompt": "x"}, headers={"X-Request-Id": "order-66"})
+        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+    assert [line["requestId"] for line in lines] == ["order-66", "order-66"]
+    problem, access = lines
+    assert problem["message"] == "problem quota_exhausted"
+    assert problem["cause"] == "429 RESOURCE_EXHAUSTED"
+    assert access["status"] == 429
+    assert access["caller"] == "local"
+
+
+async def test_gemini_s_words_are_logged_where_the_operator_wants_them(
+    serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gemini.faults.append(Fault(status=400, message="Something only Google understands"))
+    async with serve(log_sensitive=True) as client:
+        await client.post("/generate-image", json={"prompt": "x"})
+
+    assert "Something only Google understands" in capfd.readouterr().err
+
+
+async def test_an_unforeseen_error_is_a_500_that_says_nothing_and_a_line_that_says_where(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """
+    A key that no header can carry is such an error; its value is in the exception's message.
+    """
+    async with serve(gemini_api_key="schlüssel\u2603", cors_allow_origins="*") as client:
+        response = await client.post(
+            "/generate-image", json={"prompt": PROMPT}, headers={"Origin": "https://a.example"}
+        )
+
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal"
+    assert response.headers["access-control-allow-origin"] == "*"
+    line = next(line for line in capfd.readouterr().err.splitlines() if "unexpected" in line)
+    assert response.headers["x-request-id"] in line
+    assert "UnicodeEncodeError" in line
+    assert "client.py" in line
+    assert "schlüssel" not in line
