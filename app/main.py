@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app, log_sensitive=settings.log_sensitive)
     if settings.docs_access != "off":
-        docs.install(app)
+        docs.install(app, keyed=bool(settings.service_api_keys))
     for router in (generate.router, models.router, health.router):
         app.include_router(
             router,

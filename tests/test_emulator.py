@@ -45,7 +45,10 @@ def config(**knobs: Any) -> types.GenerateContentConfig:
 async def test_google_s_client_gets_its_picture(official: genai.Client) -> None:
     response = await official.aio.models.generate_content(
         model=PRO,
-        contents=["A cat", types.Part.from_bytes(data=picture(), mime_type="image/png")],
+        contents=types.Content(
+            role="user",
+            parts=[types.Part(text="A cat"), types.Part.from_bytes(data=picture(), mime_type="image/png")],
+        ),
         config=config(image_config=types.ImageConfig(aspect_ratio="16:9", image_size="1K")),
     )
 

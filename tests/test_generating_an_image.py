@@ -263,13 +263,13 @@ async def test_an_unknown_well_formed_model_is_passed_on_unchecked(
 
     response = await client.post(
         "/generate-image",
-        json={"prompt": "x", "model": "gemini-9-image", "aspectRatio": "5:7", "thinkingLevel": "ultra"},
+        json={"prompt": "x", "model": "gemini-9-image", "aspectRatio": "5:7", "thinkingLevel": "xhigh"},
     )
 
     assert gemini.calls[0].path == "/v1beta/models/gemini-9-image:generateContent"
     config = gemini.calls[0].body["generationConfig"]
     assert config["imageConfig"] == {"aspectRatio": "5:7"}
-    assert config["thinkingConfig"] == {"thinkingLevel": "ULTRA"}
+    assert config["thinkingConfig"] == {"thinkingLevel": "XHIGH"}
     assert response.status_code == 422
     assert response.json()["errors"][0]["field"] == "model"
 

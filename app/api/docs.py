@@ -1,15 +1,36 @@
-"""`/docs` from files on this machine: no CDN, so it works without internet and nobody learns who reads it."""
+"""The OpenAPI document, and `/docs` from files on this machine: it works without internet, and nobody learns who reads it."""
 
 from importlib import resources
+from typing import Any
 
 import fastapi_swagger
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 
+from app.api.problems import Problem
 
-def install(app: FastAPI) -> None:
-    """Serve Swagger UI for the app's OpenAPI document."""
+
+def install(app: FastAPI, *, keyed: bool) -> None:
+    """Serve Swagger UI for the app's OpenAPI document.
+
+    Args:
+        app: the application.
+        keyed: whether callers need a key, which the document then says.
+    """
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        if not keyed:
+            document["components"].pop("securitySchemes", None)
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    operation.pop("security", None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
     files = str(resources.files(fastapi_swagger) / "resources")
     app.mount("/docs/assets", StaticFiles(directory=files), name="docs-assets")
 

@@ -102,8 +102,8 @@ class GenerationOptions(_Body):
     )
     image_search: bool = Field(False, description="Let the model look images up too; not every model can.")
     system_instruction: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = None
-    thinking_level: Annotated[Word, BeforeValidator(_lower)] | None = Field(
-        None, description="`minimal`, `medium` or `high`, as far as the model has them."
+    thinking_level: Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(_lower)] | None = (
+        Field(None, description="As far as the model has them; `GET /models` tells.")
     )
     include_thoughts: bool = Field(False, description="Return what the model thought, as `thoughts`.")
     include_drafts: bool = Field(False, description="Return the other images that Gemini sent, as `drafts`.")
@@ -185,6 +185,20 @@ class GenerationCreate(GenerationOptions):
 
 class FormCreate(GenerationOptions):
     """A request for an image as a form, with the references as files."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "prompt": "Anna holds the mug, in the style of the third picture",
+                    "images": ["anna.jpg", "mug.png", "style.webp"],
+                    "roles": ["character", "object", "style"],
+                    "names": ["Anna", "the mug"],
+                    "aspectRatio": "4:5",
+                }
+            ]
+        }
+    )
 
     images: Annotated[list[UploadFile], Field(validation_alias=AliasChoices("images", "images[]"), min_length=1)] = (
         Field(description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is taken too.")

@@ -77,26 +77,25 @@ def _parts(asked: Asked, fault: Fault) -> list[dict[str, Any]]:
         return [{"text": fault.text or "I would rather talk about it than draw it."}]
     if fault.shape == "base64_in_text":
         return [{"text": f"![image](data:image/jpeg;base64,{to_base64(_draft(asked, 'draft'))})"}]
-    final = _inline(fault, _picture(asked), asked)
+    final = _inline(asked, fault.image_base64 or to_base64(_picture(asked)), fault.mime_type)
     if fault.shape == "image_in_thought":
         return [{"text": _PLAN, "thought": True}, final | {"thought": True}]
     parts: list[dict[str, Any]] = []
     if asked.include_thoughts:
         parts += [
             {"text": _PLAN, "thought": True},
-            _inline(Fault(), _draft(asked, "thought"), asked) | {"thought": True},
+            _inline(asked, to_base64(_draft(asked, "thought"))) | {"thought": True},
         ]
     if fault.shape == "unflagged_drafts":
-        parts += [_inline(Fault(), _draft(asked, f"draft {number}"), asked) for number in (1, 2)]
+        parts += [_inline(asked, to_base64(_draft(asked, f"draft {number}"))) for number in (1, 2)]
     wants_text = "TEXT" in asked.modalities
     if fault.shape == "image_first":
         return [*parts, final, text]
     return [*parts, text, final] if wants_text else [*parts, final]
 
 
-def _inline(fault: Fault, data: bytes, asked: Asked) -> dict[str, Any]:
-    declared = fault.mime_type or f"image/{asked.model.format.lower()}"
-    return {"inlineData": {"mimeType": declared, "data": fault.image_base64 or to_base64(data)}}
+def _inline(asked: Asked, data: str, mime_type: str | None = None) -> dict[str, Any]:
+    return {"inlineData": {"mimeType": mime_type or f"image/{asked.model.format.lower()}", "data": data}}
 
 
 def _picture(asked: Asked) -> bytes:

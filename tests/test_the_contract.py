@@ -1,0 +1,83 @@
+"""The OpenAPI document: complete, and true under fire."""
+
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+from app.emulator import Emulator, Fault
+from tests.conftest import Serve, picture
+
+IMAGE_ROUTES = ["/generate-image", "/generate-image/with-references", "/generate-image/with-search"]
+
+
+@pytest.fixture
+async def document(client: httpx2.AsyncClient) -> dict[str, Any]:
+    found: dict[str, Any] = (await client.get("/openapi.json")).json()
+    return found
+
+
+async def test_every_route_is_documented(document: dict[str, Any]) -> None:
+    assert set(document["paths"]) == {*IMAGE_ROUTES, "/models", "/healthz", "/readyz"}
+
+
+@pytest.mark.parametrize("path", IMAGE_ROUTES)
+async def test_image_routes_show_requests_answers_and_problems(document: dict[str, Any], path: str) -> None:
+    operation = document["paths"][path]["post"]
+
+    assert {"200", "400", "401", "403", "406", "413", "415", "422", "429", "500", "502", "503", "504"} <= set(
+        operation["responses"]
+    )
+    assert operation["responses"]["200"]["content"]["application/json"]["example"]["image"]["url"]
+    assert "image/jpeg" in operation["responses"]["200"]["content"]
+    problem = operation["responses"]["422"]["content"]["application/problem+json"]
+    assert set(problem["examples"]) == {"invalid_request", "content_blocked", "recitation", "no_image"}
+    (body,) = operation["requestBody"]["content"].values()
+    schema = document["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]]
+    assert schema["examples"]
+    assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(("keys", "security"), [("web:s", [{"HTTPBearer": []}, {"APIKeyHeader": []}]), ((), None)])
+async def test_a_key_is_documented_where_one_is_wanted(serve: Serve, keys: Any, security: Any) -> None:
+    async with serve(service_api_keys=keys) as client:
+        document = (await client.get("/openapi.json")).json()
+
+    assert document["paths"]["/generate-image"]["post"].get("security") == security
+    assert "security" not in document["paths"]["/healthz"]["get"]
+
+
+async def test_problems_have_a_schema(document: dict[str, Any]) -> None:
+    assert {"type", "title", "status", "detail", "code", "requestId", "error"} <= set(
+        document["components"]["schemas"]["Problem"]["properties"]
+    )
+    assert "HTTPValidationError" not in json.dumps(document)
+
+
+async def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(
+    serve: Serve, gemini: Emulator, tmp_path: Path
+) -> None:
+    """
+    Generated requests, valid and not, against every route. One small picture answers all of them, so that many fit into
+    the time.
+    """
+    gemini.faults.append(Fault(times=100_000, image_base64=base64.b64encode(picture("JPEG")).decode()))
+    async with serve() as client:
+        report = await anyio.run_process(
+            [
+                str(Path(sys.executable).with_name("schemathesis")), "run", f"{client.base_url}/openapi.json",
+                "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,"
+                "response_headers_conformance,response_schema_conformance,negative_data_rejection",
+                "--max-examples", "20", "--seed", "66", "--phases", "examples,coverage,fuzzing",
+                "--request-timeout", "10", "--suppress-health-check", "all", "--no-color",
+            ],
+            check=False,
+            cwd=tmp_path,
+        )  # fmt: skip
+
+    assert report.returncode == 0, report.stdout.decode()[-6000:]
