@@ -1,10 +1,12 @@
 """`python -m app`: the service under uvicorn, with the settings' address and a word about what it runs on."""
 
 import argparse
+import re
 import sys
 
 import uvicorn
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from app.main import create_app
 from app.settings import Settings, UnsafeSettings
@@ -25,6 +27,9 @@ def main() -> None:
         settings.require_startable(settings.host)
     except ValidationError as error:
         sys.exit("\n".join(_said(dict(problem)) for problem in error.errors(include_input=False)))
+    except SettingsError as error:
+        named = re.search(r'field "(\w+)"', str(error))
+        sys.exit(f"{named[1].upper() if named else 'Settings'}: is not valid JSON")
     except UnsafeSettings as error:
         sys.exit(str(error))
     print(_runs_on(settings), file=sys.stderr, flush=True)

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
         frozen=True,
         populate_by_name=True,
         hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     host: str = "127.0.0.1"
@@ -98,7 +99,7 @@ class Settings(BaseSettings):
     allow_anonymous: bool = False
     """Serve other addresses without keys, because something in front guards the door."""
     docs_access: Literal["open", "key", "off"] = "open"
-    """Who sees `/docs` and `/openapi.json`: everybody, callers with a key, nobody."""
+    """Who sees `/docs` and `/openapi.json`: `open` is everybody, `key` callers with a key, `off` nobody."""
     cors_allow_origins: CommaSeparated = ()
     """Web origins that may call from a browser, by comma, or `*`."""
 
@@ -112,11 +113,11 @@ class Settings(BaseSettings):
     """Largest reference image in pixels, width times height, as its header claims."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"
-    """How much to log. No level logs keys, prompts or images."""
+    """`debug`, `info`, `warning` or `error`. No level logs keys, prompts or images."""
     log_format: Literal["text", "json"] = "text"
-    """One line of text or one JSON object for each event."""
+    """`text` or `json`: one line of text or one JSON object for each event."""
     log_sensitive: bool = False
-    """Put messages of unexpected errors and of Gemini's refusals into the log as they are. They can quote prompts."""
+    """Log Google's error messages, and those of unexpected errors, as they are. They can quote prompts."""
 
     recorded_dir: Path | None = None
     """Demo: a folder of recorded answers that the emulator replays for the prompts they were recorded with."""

@@ -1,4 +1,4 @@
-"""What a page on another origin needs: CORS, also on errors, readable headers, docs that load nothing from elsewhere."""
+"""What a page on another origin needs: CORS, also on errors, headers it may read, docs that load nothing else."""
 
 import re
 

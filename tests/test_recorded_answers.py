@@ -1,4 +1,4 @@
-"""Real answers of the real service, recorded elsewhere, come through whole. Needs the folder that RECORDED_DIR names."""
+"""Real answers, recorded elsewhere, come through whole. They lie in the folder that RECORDED_DIR names."""
 
 import base64
 import json

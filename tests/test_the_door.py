@@ -3,7 +3,6 @@
 import socket
 
 import anyio.to_thread
-import httpx2
 import pytest
 
 from app.emulator import Emulator

@@ -1,4 +1,4 @@
-"""Refusals dressed as success, quotas, shortages, broken connections: each becomes the problem that the caller needs."""
+"""Refusals dressed as success, quotas, shortages, broken connections: each becomes the problem a caller needs."""
 
 import asyncio
 import base64
@@ -21,7 +21,8 @@ REFUSALS = {
     **{
         reason: (refusal(reason), "content_blocked")
         for reason in (
-            "SAFETY", "PROHIBITED_CONTENT", "SPII", "BLOCKLIST", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "MODEL_ARMOR",
+            "SAFETY", "PROHIBITED_CONTENT", "SPII", "BLOCKLIST", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT",
+            "MODEL_ARMOR",
         )
     },
     **{reason: (refusal(reason), "recitation") for reason in ("RECITATION", "IMAGE_RECITATION")},

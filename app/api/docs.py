@@ -1,4 +1,4 @@
-"""The OpenAPI document, and `/docs` from files on this machine: it works without internet, and nobody learns who reads it."""
+"""The OpenAPI document, and `/docs` from files on this machine: it works offline, and nobody learns who reads it."""
 
 from importlib import resources
 from typing import Any

@@ -23,7 +23,7 @@ async def served(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> AsyncG
         host: the address to bind.
         port: the port to bind; 0 takes a free one.
     """
-    # The protocol is named: asyncio looks for it before it turns Nagle's algorithm off, and each answer waits 40 ms else.
+    # The protocol is named: asyncio looks for it before it turns off Nagle, and without, each answer waits 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, port))

@@ -1,0 +1,45 @@
+# `make run` and `make test` need make and a Python from 3.11 on, nothing else; the rest comes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+run: .venv/run.stamp ## serve on HOST and PORT (127.0.0.1:8000): on Gemini with GEMINI_API_KEY, else on the emulator
+	@$(BIN)/python -m app --demo-without-key
+
+test: .venv/dev.stamp ## run every test that needs no key
+	$(BIN)/python -m pytest
+
+check: .venv/dev.stamp ## check types, style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+verify-live: .venv/dev.stamp ## compare the emulator with Google: a dozen calls with your GEMINI_API_KEY, about 0.35 USD
+	$(BIN)/python -m pytest -m live -s
+
+lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions and their hashes
+	$(BIN)/python -m pip install --quiet uv
+	@for extra in '' '--extra demo' '--extra dev'; do \
+		name=$${extra#--extra }; \
+		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package gemini-images \
+			$$extra pyproject.toml -o requirements/$${name:-service}.txt; \
+	done
+
+.venv/run.stamp: requirements/demo.txt | .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.venv/dev.stamp: requirements/dev.txt | .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@ .venv/run.stamp
+
+.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.13")'
+	$(PYTHON) -m venv .venv
+
+.PHONY: help run test check verify-live lock
