@@ -1,6 +1,6 @@
 """`make verify-live`: the same dozen calls to Google and to the emulator, and what differs in shape.
 
-Needs GEMINI_API_KEY, costs about 0.35 US dollars (five small pictures; the refusals are free), is never part of `make test`.
+Needs GEMINI_API_KEY and costs about 0.35 US dollars: five small pictures; the refusals are free. Not in `make test`.
 """
 
 import base64
