@@ -137,4 +137,3 @@ class Caller:
     """Who asks. Limits, budgets and ownership hang on the name."""
 
     name: str
-    anonymous: bool = False

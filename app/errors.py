@@ -25,8 +25,8 @@
     │   └── QuotaExhausted              429 quota_exhausted
     └── Internal                      500 internal
 
-Every error has two texts: `detail` is a sentence for the caller, `cause` is for the log and never leaves the house.
-Both are safe to write down: neither ever holds a key, a prompt or an image.
+Every error has two texts: `detail` is a sentence for the caller, which may hold Gemini's own words and is not logged;
+`cause` is for the log, never leaves the house, and never holds a key, a prompt or an image.
 """
 
 from dataclasses import dataclass

@@ -50,7 +50,6 @@ def _settings(request: Request) -> Settings:
     return cast("Settings", request.state.settings)
 
 
-CallerDep = Annotated[Caller, Depends(caller)]
 ImagesDep = Annotated[Images, Depends(_images)]
 ReferencesDep = Annotated[References, Depends(_references)]
 CatalogueDep = Annotated[Catalogue, Depends(_catalogue)]

@@ -12,13 +12,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
+from app.api.edge import PROBES
 from app.domain import Caller
 from app.errors import CallerError, ForbiddenOrigin, Unauthorized
 from app.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
 
-_ALWAYS_OPEN = ("/healthz", "/readyz")
 _DOCS = ("/docs", "/openapi.json")
 
 
@@ -40,7 +40,7 @@ class Door:
         await self.app(scope, receive, send)
 
     def _open_to_all(self, path: str) -> bool:
-        if path in _ALWAYS_OPEN:
+        if path in PROBES:
             return True
         documentation = path in _DOCS or path.startswith("/docs/")
         return documentation and self._settings.docs_access == "open"
@@ -50,12 +50,12 @@ class Door:
         if self._keys:
             return self._holder_of(headers)
         if self._settings.allow_anonymous:
-            return Caller("anonymous", anonymous=True)
+            return Caller("anonymous")
         server = scope.get("server")
         if server and server[1] is not None and not is_loopback(server[0]):
             raise Unauthorized("Without keys this service serves its own machine only. Set SERVICE_API_KEYS.")
         self._require_known_page(headers)
-        return Caller("local", anonymous=True)
+        return Caller("local")
 
     def _holder_of(self, headers: Headers) -> Caller:
         scheme, _, presented = headers.get("authorization", "").partition(" ")

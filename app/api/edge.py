@@ -14,6 +14,9 @@ from app.errors import Internal, TooLarge
 
 log = logging.getLogger(__name__)
 
+PROBES = ("/healthz", "/readyz")
+"""Asked every few seconds by whatever runs the service: open to all, and in the log at debug level only."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 
 
@@ -51,7 +54,8 @@ class RequestContext:
             await self.app(scope, receive, with_headers)
         finally:
             caller = scope.get("state", {}).get("caller")
-            log.info(
+            log.log(
+                logging.DEBUG if scope["path"] in PROBES else logging.INFO,
                 "%s %s",
                 scope["method"],
                 _printable(scope["path"]),
