@@ -164,6 +164,9 @@ FAILURES: dict[str, tuple[Fault, int, str, str | None]] = {
     "web page instead of an answer": (Fault(html=True), 502, "upstream_invalid_response", None),
     "not json": (Fault(body="oops"), 502, "upstream_invalid_response", None),
     "json of another shape": (Fault(body='{"candidates": 7}'), 502, "upstream_invalid_response", None),
+    "an error as a 200": (
+        Fault(body='{"error": {"code": 503, "message": "busy"}}'), 502, "upstream_invalid_response", None,
+    ),
     "a list": (Fault(body="[]"), 502, "upstream_invalid_response", None),
     "cut off": (Fault(truncate=True), 502, "upstream_invalid_response", None),
     "reset before the headers": (Fault(reset="before_headers"), 502, "upstream_error", None),

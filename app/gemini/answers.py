@@ -45,6 +45,8 @@ def generation(body: str, request: GenerationRequest, model: Model) -> Generatio
     except ValidationError as error:
         places = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['type']}" for e in error.errors(include_input=False)[:5])
         raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=places) from error
+    if answer.error is not None:
+        raise UpstreamInvalidResponse("Gemini sent an error as if it were an answer.", cause="error in a 200")
     candidate = answer.candidates[0] if answer.candidates else wire.Candidate()
     parts = (candidate.content.parts if candidate.content else None) or []
     pictures = [part for part in parts if part.inline_data and part.inline_data.data]

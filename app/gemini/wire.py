@@ -44,8 +44,8 @@ class Blob(_Wire):
 
 
 class Part(_Wire):
-    text: str | None = None
-    thought: bool | None = None
+    text: Lenient[str] = None
+    thought: Lenient[bool] = None
     inline_data: Blob | None = None
 
 
@@ -127,6 +127,8 @@ class ModelStatus(_Wire):
 
 
 class Answer(_Wire):
+    error: Any = None
+    """An error in the body of a 200 is none of Google's habits, but gateways have it."""
     candidates: list[Candidate] | None = None
     prompt_feedback: PromptFeedback | None = None
     usage_metadata: Lenient[UsageMetadata] = None
