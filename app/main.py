@@ -41,7 +41,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             if settings.demo:
                 from app.emulator import Emulator, served  # needs Pillow, which a real service does without
 
-                emulator = Emulator(delay_seconds=settings.demo_delay_seconds, recorded_dir=settings.recorded_dir)
+                emulator = Emulator(
+                    delay_seconds=settings.demo_delay_seconds, recorded_dir=settings.recorded_dir, keep_calls=0
+                )
                 base_url = await stack.enter_async_context(served(emulator))
                 log.warning("DEMO: the built-in emulator draws the pictures; Gemini is not called")
             gemini = await stack.enter_async_context(Gemini(settings, base_url))

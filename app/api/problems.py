@@ -162,6 +162,8 @@ def _field(location: Sequence[str | int]) -> str:
 
 def _message(found: dict[str, Any]) -> str:
     message = _SAID_BETTER.get(found["type"]) or str(found["msg"]).removeprefix("Value error, ")
+    if message.startswith("Expected UploadFile"):
+        return "must be a file"
     return message[:1].lower() + message[1:]
 
 

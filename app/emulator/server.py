@@ -55,7 +55,7 @@ class Call:
 class Emulator:
     """An ASGI application that answers like Gemini, or as badly as its `faults` say.
 
-    A fault that is appended applies to the next call; `calls` keeps what was sent.
+    A fault that is appended applies to the next call; `calls` keeps the last `keep_calls` that were sent, bodies and all.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Emulator:
         delay_seconds: float = 0,
         signature_bytes: int = 256,
         recorded_dir: Path | None = None,
-        keep_calls: int = 100,
+        keep_calls: int = 20,
     ) -> None:
         self.delay_seconds = delay_seconds
         self.signature_bytes = signature_bytes
