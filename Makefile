@@ -1,6 +1,7 @@
 # `make run` and `make test` need make and a Python from 3.11 on, nothing else; the rest comes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+EMULATOR_PORT ?= 9000
 
 .DEFAULT_GOAL := help
 
@@ -9,6 +10,9 @@ help: ## show this list
 
 run: .venv/run.stamp ## serve on HOST and PORT (127.0.0.1:8000): on Gemini with GEMINI_API_KEY, else on the emulator
 	@$(BIN)/python -m app --demo-without-key
+
+emulator: .venv/run.stamp ## emulate the Gemini API alone on EMULATOR_PORT (9000), with faults to order
+	@$(BIN)/python -m app.emulator --port $(EMULATOR_PORT)
 
 test: .venv/dev.stamp ## run every test that needs no key
 	$(BIN)/python -m pytest
@@ -40,6 +44,7 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 
 .venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.13")'
-	$(PYTHON) -m venv .venv
+	@echo 'Installing into .venv, once; it takes about 20 seconds.'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help run test check verify-live lock
+.PHONY: help run emulator test check verify-live lock

@@ -22,8 +22,11 @@ def main() -> None:
     given = parser.parse_args()
     try:
         settings = Settings()
-        if given.demo_without_key and not settings.has_credentials:
-            settings = settings.model_copy(update={"demo": True})
+        why = "as DEMO says"
+        if given.demo_without_key and not (
+            settings.demo or settings.has_credentials or settings.google_genai_use_vertexai
+        ):
+            settings, why = settings.model_copy(update={"demo": True}), "for want of GEMINI_API_KEY"
         settings.require_startable(settings.host)
     except ValidationError as error:
         sys.exit("\n".join(_said(dict(problem)) for problem in error.errors(include_input=False)))
@@ -32,7 +35,7 @@ def main() -> None:
         sys.exit(f"{named[1].upper() if named else 'Settings'}: is not valid JSON")
     except UnsafeSettings as error:
         sys.exit(str(error))
-    print(_runs_on(settings), file=sys.stderr, flush=True)
+    print(_runs_on(settings, why), file=sys.stderr, flush=True)
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -43,12 +46,13 @@ def main() -> None:
     )
 
 
-def _runs_on(settings: Settings) -> str:
+def _runs_on(settings: Settings, why: str) -> str:
     where = f"http://{settings.host}:{settings.port}, documented at /docs"
     if settings.demo:
-        why = "as DEMO says" if settings.has_credentials else "for want of GEMINI_API_KEY"
         return f"Running on the built-in emulator, {why}: {where}"
-    return f"Running on {'Vertex AI' if settings.google_genai_use_vertexai else 'Gemini'}: {where}"
+    vertex = settings.google_genai_use_vertexai
+    elsewhere = settings.google_vertex_base_url if vertex else settings.google_gemini_base_url
+    return f"Running on {'Vertex AI' if vertex else 'Gemini'}{f' at {elsewhere}' if elsewhere else ''}: {where}"
 
 
 def _said(problem: dict[str, object]) -> str:

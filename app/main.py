@@ -11,7 +11,7 @@ from app import __version__, logs
 from app.api import docs, generate, health, models, problems
 from app.api.answers import EXPOSED_HEADERS
 from app.api.dependencies import State
-from app.api.door import Door
+from app.api.door import LOOPBACK_ORIGIN, Door
 from app.api.edge import AnnouncedLength, RequestContext, SafetyNet
 from app.gemini import Gemini
 from app.service.images import Images
@@ -65,6 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url=None if settings.docs_access == "off" else "/openapi.json",
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app, log_sensitive=settings.log_sensitive)
     if settings.docs_access != "off":
@@ -81,10 +82,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Door, settings=settings)
     app.add_middleware(AnnouncedLength, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(SafetyNet, log_sensitive=settings.log_sensitive)
-    if settings.cors_allow_origins:
+    if settings.cors_allow_origins or not settings.guarded:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_allow_origins,
+            # The door lets these pages in; a browser that may not read the answer would pay for nothing.
+            allow_origin_regex=None if settings.guarded else LOOPBACK_ORIGIN,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,

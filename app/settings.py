@@ -4,7 +4,7 @@ Values come from the environment, then from a file `.env` in the working directo
 """
 
 import ipaddress
-from pathlib import Path
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    DirectoryPath,
     Field,
     SecretStr,
     ValidationError,
@@ -23,6 +24,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.catalogue import Catalogue
 
 MIB = 1024 * 1024
+
+MODEL_ID = r"^(models/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""What a model's id may look like: it becomes part of a URL."""
 
 
 def _comma_separated(value: Any) -> Any:
@@ -55,14 +59,14 @@ class Settings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    """Address to listen on. Any but a loopback address wants `SERVICE_API_KEYS`."""
+    """Address to listen on. Any but a loopback address needs `SERVICE_API_KEYS`."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
 
     gemini_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("GOOGLE_API_KEY", "GEMINI_API_KEY")
     )
-    """Key of the Gemini Developer API. `GOOGLE_API_KEY` is read too, and wins, as in Google's SDK."""
+    """Key of the Gemini Developer API. `GOOGLE_API_KEY` is read too and takes precedence, as in Google's SDK."""
     google_genai_use_vertexai: bool = Field(
         default=False, validation_alias=AliasChoices("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
     )
@@ -72,18 +76,19 @@ class Settings(BaseSettings):
     google_cloud_location: str = "global"
     """Vertex: where the model runs."""
     google_gemini_base_url: str | None = None
-    """Developer API at another address, a gateway for instance."""
+    """Base URL of the Developer API if it is reached at another address, through a gateway for instance."""
     google_vertex_base_url: str | None = None
-    """Vertex at another address."""
+    """Base URL of Vertex if it is reached at another address."""
     google_genai_api_version: str | None = None
     """Version in the upstream path: `v1beta` by default, `v1beta1` on Vertex."""
 
     demo: bool = False
-    """Answer from the built-in emulator: real traffic, drawn pictures, no cost, no key. It says so everywhere."""
+    """Answer from the built-in emulator: real traffic, drawn pictures, no cost, no key. Pictures, headers, `/readyz`
+    and the log say so."""
     demo_delay_seconds: float = Field(default=1.0, ge=0, le=600)
     """How long a demo takes over each picture."""
 
-    default_model: str = "gemini-3-pro-image"
+    default_model: str = Field(default="gemini-3-pro-image", pattern=MODEL_ID)
     """Model for requests that name none; an id or an alias."""
     model_aliases: dict[str, str] = {}
     """Further names for models, as JSON: `{"house-style": "gemini-3-pro-image"}`."""
@@ -94,14 +99,16 @@ class Settings(BaseSettings):
     """How long a call to Gemini may take altogether. 4K with references has been seen to need 250 s."""
 
     service_api_keys: Annotated[tuple[ServiceKey, ...], NoDecode] = ()
-    """Who may call: `name:secret`, several by comma; a name may have two secrets while one replaces the other.
-    Without any, only loopback is served."""
+    """Who may call, comma-separated: `web:secret1,batch:secret2`. A name may have two secrets while one replaces the
+    other. Without any, only loopback is served."""
     allow_anonymous: bool = False
-    """Serve other addresses without keys, because something in front guards the door."""
+    """Serve other addresses without keys, because a proxy in front authenticates callers."""
     docs_access: Literal["open", "key", "off"] = "open"
-    """Who sees `/docs` and `/openapi.json`: `open` is everybody, `key` callers with a key, `off` nobody."""
+    """Who sees `/docs` and `/openapi.json`: `open` shows them to everybody, `key` to callers with a key, `off` to
+    nobody."""
     cors_allow_origins: CommaSeparated = ()
-    """Web origins that may call from a browser, by comma, or `*`."""
+    """Web origins that may call from a browser, comma-separated: `https://app.example`; or `*`. Without keys, pages
+    from loopback may call anyway."""
 
     max_body_bytes: int = Field(default=144 * MIB, ge=1)
     """Largest request body. As JSON, references take a third more than their files."""
@@ -119,8 +126,16 @@ class Settings(BaseSettings):
     log_sensitive: bool = False
     """Log Google's error messages, and those of unexpected errors, as they are. They can quote prompts."""
 
-    recorded_dir: Path | None = None
+    recorded_dir: DirectoryPath | None = None
     """Demo: a folder of recorded answers that the emulator replays for the prompts they were recorded with."""
+
+    @field_validator("cors_allow_origins")
+    @classmethod
+    def _as_browsers_write_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+/?", origin):
+                raise ValueError("write origins as scheme://host or scheme://host:port, comma-separated, or *")
+        return tuple(origin.rstrip("/") for origin in origins)
 
     @field_validator("service_api_keys", mode="before")
     @classmethod
@@ -179,7 +194,7 @@ class Settings(BaseSettings):
         if host is not None and not self.guarded and not is_loopback(host):
             raise UnsafeSettings(
                 f"HOST={host} would let anybody spend your money. Set SERVICE_API_KEYS=name:secret, "
-                "or ALLOW_ANONYMOUS=true if something in front of the service guards it."
+                "or ALLOW_ANONYMOUS=true if a proxy in front authenticates callers."
             )
 
 

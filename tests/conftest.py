@@ -8,14 +8,16 @@ from typing import Any
 
 import httpx2
 import pytest
+from dotenv import dotenv_values
 from PIL import Image
 
 from app.emulator import Emulator, served
 from app.main import create_app
 from app.settings import Settings
 
-REAL_KEY = os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY", "")
-REAL_BASE_URL = os.environ.get("GOOGLE_GEMINI_BASE_URL", "https://generativelanguage.googleapis.com")
+_real = dotenv_values(".env") | os.environ
+REAL_KEY = _real.get("GOOGLE_API_KEY") or _real.get("GEMINI_API_KEY") or ""
+REAL_BASE_URL = _real.get("GOOGLE_GEMINI_BASE_URL") or "https://generativelanguage.googleapis.com"
 """For the tests that are marked live, and for nothing else."""
 
 for _name in [name for name in os.environ if name.startswith(("GOOGLE_", "GEMINI_"))]:

@@ -64,6 +64,27 @@ async def test_too_large_a_body_and_a_missing_route_can_be_read_too(serve: Serve
     assert response.headers["content-type"] == "application/problem+json"
 
 
+async def test_without_keys_a_page_from_this_machine_can_read_its_answers(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    """
+    A frontend under development, on a port of its own; what the door lets in must also be readable.
+    """
+    page = "http://localhost:5173"
+    preflight = await client.options(
+        "/generate-image",
+        headers={
+            "Origin": page,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "content-type",
+        },
+    )
+    response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Origin": page})
+
+    assert preflight.status_code == response.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == response.headers["access-control-allow-origin"] == page
+
+
 async def test_other_origins_get_no_permission(serve: Serve, gemini: Emulator) -> None:
     async with serve(**KEYED) as client:
         response = await client.post(
@@ -91,6 +112,13 @@ async def test_a_sane_request_id_is_kept_and_another_is_replaced(
 
     assert (response.headers["x-request-id"] == offered) is kept
     assert response.headers["x-request-id"]
+
+
+async def test_the_root_leads_to_the_docs(client: httpx2.AsyncClient) -> None:
+    response = await client.get("/", follow_redirects=True)
+
+    assert response.url.path == "/docs"
+    assert response.status_code == 200
 
 
 async def test_the_docs_load_nothing_from_elsewhere(client: httpx2.AsyncClient) -> None:

@@ -14,10 +14,13 @@ import pytest
 from app.emulator import Emulator, served
 from tests.conftest import REAL_BASE_URL, REAL_KEY, Serve, picture
 
-pytestmark = [
-    pytest.mark.live,
-    pytest.mark.skipif(not REAL_KEY, reason="GEMINI_API_KEY is not set"),
-]
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(autouse=True)
+def _key() -> None:
+    assert REAL_KEY, "Set GEMINI_API_KEY in the environment or in .env."
+
 
 LITE, PRO, NEW = "gemini-3.1-flash-lite-image", "gemini-3-pro-image", "gemini-nano-banana-2.1"
 

@@ -88,6 +88,9 @@ async def test_with_a_key_in_a_file_it_runs_on_gemini(tmp_path: Path) -> None:
         ({"GEMINI_API_KEY": "k", "SERVICE_API_KEYS": "sesame"}, ["SERVICE_API_KEYS", "name:secret"]),
         ({"GEMINI_API_KEY": "k", "MODELS": '{"a": {"nope": 1}}'}, ["MODELS", "nope"]),
         ({"GEMINI_API_KEY": "k", "MODELS": "{"}, ["MODELS"]),
+        ({"GEMINI_API_KEY": "k", "CORS_ALLOW_ORIGINS": "localhost:3000"}, ["CORS_ALLOW_ORIGINS", "scheme://host"]),
+        ({"GEMINI_API_KEY": "k", "DEFAULT_MODEL": "../x"}, ["DEFAULT_MODEL"]),
+        ({"DEMO": "true", "RECORDED_DIR": "/nowhere/at/all"}, ["RECORDED_DIR"]),
     ],
 )
 async def test_what_is_wrong_is_named_and_nothing_starts(

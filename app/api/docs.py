@@ -6,6 +6,7 @@ from typing import Any
 import fastapi_swagger
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 from app.api.problems import Problem
@@ -23,6 +24,8 @@ def install(app: FastAPI, *, keyed: bool) -> None:
     def openapi() -> dict[str, Any]:
         document = described()
         document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        # What Swagger UI knows a file by.
+        document["components"]["schemas"]["FormCreate"]["properties"]["images"]["items"]["format"] = "binary"
         if not keyed:
             document["components"].pop("securitySchemes", None)
             for operations in document["paths"].values():
@@ -33,6 +36,10 @@ def install(app: FastAPI, *, keyed: bool) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
     files = str(resources.files(fastapi_swagger) / "resources")
     app.mount("/docs/assets", StaticFiles(directory=files), name="docs-assets")
+
+    @app.get("/", include_in_schema=False)
+    async def root(request: Request) -> Response:
+        return RedirectResponse(request.scope.get("root_path", "").rstrip("/") + "/docs")
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:

@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 
 _ON_A_FORM = {"referenceImages": "images"}
-_SAID_BETTER = {"extra_forbidden": "there is no such field", "missing": "is required"}
+_SAID_BETTER = {
+    "string_pattern_mismatch": "has characters that do not belong there",
+    "extra_forbidden": "there is no such field",
+    "missing": "is required",
+}
 
 
 class Problem(BaseModel):

@@ -1,7 +1,7 @@
 """The request as a caller writes it, and where it is validated; once, here.
 
-Wire names are camelCase, snake_case is taken too, and a field nobody knows is refused by name. Fields that say `null`
-are as good as left out. What a model allows is the catalogue's business, not this module's.
+Wire names are camelCase, snake_case is taken too, and a field nobody knows is refused by name. What
+a model allows is the catalogue's business, not this module's.
 """
 
 import binascii
@@ -16,13 +16,17 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PrivateAttr,
     field_validator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from app.domain import GenerationRequest, Reference, Role, SafetySetting
+from app.settings import MODEL_ID
 
 MAX_PROMPT_CHARS = 200_000
 
@@ -70,13 +74,27 @@ class _Body(BaseModel):
         hide_input_in_errors=True,
     )
 
+
+class _NullIsAbsent(BaseModel):
+    """For JSON bodies: a field that says `null` is as good as left out, and the schema says so."""
+
     @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
+    def _drop_nulls(cls, data: Any) -> Any:
         return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        required = schema.get("required", ())
+        for name, field in schema.get("properties", {}).items():
+            if name not in required and {"type": "null"} not in field.get("anyOf", ()):
+                about = {key: field.pop(key) for key in ("title", "description", "default", "examples") if key in field}
+                schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **about}
+        return schema
 
-class Safety(_Body):
+
+class Safety(_Body, _NullIsAbsent):
     category: _CATEGORIES
     threshold: _THRESHOLDS
 
@@ -88,27 +106,33 @@ class GenerationOptions(_Body):
     aspect_ratio: Word | None = Field(
         None,
         description="Such as `16:9`; `GET /models` lists what each model has. Default `1:1`; with references, Gemini "
-        "follows the last one unless told otherwise.",
+        "takes the ratio of the last one unless told otherwise.",
         examples=["16:9"],
     )
     image_size: Annotated[Word, BeforeValidator(_upper)] | None = Field(
-        None, description="`512`, `1K`, `2K` or `4K`. Default `2K`, or the largest below it that the model has."
+        None,
+        description="`512`, `1K`, `2K` or `4K`. Default `2K`, or the largest below it that the model has.",
+        examples=["2K"],
     )
-    model: Annotated[str, Field(pattern=r"^(models/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = Field(
-        None, description="An id or an alias from `GET /models`, or any well-formed id that Gemini may know."
+    model: Annotated[str, Field(pattern=MODEL_ID)] | None = Field(
+        None,
+        description="An id or an alias from `GET /models`, or any well-formed id that Gemini may know.",
+        examples=["gemini-3-pro-image"],
     )
     google_search: bool = Field(
         False, description="Ground the image in Google Search; the answer then has `grounding`."
     )
     image_search: bool = Field(False, description="Let the model look images up too; not every model can.")
-    system_instruction: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = None
+    system_instruction: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(
+        None, examples=["Draw in flat colours, without words."]
+    )
     thinking_level: Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(_lower)] | None = (
-        Field(None, description="As far as the model has them; `GET /models` tells.")
+        Field(None, description="As far as the model has them; `GET /models` tells.", examples=["high"])
     )
     include_thoughts: bool = Field(False, description="Return what the model thought, as `thoughts`.")
     include_drafts: bool = Field(False, description="Return the other images that Gemini sent, as `drafts`.")
     seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = Field(
-        None, description="Passed on; Gemini promises nothing for it."
+        None, description="Passed on; Gemini promises nothing for it.", examples=[7]
     )
     safety_settings: Annotated[list[Safety], Field(max_length=12), BeforeValidator(_from_json_text)] = []
     response_format: Literal["data_url", "b64"] = Field(
@@ -141,7 +165,7 @@ class GenerationOptions(_Body):
         )
 
 
-class ReferenceCreate(_Body):
+class ReferenceCreate(_Body, _NullIsAbsent):
     """A reference image inside a JSON body, as base64."""
 
     data: str | None = Field(
@@ -169,7 +193,7 @@ class ReferenceCreate(_Body):
         return self._file
 
 
-class GenerationCreate(GenerationOptions):
+class GenerationCreate(GenerationOptions, _NullIsAbsent):
     """A request for an image, with any references inline."""
 
     model_config = ConfigDict(

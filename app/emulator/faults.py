@@ -1,7 +1,9 @@
 """Misfortunes to order: what a test, or somebody who builds a frontend, wants Gemini to do next."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict
 
 Shape = Literal[
     "text_only",
@@ -17,6 +19,8 @@ Shape = Literal[
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What happens to the next `times` calls instead of, or on top of, the ordinary answer."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     times: int = 1
 

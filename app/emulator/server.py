@@ -5,11 +5,12 @@ import gzip
 import json
 import re
 from collections import deque
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -20,6 +21,7 @@ from app.emulator.models import MODELS, Model
 from app.emulator.serving import RESET
 from app.emulator.wire import ApiError, camel
 
+_READ_FAULT = TypeAdapter(Fault)
 MAX_REQUEST_BYTES = 100 * 1024 * 1024
 
 _PATH = re.compile(
@@ -55,7 +57,7 @@ class Call:
 class Emulator:
     """An ASGI application that answers like Gemini, or as badly as its `faults` say.
 
-    A fault that is appended applies to the next call; `calls` keeps the last `keep_calls` that were sent, bodies and all.
+    A fault that is appended applies to the next call; `calls` keeps the last `keep_calls` of what was sent.
     """
 
     def __init__(
@@ -146,11 +148,12 @@ class Emulator:
     async def _scripted(self, request: Request) -> Response:
         match request.method, request.url.path:
             case "POST", "/emulator/faults":
-                known = {one.name for one in fields(Fault)}
-                wanted = await request.json()
-                if not isinstance(wanted, dict) or wanted.keys() - known:
-                    return JSONResponse({"error": f"A fault is an object with some of {sorted(known)}."}, 422)
-                self.faults.append(Fault(**wanted))
+                try:
+                    self.faults.append(_READ_FAULT.validate_json(await request.body()))
+                except ValidationError as error:
+                    known = {name: str(one.type) for name, one in Fault.__dataclass_fields__.items()}
+                    wrong = error.errors(include_url=False, include_input=False, include_context=False)
+                    return JSONResponse({"error": "That is no fault.", "wrong": wrong, "fields": known}, 422)
                 return JSONResponse(asdict(self.faults[-1]), 201)
             case "GET", "/emulator/faults":
                 return JSONResponse([asdict(fault) for fault in self.faults])
