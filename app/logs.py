@@ -16,6 +16,7 @@ from app.settings import Settings
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 _QUOTING = ("httpx2", "httpcore2", "google_genai", "google.auth", "python_multipart", "urllib3", "asyncio")
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
@@ -61,7 +62,8 @@ class _Text(logging.Formatter):
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
         message = f"{record.getMessage()}{extras}{_trace(record)}"
-        return f"{time} {record.levelname} {record.name} [{request_id.get()}] {message}"
+        # Escaped, so that nothing a caller or Google sends can pass for a line of ours.
+        return f"{time} {record.levelname} {record.name} [{request_id.get()}] {message.translate(_ESCAPED)}"
 
 
 class _Json(logging.Formatter):

@@ -63,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Text to image, editing and search-grounded images with Google's Gemini models.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         openapi_url=None if settings.docs_access == "off" else "/openapi.json",
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,

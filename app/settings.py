@@ -28,6 +28,8 @@ MIB = 1024 * 1024
 MODEL_ID = r"^(models/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 """What a model's id may look like: it becomes part of a URL."""
 
+ModelId = Annotated[str, Field(pattern=MODEL_ID)]
+
 
 def _comma_separated(value: Any) -> Any:
     if isinstance(value, str):
@@ -88,11 +90,11 @@ class Settings(BaseSettings):
     demo_delay_seconds: float = Field(default=1.0, ge=0, le=600)
     """How long a demo takes over each picture."""
 
-    default_model: str = Field(default="gemini-3-pro-image", pattern=MODEL_ID)
+    default_model: ModelId = "gemini-3-pro-image"
     """Model for requests that name none; an id or an alias."""
-    model_aliases: dict[str, str] = {}
+    model_aliases: dict[ModelId, ModelId] = {}
     """Further names for models, as JSON: `{"house-style": "gemini-3-pro-image"}`."""
-    models: dict[str, dict[str, Any]] = {}
+    models: dict[ModelId, dict[str, Any]] = {}
     """Further models, or changes to listed ones, as JSON: `{"gemini-4-image": {"like": "gemini-3-pro-image"}}`."""
 
     upstream_timeout_seconds: float = Field(default=300, gt=0, le=3600)

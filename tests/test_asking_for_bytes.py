@@ -11,7 +11,9 @@ from app.emulator import Emulator, Fault
 from tests.conftest import picture
 
 
-@pytest.mark.parametrize("accept", ["image/*", "image/jpeg", "image/avif,image/jpeg", "image/png;q=0.2,image/jpeg"])
+@pytest.mark.parametrize(
+    "accept", ["image/*", "image/jpeg", "image/avif,image/jpeg", "IMAGE/JPEG", "image/png;q=0.2,image/jpeg"]
+)
 async def test_an_image_is_sent_as_it_is(client: httpx2.AsyncClient, gemini: Emulator, accept: str) -> None:
     sent = picture("JPEG", (2048, 2048))
     gemini.faults.append(Fault(image_base64=base64.b64encode(sent).decode(), text="Voilà — 好\n2nd line"))
@@ -28,6 +30,14 @@ async def test_an_image_is_sent_as_it_is(client: httpx2.AsyncClient, gemini: Emu
     assert unquote(response.headers["x-text"]) == "Voilà — 好\n2nd line"
     assert json.loads(response.headers["x-usage"])["estimatedCostUsd"] > 0
     assert response.headers["vary"].lower().startswith("accept")
+
+
+async def test_several_accept_lines_are_one(client: httpx2.AsyncClient) -> None:
+    headers = [("Accept", "application/xml"), ("Accept", "image/*")]
+
+    response = await client.post("/generate-image", json={"prompt": "x"}, headers=headers)
+
+    assert response.headers["content-type"] == "image/jpeg"
 
 
 @pytest.mark.parametrize(

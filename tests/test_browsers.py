@@ -137,6 +137,7 @@ async def test_the_docs_load_nothing_from_elsewhere(client: httpx2.AsyncClient) 
     ("method", "path", "status", "code"),
     [
         ("GET", "/nowhere", 404, "not_found"),
+        ("POST", "/generate-image/", 404, "not_found"),
         ("GET", "/generate-image", 405, "method_not_allowed"),
         ("POST", "/models", 405, "method_not_allowed"),
     ],

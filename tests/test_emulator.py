@@ -176,6 +176,26 @@ async def test_keys_are_asked_for(gemini_url: str, headers: dict[str, str], code
     assert (response.status_code, response.json()["error"]["status"]) == (code, status)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        {},
+        {"contents": "x"},
+        {"contents": {"parts": "x"}},
+        {"contents": [{"parts": ["x"]}]},
+        {"contents": [{"parts": [{"inlineData": "x"}]}]},
+        {"contents": [{"parts": [{"text": "x"}]}], "tools": {"googleSearch": 1}},
+        {"contents": [{"parts": [{"text": "x"}]}], "generationConfig": {"thinkingConfig": {"thinkingLevel": 3}}},
+    ],
+)
+async def test_rubbish_is_google_s_400_too(gemini_url: str, body: Any) -> None:
+    async with httpx2.AsyncClient(base_url=gemini_url) as client:
+        response = await client.post("/v1beta/models/gemini-nano-banana-2.1:generateContent", json=body, headers=KEY)
+
+    assert (response.status_code, response.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
+
+
 async def test_models_and_tokens_are_told(official: genai.Client) -> None:
     models = [model.name async for model in await official.aio.models.list()]
     counted = await official.aio.models.count_tokens(model=PRO, contents="A cat on a mat")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from typing import Any
 
 import httpx2
@@ -12,6 +13,15 @@ from app.emulator import Emulator, Fault
 from tests.conftest import Serve, picture
 
 POSTER = 'A poster.\n  Title: "Mañana — 明天会更好" 🎉\n\tFine print: it\'s 100% \\ done\r\nEnd '
+
+
+def inline(data: bytes) -> dict[str, Any]:
+    return {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(data).decode()}}
+
+
+def answered_with(*parts: Any) -> Fault:
+    """An answer of Gemini's that consists of these parts."""
+    return Fault(body=json.dumps({"candidates": [{"content": {"parts": list(parts)}, "finishReason": "STOP"}]}))
 
 
 async def test_the_body_of_the_next_js_route_is_answered_like_the_next_js_route(
@@ -272,6 +282,69 @@ async def test_an_unknown_well_formed_model_is_passed_on_unchecked(
     assert config["thinkingConfig"] == {"thinkingLevel": "XHIGH"}
     assert response.status_code == 422
     assert response.json()["errors"][0]["field"] == "model"
+
+
+@pytest.mark.parametrize("ratio", ["wide", "16x9", "0:0", "16:9:1", "5:7"])
+async def test_a_paid_image_survives_a_strange_ratio(client: httpx2.AsyncClient, gemini: Emulator, ratio: str) -> None:
+    """
+    Nobody checks the ratio of a model that nobody knows; Gemini did what it could.
+    """
+    gemini.faults.append(answered_with(inline(picture("JPEG"))))
+
+    response = await client.post(
+        "/generate-image", json={"prompt": "x", "model": "gemini-9-image", "aspectRatio": ratio}
+    )
+
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [None, "good"],
+        [{"text": "\ud83d"}, "good"],
+        [{"text": 7}, "good"],
+        ["good", {"inlineData": {"mimeType": "image/png", "data": "aGVsbG8="}}],
+        [{"inlineData": {"mimeType": "image/png", "data": "%%"}}, "good"],
+    ],
+)
+@pytest.mark.parametrize("accept", ["application/json", "image/*"])
+async def test_a_good_image_survives_odd_company(
+    client: httpx2.AsyncClient, gemini: Emulator, parts: list[Any], accept: str
+) -> None:
+    sent = picture("JPEG")
+    gemini.faults.append(answered_with(*(inline(sent) if part == "good" else part for part in parts)))
+
+    response = await client.post(
+        "/generate-image", json={"prompt": "x", "includeDrafts": True}, headers={"Accept": accept}
+    )
+
+    assert response.status_code == 200, response.text
+    data = response.content if accept == "image/*" else base64.b64decode(response.json()["image"]["data"])
+    assert data == sent
+
+
+@pytest.mark.parametrize("width", [76, 100_000])
+async def test_an_image_in_letters_beside_an_image_is_left_out(
+    client: httpx2.AsyncClient, gemini: Emulator, width: int
+) -> None:
+    letters = base64.b64encode(picture("JPEG")).decode()
+    wrapped = "\n".join(letters[n : n + width] for n in range(0, len(letters), width))
+    text = f"Look: data:image/jpeg;base64,{wrapped}"
+    gemini.faults.append(answered_with({"text": text}, inline(picture("JPEG"))))
+
+    response = await client.post("/generate-image", json={"prompt": "x"})
+
+    assert response.json()["text"] == "Look: [base64 left out]"
+
+
+async def test_drafts_are_not_asked_of_a_model_without_thoughts(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    body = {"prompt": "x", "model": "gemini-2.5-flash-image", "includeDrafts": True}
+
+    response = await client.post("/generate-image", json=body)
+
+    assert response.status_code == 200
+    assert "thinkingConfig" not in gemini.calls[0].body["generationConfig"]
 
 
 async def test_a_gzipped_answer_is_read(client: httpx2.AsyncClient, gemini: Emulator) -> None:

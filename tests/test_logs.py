@@ -92,6 +92,19 @@ async def test_every_line_has_its_request_id(serve: Serve, gemini: Emulator, cap
     assert access["caller"] == "local"
 
 
+async def test_a_field_s_name_can_neither_forge_a_line_nor_tell_a_prompt(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with serve() as client:
+        capfd.readouterr()
+        await client.post("/generate-image", json={"prompt": "x", f"\n2026 INFO {PROMPT}": 1, "aspectRatio": 7})
+        lines = capfd.readouterr().err.splitlines()
+
+    assert len(lines) == 2
+    assert PROMPT not in "".join(lines)
+    assert "aspectRatio,?" in lines[0]
+
+
 async def test_gemini_s_words_are_logged_where_the_operator_wants_them(
     serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:

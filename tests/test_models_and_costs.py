@@ -129,12 +129,12 @@ async def test_settings_add_models_and_aliases(serve: Serve, gemini: Emulator) -
         "models": {
             "gemini-4-image": {"like": "gemini-3-pro-image", "image_sizes": ["1K", "8K"], "prices": {"input": 4}}
         },
-        "model_aliases": {"house": "gemini-3-pro-image"},
+        "model_aliases": {"house": "nano-banana-pro", "ours": "house"},
         "default_model": "house",
     }
     async with serve(**knobs) as client:
         listed = {model["id"]: model for model in (await client.get("/models")).json()["models"]}
-        aliased = await client.post("/generate-image", json={"prompt": "x", "model": "house"})
+        aliased = await client.post("/generate-image", json={"prompt": "x", "model": "ours"})
         refused = await client.post(
             "/generate-image", json={"prompt": "x", "model": "gemini-4-image", "imageSize": "4K"}
         )

@@ -20,6 +20,7 @@ BODY = {"prompt": "x"}
         {"Authorization": "bearer second-secret"},
         {"X-API-Key": "third:with:colons"},
         {"X-API-Key": "first-secret", "Authorization": "Basic whatever"},
+        {"X-API-Key": "first-secret", "Authorization": "Bearer a-token-of-a-gateway"},
     ],
 )
 async def test_a_key_opens_the_door(serve: Serve, gemini: Emulator, headers: dict[str, str]) -> None:

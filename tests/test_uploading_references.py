@@ -64,6 +64,23 @@ async def test_several_files_come_under_either_name(client: httpx2.AsyncClient, 
     assert [sent_bytes(inline) for inline in inline_parts(gemini)] == [file[1][1] for file in files]
 
 
+async def test_both_names_at_once_are_one_list(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    files = [("images", ("a.png", picture(colour="red"))), ("images[]", ("b.png", picture(colour="blue")))]
+
+    response = await client.post("/generate-image/with-references", data={"prompt": "Mix them"}, files=files)
+
+    assert response.status_code == 200, response.text
+    assert [sent_bytes(inline) for inline in inline_parts(gemini)] == [file[1][1] for file in files]
+
+
+async def test_a_form_of_too_many_files_is_too_large(client: httpx2.AsyncClient) -> None:
+    files = [("images", (f"{n}.png", picture())) for n in range(65)]
+
+    response = await client.post("/generate-image/with-references", data={"prompt": "x"}, files=files)
+
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+
+
 async def test_roles_and_names_are_told_before_each_image(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
     So that a prompt can say "Anna" or "the logo"; an image without either gets no label.
@@ -166,6 +183,13 @@ REFUSED = {
     "half a heic": (picture("HEIF", (200, 200))[:-8], 415),
     "png and zip": (picture("PNG") + b"PK\x03\x04rest", 415),
     "jpeg and script": (picture("JPEG") + b"<script>alert(1)</script>", 415),
+    "jpeg and zip and an end marker": (picture("JPEG") + b"PK\x03\x04rest\xff\xd9", 415),
+    "jpeg and an undeclared jpeg": (picture("JPEG") + picture("JPEG"), 415),
+    "jpeg that declares a film and brings a zip": (
+        picture("JPEG", exif=b"Exif\x00\x00MotionPhoto") + b"PK\x03\x04rest",
+        415,
+    ),
+    "jpeg without pixels": (picture("JPEG").partition(b"\xff\xda")[0] + b"\xff\xd9", 415),
     "webp and zip": (picture("WEBP") + b"PK\x03\x04rest", 415),
     "png header alone": (b"\x89PNG\r\n\x1a\n", 415),
     "jpeg header alone": (b"\xff\xd8\xff", 415),
@@ -303,8 +327,9 @@ async def test_several_images_of_one_character_are_one_character(client: httpx2.
         ({}, [("images", ("a.png", picture()))], "prompt"),
         ({"prompt": "x", "bogus": "1"}, [("images", ("a.png", picture()))], "bogus"),
         ({"prompt": "x", "roles": ["hero"]}, [("images", ("a.png", picture()))], "roles[0]"),
-        ({"prompt": "x", "names": ["a", "b"]}, [("images", ("a.png", picture()))], "body"),
+        ({"prompt": "x", "names": ["a", "b"]}, [("images", ("a.png", picture()))], "names"),
         ({"prompt": "x", "images": "text"}, [("file", ("a.png", picture()))], "images[0]"),
+        ({"prompt": "x", "safetySettings": "[" * 100_000}, [("images", ("a.png", picture()))], "safetySettings"),
         ({"prompt": "x", "safetySettings": "[{"}, [("images", ("a.png", picture()))], "safetySettings"),
     ],
 )

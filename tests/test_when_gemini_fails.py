@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 from typing import Any
 
 import httpx2
@@ -149,6 +150,28 @@ FAILURES: dict[str, tuple[Fault, int, str, str | None]] = {
     "overloaded for a while": (Fault(status=503, headers={"Retry-After": "77"}), 503, "upstream_busy", "77"),
     "internal": (Fault(status=500, message="An internal error has occurred."), 502, "upstream_error", None),
     "deadline": (Fault(status=504, message="Deadline expired."), 504, "upstream_timeout", None),
+    "quota in words": (
+        Fault(status=429, message=f"{QUOTA} Please retry in 4h59m27.7s."), 429, "quota_exhausted", "17968",
+    ),
+    "endless retry-after": (
+        Fault(status=503, headers={"Retry-After": "9" * 5000}), 503, "upstream_busy", "10",
+    ),
+    "too large": (
+        Fault(status=400, message="Request payload size exceeds the limit: 104857600 bytes."), 413, "too_large", None,
+    ),
+    "bad request by a gateway": (Fault(status=400, html=True), 502, "upstream_error", None),
+    "not found by a gateway": (Fault(status=404, html=True), 502, "upstream_error", None),
+    "odd details": (
+        Fault(status=500, body='{"error": {"code": 500, "status": 7, "details": 5}}'), 502, "upstream_error", None,
+    ),
+    "odd message": (
+        Fault(status=429, body='{"error": {"code": 429, "message": {"a": 1}, "details": [7, {"violations": 1}]}}'),
+        503, "upstream_busy", "10",
+    ),
+    "key not found": (
+        Fault(status=400, message="API Key not found. Please pass a valid API key."),
+        502, "upstream_rejected_credentials", None,
+    ),
     "bad key": (
         Fault(status=400, message="API key not valid.", details=BAD_KEY), 502, "upstream_rejected_credentials", None,
     ),
@@ -193,6 +216,20 @@ async def test_every_failure_has_its_problem(client: httpx2.AsyncClient, gemini:
     assert problem["requestId"] == response.headers["x-request-id"]
     assert fault.message not in response.text
     assert len(gemini.calls) == 1
+
+
+async def test_thoughts_of_a_refusal_are_paid_once(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    The wire counts them as output too, and does not always say the total.
+    """
+    usage = {"promptTokenCount": 10, "candidatesTokenCount": 200, "thoughtsTokenCount": 200}
+    document = {"candidates": [{"finishReason": "NO_IMAGE"}], "usageMetadata": usage}
+    gemini.faults.append(Fault(body=json.dumps(document)))
+
+    response = await client.post("/generate-image", json={"prompt": "something"})
+
+    assert response.json()["usage"]["totalTokens"] == 210
+    assert response.json()["usage"]["estimatedCostUsd"] == pytest.approx((10 * 2 + 200 * 12) / 1e6)
 
 
 async def test_a_per_day_quota_says_so(client: httpx2.AsyncClient, gemini: Emulator) -> None:

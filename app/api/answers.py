@@ -122,6 +122,14 @@ EXAMPLE: dict[str, Any] = {
     "warnings": [],
 }
 
+GROUNDING_EXAMPLE: dict[str, Any] = {
+    "queries": ["weather in Bern today"],
+    "sources": [{"title": "example.com", "uri": "https://vertexaisearch.cloud.google.com/grounding-api-redirect/…"}],
+    "imageSources": [],
+    "supports": [{"text": "Here it is.", "startIndex": 0, "endIndex": 11, "sourceIndices": [0]}],
+    "searchSuggestionsHtml": "<style>…</style><div>…</div>",
+}
+
 EXPOSED_HEADERS = (
     "X-Request-Id", "X-Demo", "Retry-After", "Content-Disposition", "X-Generation-Id", "X-Model", "X-Model-Version",
     "X-Finish-Reason", "X-Image-Width", "X-Image-Height", "X-Usage", "X-Text", "X-Thoughts", "X-Warnings",

@@ -32,7 +32,7 @@ class Door:
         self._keys = [(key.name, _digest(key.secret.get_secret_value().encode())) for key in settings.service_api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._open_to_all(scope["path"]):
+        if scope["type"] != "http" or self._open_to_all(scope["path"].removeprefix(scope.get("root_path", ""))):
             return await self.app(scope, receive, send)
         try:
             caller = self._caller(scope)
@@ -62,15 +62,16 @@ class Door:
 
     def _holder_of(self, headers: Headers) -> Caller:
         scheme, _, presented = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            presented = ""
-        presented = presented.strip() or headers.get("x-api-key", "")
-        if not presented:
+        bearer = presented.strip() if scheme.lower() == "bearer" else ""
+        # Both are looked at: a gateway in front may need Authorization for a token of its own.
+        offered = [_digest(one.encode("latin-1")) for one in (bearer, headers.get("x-api-key", "")) if one]
+        if not offered:
             raise Unauthorized("Send a key as Authorization: Bearer … or as X-API-Key.")
-        digest, holder = _digest(presented.encode("latin-1")), None
+        holder = None
         for name, known in self._keys:  # all of them, so that the time taken tells nothing
-            if hmac.compare_digest(digest, known):
-                holder = name
+            for digest in offered:
+                if hmac.compare_digest(digest, known):
+                    holder = name
         if holder is None:
             raise Unauthorized("This key is not known here.")
         return Caller(holder)

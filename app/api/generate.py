@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Depends, Form, Response
 
 from app import errors
-from app.api.answers import EXAMPLE, GenerationRead, answer
+from app.api.answers import EXAMPLE, EXPOSED_HEADERS, GROUNDING_EXAMPLE, GenerationRead, answer
 from app.api.dependencies import ImagesDep, ReferencesDep, body_of, caller
 from app.api.negotiation import AnswerWanted, Wanted
 from app.api.problems import documented
@@ -21,6 +21,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "The image: JSON by default, its own bytes for `Accept: image/*`.",
         "model": GenerationRead,
         "content": {"application/json": {"example": EXAMPLE}, "image/jpeg": _BINARY, "image/png": _BINARY},
+        "headers": {name: {"schema": {"type": "string"}} for name in EXPOSED_HEADERS if name != "Retry-After"},
     },
     **documented(
         errors.InvalidJson,
@@ -104,7 +105,17 @@ async def generate_with_references(asked: AskedInForm, images: ImagesDep) -> Res
     return answer(await images.generate(asked.request), asked.wanted)
 
 
-@router.post("/with-search", dependencies=[Depends(body_of("application/json"))])
+@router.post(
+    "/with-search",
+    dependencies=[Depends(body_of("application/json"))],
+    responses={
+        200: _ANSWERS[200]
+        | {
+            "content": _ANSWERS[200]["content"]
+            | {"application/json": {"example": EXAMPLE | {"grounding": GROUNDING_EXAMPLE}}}
+        }
+    },
+)
 async def generate_with_search(asked: AskedInJson, images: ImagesDep) -> Response:
     """Generate an image grounded in Google Search.
 

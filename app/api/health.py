@@ -19,13 +19,15 @@ class Ready(BaseModel):
     demo: bool
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses={200: {"content": {"application/json": {"example": {"status": "alive"}}}}})
 async def alive() -> Alive:
     """Answer as long as the process does."""
     return Alive()
 
 
-@router.get("/readyz")
+@router.get(
+    "/readyz", responses={200: {"content": {"application/json": {"example": {"status": "ready", "demo": False}}}}}
+)
 async def ready(settings: SettingsDep) -> Ready:
     """Answer as soon as requests can be served. `demo` says whether an emulator draws the pictures."""
     return Ready(demo=settings.demo)

@@ -1,7 +1,7 @@
 """What each model can do and costs: enough to build a form from."""
 
 from datetime import date
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +12,7 @@ from app.api.dependencies import CatalogueDep, SettingsDep, caller
 from app.api.problems import documented
 from app.api.wire import MAX_PROMPT_CHARS
 from app.catalogue import Catalogue, Model
+from app.settings import Settings
 
 router = APIRouter(
     prefix="/models",
@@ -85,23 +86,6 @@ class ModelsRead(_Read):
     limits: LimitsRead
 
 
-@router.get("")
-async def list_models(catalogue: CatalogueDep, settings: SettingsDep) -> ModelsRead:
-    """List the models with what they can do, their limits and their prices. Other well-formed ids are passed on."""
-    return ModelsRead(
-        default=catalogue.default,
-        models=[_read(model, catalogue) for model in catalogue.models.values()],
-        limits=LimitsRead(
-            prompt_chars=MAX_PROMPT_CHARS,
-            body_bytes=settings.max_body_bytes,
-            reference_bytes=settings.max_reference_bytes,
-            references_bytes=settings.max_references_bytes,
-            reference_pixels=settings.max_reference_pixels,
-            reference_types=["image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"],
-        ),
-    )
-
-
 def _read(model: Model, catalogue: Catalogue) -> ModelRead:
     by_role = model.references_by_role
     prices = {size: price for size in model.image_sizes if (price := model.image_price(size)) is not None}
@@ -141,3 +125,30 @@ def _read(model: Model, catalogue: Catalogue) -> ModelRead:
             image=prices,
         ),
     )
+
+
+def _listing(catalogue: Catalogue, settings: Settings) -> ModelsRead:
+    return ModelsRead(
+        default=catalogue.default,
+        models=[_read(model, catalogue) for model in catalogue.models.values()],
+        limits=LimitsRead(
+            prompt_chars=MAX_PROMPT_CHARS,
+            body_bytes=settings.max_body_bytes,
+            reference_bytes=settings.max_reference_bytes,
+            references_bytes=settings.max_references_bytes,
+            reference_pixels=settings.max_reference_pixels,
+            reference_types=["image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"],
+        ),
+    )
+
+
+def _example() -> dict[str, Any]:
+    """One model is enough to see the shape."""
+    whole = _listing(Catalogue("gemini-3-pro-image"), Settings.model_construct()).model_dump(mode="json", by_alias=True)
+    return whole | {"models": whole["models"][:1]}
+
+
+@router.get("", responses={200: {"content": {"application/json": {"example": _example()}}}})
+async def list_models(catalogue: CatalogueDep, settings: SettingsDep) -> ModelsRead:
+    """List the models with what they can do, their limits and their prices. Other well-formed ids are passed on."""
+    return _listing(catalogue, settings)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import mimeparse
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Request
 
 from app.errors import NotAcceptable
 
@@ -27,9 +27,13 @@ class Wanted:
 
 
 def wanted(
-    accept: Annotated[
+    request: Request,
+    _accept: Annotated[
         str | None,
-        Header(description="`application/json` (default), or `image/*`, `image/jpeg` … for the image's own bytes."),
+        Header(
+            alias="accept",
+            description="`application/json` (default), or `image/*`, `image/jpeg` … for the image's own bytes.",
+        ),
     ] = None,
 ) -> Wanted:
     """Read the header. Without one, or with one that is no such header, the answer is JSON.
@@ -37,7 +41,8 @@ def wanted(
     Raises:
         NotAcceptable: neither JSON nor an image will do.
     """
-    if not accept or not accept.strip():
+    accept = ",".join(request.headers.getlist("accept")).lower()  # types are the same in either case
+    if not accept.strip():
         return Wanted((), json=True)
     try:
         ranges = [mimeparse.parse_media_range(part) for part in accept.split(",") if part.strip()]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +13,20 @@ from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 
 from app import logs
+from app.api.wire import FormCreate, GenerationCreate
+from app.domain import Usage
 from app.errors import (
+    ContentBlocked,
     FieldError,
     Internal,
     InvalidForm,
     InvalidJson,
     InvalidRequest,
     MethodNotAllowed,
+    NoImage,
+    NotAcceptable,
     NotFound,
+    QuotaExhausted,
     ServiceError,
     TooLarge,
     Unauthorized,
@@ -29,6 +36,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+_FIELDS = {to_camel(name) for name in (*GenerationCreate.model_fields, *FormCreate.model_fields)} | {"body"}
 _ON_A_FORM = {"referenceImages": "images"}
 _SAID_BETTER = {
     "string_pattern_mismatch": "has characters that do not belong there",
@@ -71,18 +79,22 @@ def install(app: FastAPI, *, log_sensitive: bool) -> None:
     app.add_exception_handler(HTTPException, http_error)
 
 
-def response(error: ServiceError) -> Response:
-    """The problem document for `error`, with the request id of the request under way."""
-    document = {
+def document(error: ServiceError, request_id: str) -> dict[str, Any]:
+    """What a problem document says."""
+    return {
         "type": f"urn:gemini-images:problem:{error.code}",
         "title": error.title,
         "status": error.status,
         "detail": error.detail,
         "code": error.code,
-        "requestId": logs.request_id.get(),
+        "requestId": request_id,
         "error": error.detail,
         **error.members(),
     }
+
+
+def response(error: ServiceError) -> Response:
+    """The problem document for `error`, with the request id of the request under way."""
     headers = {"Cache-Control": "no-store"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -91,7 +103,8 @@ def response(error: ServiceError) -> Response:
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allow
     # Lone surrogates, which a detail could hold from the request, are escaped; so every document is valid UTF-8.
-    return Response(json.dumps(document), error.status, headers, MEDIA_TYPE)
+    content = json.dumps(document(error, logs.request_id.get()))
+    return Response(content, error.status, headers, MEDIA_TYPE)
 
 
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
@@ -113,16 +126,27 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _example(error: type[ServiceError]) -> dict[str, Any]:
-    return {
-        "type": f"urn:gemini-images:problem:{error.code}",
-        "title": error.title,
-        "status": error.status,
-        "detail": f"{error.title}.",
-        "code": error.code,
-        "requestId": "req_1d0f6c6be5a04b1e9d53a1d0a4a5c7fb",
-        "error": f"{error.title}.",
-    }
+_USED = Usage(prompt_tokens=12, output_tokens=208, thoughts_tokens=208, total_tokens=220, estimated_cost_usd=0.00252)
+_EXAMPLES: tuple[ServiceError, ...] = (
+    InvalidRequest([FieldError("aspectRatio", "gemini-3-pro-image has 1:1, 16:9 and 21:9, not 8:1")]),
+    NotAcceptable("The image is image/jpeg; ask for that.", possible=("application/json", "image/jpeg")),
+    ContentBlocked(
+        "Unable to show the generated image.", finish_reason="IMAGE_SAFETY", model="gemini-3-pro-image", usage=_USED
+    ),
+    NoImage(
+        "Gemini answered in words, without an image.",
+        finish_reason="STOP",
+        text="I would rather describe it.",
+        model="gemini-3-pro-image",
+        usage=_USED,
+    ),
+    QuotaExhausted("Gemini's quota for this service is used up for the moment.", scope="minute"),
+)
+
+
+def _example(class_: type[ServiceError]) -> dict[str, Any]:
+    fitting = (error for error in _EXAMPLES if type(error) is class_)
+    return document(next(fitting, None) or class_(f"{class_.title}."), "req_1d0f6c6be5a04b1e9d53a1d0a4a5c7fb")
 
 
 def _logged(error: ServiceError, request: Request, log_sensitive: bool) -> Response:
@@ -140,11 +164,17 @@ def _logged(error: ServiceError, request: Request, log_sensitive: bool) -> Respo
             "cause": error.cause,
             "finishReason": members.get("finishReason"),
             "blockReason": members.get("blockReason"),
-            "fields": ",".join(e["field"] for e in members.get("errors", ())) or None,
+            "fields": ",".join(map(_known, members.get("errors", ()))) or None,
         }
         | quote,
     )
     return response(error)
+
+
+def _known(error: dict[str, str]) -> str:
+    """A field's name for the log. One that we do not know is the caller's own text, a prompt perhaps."""
+    name = re.split(r"[\[.]", error["field"])[0]
+    return error["field"] if name in _FIELDS else "?"
 
 
 def _from_validation(error: RequestValidationError) -> ServiceError:
@@ -179,8 +209,10 @@ def _from_http(error: HTTPException, request: Request) -> ServiceError:
         return MethodNotAllowed(f"This route takes {allow or 'another method'}.", allow=allow)
     if error.status_code == 413:
         return TooLarge("The request body is larger than this service takes.")
+    if error.status_code == 400 and str(error.detail).startswith(("Too many", "Part exceeded")):
+        return TooLarge("The form has too many parts, or a text field that is too long.")
     if error.status_code == 400 and request.headers.get("content-type", "").startswith("multipart/"):
-        return InvalidForm("The body is not a well-formed multipart form, or it has too many parts.")
+        return InvalidForm("The body is not a well-formed multipart form.")
     if error.status_code == 400:
         return InvalidJson("The body is not JSON that can be read.")
     return Internal("Something broke in this service; its log knows more.", cause=f"HTTP {error.status_code}")

@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     PrivateAttr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -49,19 +50,32 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _no_number(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
 def _from_json_text(value: Any) -> Any:
     """A form field can hold only text; a list in it is JSON."""
     single = value[0] if isinstance(value, list) and len(value) == 1 else value
     if isinstance(single, str) and single.lstrip().startswith("["):
         try:
             return json.loads(single)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError("is not valid JSON") from error
     return value
 
 
 Word = Annotated[str, Field(min_length=1, max_length=16)]
 Name = Annotated[str, Field(max_length=100)]
+Flag = Annotated[bool, BeforeValidator(_no_number)]
 RoleOrNone = Annotated[Role | None, BeforeValidator(lambda value: value or None)]
 
 
@@ -119,19 +133,19 @@ class GenerationOptions(_Body):
         description="An id or an alias from `GET /models`, or any well-formed id that Gemini may know.",
         examples=["gemini-3-pro-image"],
     )
-    google_search: bool = Field(
+    google_search: Flag = Field(
         False, description="Ground the image in Google Search; the answer then has `grounding`."
     )
-    image_search: bool = Field(False, description="Let the model look images up too; not every model can.")
+    image_search: Flag = Field(False, description="Let the model look images up too; not every model can.")
     system_instruction: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(
         None, examples=["Draw in flat colours, without words."]
     )
     thinking_level: Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(_lower)] | None = (
         Field(None, description="As far as the model has them; `GET /models` tells.", examples=["high"])
     )
-    include_thoughts: bool = Field(False, description="Return what the model thought, as `thoughts`.")
-    include_drafts: bool = Field(False, description="Return the other images that Gemini sent, as `drafts`.")
-    seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = Field(
+    include_thoughts: Flag = Field(False, description="Return what the model thought, as `thoughts`.")
+    include_drafts: Flag = Field(False, description="Return the other images that Gemini sent, as `drafts`.")
+    seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(_no_flag)] | None = Field(
         None, description="Passed on; Gemini promises nothing for it.", examples=[7]
     )
     safety_settings: Annotated[list[Safety], Field(max_length=12), BeforeValidator(_from_json_text)] = []
@@ -234,12 +248,21 @@ class FormCreate(GenerationOptions):
         [], description="What the prompt calls each image, in the same order; several may share one."
     )
 
-    @model_validator(mode="after")
-    def _no_more_labels_than_images(self) -> Self:
-        for field, labels in (("roles", self.roles), ("names", self.names)):
-            if len(labels) > len(self.images):
-                raise ValueError(f"there are more {field} than images")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _one_list_of_images(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "images[]" not in data:
+            return data
+        both = [data[key] for key in ("images", "images[]") if key in data]
+        images = [image for one in both for image in (one if isinstance(one, list) else [one])]
+        return {key: value for key, value in data.items() if key != "images[]"} | {"images": images}
+
+    @field_validator("roles", "names")
+    @classmethod
+    def _no_more_than_images(cls, labels: list[Any], info: ValidationInfo) -> list[Any]:
+        if len(labels) > len(info.data.get("images", labels)):
+            raise ValueError("there are more of them than images")
+        return labels
 
 
 def _decoded(text: str) -> bytes:

@@ -5,7 +5,7 @@ model or price needs no new release. A model that is not listed is passed throug
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -54,8 +54,8 @@ class Catalogue:
         warnings: list[str] = []
         id_ = name
         if (alias := self.aliases.get(name)) is not None:
-            id_ = alias.target
-            warnings.append(alias.warning())
+            id_ = alias.target if alias.target in self.models else self._end_of(alias)
+            warnings.append(replace(alias, target=id_).warning())
         model = self.models.get(id_)
         if model is None:
             return Resolved(
@@ -64,6 +64,14 @@ class Catalogue:
         if model.status == "deprecated":
             warnings.append(model.deprecation())
         return Resolved(model, tuple(warnings))
+
+    def _end_of(self, alias: Alias) -> str:
+        """Where a chain of aliases leads; one that leads back to itself ends where it would begin again."""
+        seen = {alias.name}
+        while alias.target in self.aliases and alias.target not in seen:
+            alias = self.aliases[alias.target]
+            seen.add(alias.name)
+        return alias.target
 
     def _changed(self, id_: str, changes: dict[str, Any]) -> Model:
         like = changes.pop("like", id_)

@@ -73,7 +73,7 @@ def _drawn(asked: Asked, fault: Fault, signature_bytes: int) -> dict[str, Any]:
 
 def _parts(asked: Asked, fault: Fault) -> list[dict[str, Any]]:
     text = {"text": fault.text or ("Here it is." if asked.turn == 1 else f"Here it is, changed (turn {asked.turn}).")}
-    if fault.shape == "text_only":
+    if fault.shape == "text_only" or "IMAGE" not in asked.modalities:
         return [{"text": fault.text or "I would rather talk about it than draw it."}]
     if fault.shape == "base64_in_text":
         return [{"text": f"![image](data:image/jpeg;base64,{to_base64(_draft(asked, 'draft'))})"}]

@@ -25,6 +25,7 @@ class Model:
     """`None` takes any level."""
     thinks_by_default: bool = True
     has_image_size: bool = True
+    max_images: int = 14
     search: bool = False
     image_search: bool = False
     format: str = "JPEG"
@@ -81,6 +82,7 @@ MODELS = {
             {"1K": 1290},
             thinks_by_default=False,
             has_image_size=False,
+            max_images=3,
             format="PNG",
         ),
     )

@@ -120,9 +120,14 @@ class Emulator:
         if fault.status is not None or fault.html or fault.body is not None:
             return _failed(fault)
         _require_key(request)
-        if (recording := self._recordings.get(recorded.prompt_of(body))) is not None:
+        try:
+            recording = self._recordings.get(recorded.prompt_of(body))
+            if recording is None:
+                asked = validation.asked(match["model"], match["version"], body, vertex=bool(match["vertex"]))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ApiError(400, "Invalid JSON payload received. Invalid value.") from error
+        if recording is not None:
             return await _prepared(request, recording.body, recording.headers, fault, recording.status)
-        asked = validation.asked(match["model"], match["version"], body, vertex=bool(match["vertex"]))
         if match["method"] == "countTokens":
             return _google_json({"totalTokens": answering.prompt_tokens(asked)})
         if match["method"] not in ("generateContent", "streamGenerateContent"):

@@ -72,13 +72,19 @@ def asked(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) ->
     texts, images = _last_turn(contents)
     signatures.check(contents)
     config = body.get("generationConfig") or {}
-    ratio, size = _image_config(config.get("imageConfig") or {}, model, vertex)
+    if len(images) > model.max_images:
+        raise ApiError(400, f"Number of images exceeds the limit: {model.max_images}.")
+    # The newer spelling of the same, on /v1.
+    format_ = (config.get("responseFormat") or {}).get("image") or {}
+    ratio, size = _image_config(config.get("imageConfig") or format_, model, vertex)
     if config.get("candidateCount", 1) > 1:
         raise ApiError(400, "Multiple candidates is not enabled for this model")
     if str(config.get("responseMimeType", "")).startswith("image/"):
         raise ApiError(400, f"response_mime_type {config['responseMimeType']} is not supported.")
     thinking = config.get("thinkingConfig") or {}
     level = thinking.get("thinkingLevel")
+    if thinking and model.thinking_levels == ():
+        raise ApiError(400, "Thinking is not enabled for this model")
     if level and model.thinking_levels is not None and level.upper() not in model.thinking_levels:
         message = (
             f"Thinking level {level.upper()} is not supported for this model. Please retry with other thinking level."

@@ -3,9 +3,11 @@
 A 200 is not a success until an image is in hand: refusals, blocked prompts and answers in words alone all come as 200.
 """
 
+import json
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import pybase64
 from pydantic import ValidationError
@@ -29,7 +31,12 @@ _BLOCKED = {
 _RECITED = {"RECITATION", "IMAGE_RECITATION"}
 _FINISHED = {None, "FINISH_REASON_UNSPECIFIED", "STOP", "MAX_TOKENS"}
 
-_BASE64_IN_TEXT = re.compile(r"(?:data:[\w./+-]+;base64,)?[A-Za-z0-9+/_-]{400,}={0,2}|data:image/[\w.+-]+;base64,\S*")
+_BASE64_IN_TEXT = re.compile(
+    r"(?:data:[\w./+-]+;base64,\s*+)?"
+    r"(?:[A-Za-z0-9+/_-]{400,}+|(?:[A-Za-z0-9+/_-]{40,}+\s++){5,}+[A-Za-z0-9+/_-]*+)={0,2}"
+    r"|data:image/[\w.+-]+;base64,\S*+"
+)
+"""In one line or in many, with or without a data URL's beginning. (Possessive: no text makes it try twice.)"""
 
 
 def generation(body: str, request: GenerationRequest, model: Model) -> Generation:
@@ -40,15 +47,11 @@ def generation(body: str, request: GenerationRequest, model: Model) -> Generatio
         UpstreamInvalidResponse: the body is no answer, or its image is none.
         UpstreamRejectedCredentials: Google has limited the account.
     """
-    try:
-        answer = wire.Answer.model_validate_json(body)
-    except ValidationError as error:
-        places = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['type']}" for e in error.errors(include_input=False)[:5])
-        raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=places) from error
+    answer = _read(body)
     if answer.error is not None:
         raise UpstreamInvalidResponse("Gemini sent an error as if it were an answer.", cause="error in a 200")
     candidate = answer.candidates[0] if answer.candidates else wire.Candidate()
-    parts = (candidate.content.parts if candidate.content else None) or []
+    parts = _parts(candidate)
     pictures = [part for part in parts if part.inline_data and part.inline_data.data]
     found = grounding.read(candidate.grounding_metadata)
     usage = _usage(answer.usage_metadata, model, len(pictures), grounding.billed_queries(candidate.grounding_metadata))
@@ -64,12 +67,12 @@ def generation(body: str, request: GenerationRequest, model: Model) -> Generatio
             model=model.id,
             usage=usage,
         )
-    final = ([part for part in pictures if not part.thought] or pictures)[-1]
+    final, image = _final(pictures)
     drafts = [part for part in pictures if part is not final]
     return Generation(
         id=f"gen_{uuid.uuid4().hex}",
-        image=_image(final),
-        drafts=tuple(map(_image, drafts)) if request.include_drafts else (),
+        image=image,
+        drafts=tuple(_readable(drafts)) if request.include_drafts else (),
         text=text,
         thoughts=_joined(part.text for part in parts if part.thought) if request.include_thoughts else None,
         model=model.id,
@@ -79,6 +82,45 @@ def generation(body: str, request: GenerationRequest, model: Model) -> Generatio
         usage=usage,
         warnings=tuple(_warnings(answer, candidate, model, request, sum(not part.thought for part in drafts))),
     )
+
+
+def _read(body: str) -> wire.Answer:
+    try:
+        return wire.Answer.model_validate_json(body)
+    except ValidationError as error:
+        wrong = error.errors(include_input=False)
+    try:
+        # Half a surrogate pair in some text is no reason to lose an image; the standard library is not that strict.
+        return wire.Answer.model_validate(json.loads(body))
+    except (ValueError, RecursionError) as error:
+        places = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['type']}" for e in wrong[:5])
+        raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=places) from error
+
+
+def _parts(candidate: wire.Candidate) -> list[wire.Part]:
+    return [part for part in (candidate.content.parts if candidate.content else None) or [] if part]
+
+
+def _final(pictures: list[wire.Part]) -> tuple[wire.Part, Image]:
+    """The last image that is no thought, or the last of all; what turns out to be no image does not count.
+
+    Raises:
+        UpstreamInvalidResponse: none of them is an image.
+    """
+    first_error: UpstreamInvalidResponse | None = None
+    for part in [*(p for p in reversed(pictures) if not p.thought), *(p for p in reversed(pictures) if p.thought)]:
+        try:
+            return part, _image(part)
+        except UpstreamInvalidResponse as error:
+            first_error = first_error or error
+    assert first_error
+    raise first_error
+
+
+def _readable(drafts: list[wire.Part]) -> Iterator[Image]:
+    for draft in drafts:
+        with suppress(UpstreamInvalidResponse):
+            yield _image(draft)
 
 
 def _refusal(
@@ -97,7 +139,7 @@ def _refusal(
         return ContentBlocked, said or f"Gemini blocked the prompt ({feedback.block_reason})."
     if has_final or (has_any and reason in _FINISHED):
         return None
-    if any(part.text for part in (candidate.content.parts if candidate.content else None) or []):
+    if any(part.text for part in _parts(candidate)):
         return NoImage, said or "Gemini answered in words, without an image."
     return NoImage, said or f"Gemini sent no image ({reason or 'without a reason'})."
 
@@ -127,11 +169,13 @@ def _usage(metadata: wire.UsageMetadata | None, model: Model, pictures: int, que
         drawn = max(0, output - sum(d.token_count or 0 for d in details))
     prompt, thoughts = metadata.prompt_token_count or 0, metadata.thoughts_token_count or 0
     tools = metadata.tool_use_prompt_token_count or 0
+    # A refusal counts its thoughts as output too.
+    once = thoughts if not pictures and output == thoughts else output + thoughts
     usage = Usage(
         prompt_tokens=prompt,
         output_tokens=output,
         thoughts_tokens=thoughts,
-        total_tokens=metadata.total_token_count or prompt + output + thoughts + tools,
+        total_tokens=metadata.total_token_count or prompt + once + tools,
         image_tokens=drawn,
         tool_tokens=tools,
     )
@@ -157,7 +201,8 @@ def _warnings(
 
 
 def _joined(texts: Iterable[str | None]) -> str | None:
-    return without_base64("".join(filter(None, texts))) or None
+    whole = "".join(filter(None, texts)).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return without_base64(whole) or None
 
 
 def without_base64(text: str | None) -> str | None:

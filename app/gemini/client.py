@@ -65,7 +65,7 @@ class Gemini:
         Raises:
             ServiceError: every way this can fail, refusals and answers without an image included.
         """
-        contents, config = requests.contents(request), requests.config(request)
+        contents, config = requests.contents(request), requests.config(request, model)
         with as_service_errors(self._timeout):
             async with asyncio.timeout(self._timeout):
                 response = await self._sdk.aio.models.generate_content(model=model.id, contents=contents, config=config)

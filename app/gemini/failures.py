@@ -78,12 +78,14 @@ class _Told:
 
     def __init__(self, exc: sdk.APIError) -> None:
         self.code = exc.code
-        self.status = exc.status or ""
-        self.message = exc.message or ""
+        self.status = str(exc.status or "")
+        self.message = str(exc.message or "")
         body = exc.details if isinstance(exc.details, dict) else {}
-        error = body.get("error", body)
+        error = body.get("error")
+        self.from_google = isinstance(error, dict)
+        """Whether this is Google's envelope; a gateway on the way may answer in its own words."""
         listed = error.get("details") if isinstance(error, dict) else None
-        self.details = [entry for entry in listed or [] if isinstance(entry, dict)]
+        self.details = [entry for entry in _list(listed) if isinstance(entry, dict)]
         self.reasons = [str(entry["reason"]) for entry in self.details if entry.get("reason")]
         self.violations = [
             violation
@@ -91,11 +93,19 @@ class _Told:
             for violation in _list(entry.get("violations"))
             if isinstance(violation, dict)
         ]
-        self.retry_after = max(filter(None, (self._retry_info(), _retry_after_header(exc))), default=None)
+        self.retry_after = max(
+            filter(None, (self._retry_info(), self._retry_in_words(), _retry_after_header(exc))), default=None
+        )
 
     def _retry_info(self) -> int | None:
-        delays = [re.fullmatch(r"(\d+(?:\.\d+)?)s", str(entry.get("retryDelay", ""))) for entry in self.details]
+        delays = [re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", str(entry.get("retryDelay", ""))) for entry in self.details]
         return max((math.ceil(float(delay[1])) for delay in delays if delay), default=None)
+
+    def _retry_in_words(self) -> int | None:
+        """From "Please retry in 4h59m27.7s.", which comes where RetryInfo is missing."""
+        words = re.search(r"retry in (?:(\d{1,4})h)?(?:(\d{1,4})m)?(?:(\d{1,6}(?:\.\d+)?)s)?", self.message)
+        hours, minutes, seconds = (float(part or 0) for part in words.groups()) if words else (0.0, 0.0, 0.0)
+        return math.ceil(3600 * hours + 60 * minutes + seconds) or None
 
     @property
     def cause(self) -> str:
@@ -113,7 +123,7 @@ def _list(value: Any) -> list[Any]:
 def _retry_after_header(exc: sdk.APIError) -> int | None:
     headers = getattr(exc.response, "headers", None) or {}
     value = str(headers.get("retry-after", ""))
-    return int(value) if value.isdecimal() else None
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else None
 
 
 def _from_api_error(exc: sdk.APIError) -> ServiceError:
@@ -126,20 +136,22 @@ def _from_api_error(exc: sdk.APIError) -> ServiceError:
 def _matching(told: _Told) -> ServiceError:
     cause = told.cause
     rejected = told.code in (401, 403) or "API_KEY_INVALID" in told.reasons
-    if rejected or (told.code == 400 and told.says("API key not valid|API key expired")):
+    if rejected or (told.code == 400 and told.says("API key (not valid|not found|expired)")):
         # A bad key is a 400, not a 401.
         return UpstreamRejectedCredentials("Gemini does not accept this service's credentials.", cause=cause)
     if told.code == 400 and told.status == "FAILED_PRECONDITION":
         return UpstreamError(
             "Gemini does not serve this service's account from here, or not without billing.", cause=cause
         )
+    if told.code in (400, 404) and not told.from_google:
+        return UpstreamError("What answers at Gemini's address is not Gemini.", cause=cause)
+    if told.code == 413 or (told.code == 400 and told.says("payload size exceeds")):
+        return TooLarge("The request is larger than Gemini takes.", cause=cause)
     if told.code == 400:
         return InvalidRequest([_complaint(told)], cause=cause)
     if told.code == 404:
         message = "Gemini does not know this model, or does not offer it to this service."
         return InvalidRequest([FieldError("model", message)], cause=cause)
-    if told.code == 413:
-        return TooLarge("The request is larger than Gemini takes.", cause=cause)
     if told.code == 429:
         return _from_429(told)
     if told.code == 503:
@@ -176,4 +188,4 @@ def _complaint(told: _Told) -> FieldError:
     for pattern, field in _FIELDS:
         if told.says(pattern):
             return FieldError(field, "Gemini does not accept this for the model.")
-    return FieldError("request", "Gemini does not accept this request.")
+    return FieldError("body", "Gemini does not accept this request.")

@@ -12,7 +12,8 @@ def read(metadata: wire.GroundingMetadata | None) -> Grounding | None:
     """
     if metadata is None:
         return None
-    chunks = metadata.grounding_chunks or []
+    # What cannot be read keeps its place: the supports count it.
+    chunks = [chunk or wire.Chunk() for chunk in metadata.grounding_chunks or []]
     web = [index for index, chunk in enumerate(chunks) if chunk.web]
     images = [index for index, chunk in enumerate(chunks) if chunk.image and not chunk.web]
     places = {index: place for place, index in enumerate([*web, *images])}
@@ -29,7 +30,7 @@ def read(metadata: wire.GroundingMetadata | None) -> Grounding | None:
             for chunk in chunks
             if chunk.image and not chunk.web
         ),
-        supports=tuple(_support(support, places) for support in metadata.grounding_supports or []),
+        supports=tuple(_support(support, places) for support in metadata.grounding_supports or [] if support),
         search_suggestions_html=metadata.search_entry_point.rendered_content if metadata.search_entry_point else None,
     )
 

@@ -2,6 +2,7 @@
 
 from google.genai import types
 
+from app.catalogue import Model
 from app.domain import GenerationRequest, Reference, Role
 
 _AS_A = {
@@ -22,14 +23,14 @@ def contents(request: GenerationRequest) -> list[types.Content]:
     return [types.Content(role="user", parts=parts)]
 
 
-def config(request: GenerationRequest) -> types.GenerateContentConfig:
+def config(request: GenerationRequest, model: Model) -> types.GenerateContentConfig:
     """Only what was asked for: a knob left out is Gemini's to choose."""
     return types.GenerateContentConfig(
         response_modalities=["TEXT", "IMAGE"],
         image_config=_image_config(request),
         tools=_tools(request),
         system_instruction=request.system_instruction,
-        thinking_config=_thinking_config(request),
+        thinking_config=_thinking_config(request, model),
         seed=request.seed,
         safety_settings=[
             types.SafetySetting(
@@ -71,10 +72,12 @@ def _tools(request: GenerationRequest) -> types.ToolListUnion | None:
     return None
 
 
-def _thinking_config(request: GenerationRequest) -> types.ThinkingConfig | None:
-    if request.thinking_level is None and not request.include_thoughts and not request.include_drafts:
+def _thinking_config(request: GenerationRequest, model: Model) -> types.ThinkingConfig | None:
+    # Some drafts are thoughts, and come only if these do.
+    thoughts = request.include_thoughts or (request.include_drafts and (model.include_thoughts or not model.listed))
+    if request.thinking_level is None and not thoughts:
         return None
     return types.ThinkingConfig(
         thinking_level=types.ThinkingLevel(request.thinking_level.upper()) if request.thinking_level else None,
-        include_thoughts=request.include_thoughts or request.include_drafts or None,
+        include_thoughts=thoughts or None,
     )

@@ -50,7 +50,7 @@ class Part(_Wire):
 
 
 class Content(_Wire):
-    parts: list[Part] | None = None
+    parts: list[Lenient[Part]] | None = None
 
 
 class WebChunk(_Wire):
@@ -91,20 +91,20 @@ class GroundingMetadata(_Wire):
     web_search_queries: Lenient[list[str]] = None
     image_search_queries: Lenient[list[str]] = None
     search_entry_point: Lenient[SearchEntryPoint] = None
-    grounding_chunks: Lenient[list[Chunk]] = None
-    grounding_supports: Lenient[list[Support]] = None
+    grounding_chunks: Lenient[list[Lenient[Chunk]]] = None
+    grounding_supports: Lenient[list[Lenient[Support]]] = None
 
 
 class Candidate(_Wire):
     content: Content | None = None
     finish_reason: str | None = None
-    finish_message: str | None = None
+    finish_message: Lenient[str] = None
     grounding_metadata: Lenient[GroundingMetadata] = None
 
 
 class PromptFeedback(_Wire):
     block_reason: str | None = None
-    block_reason_message: str | None = None
+    block_reason_message: Lenient[str] = None
 
 
 class ModalityTokens(_Wire):
@@ -132,5 +132,5 @@ class Answer(_Wire):
     candidates: list[Candidate] | None = None
     prompt_feedback: PromptFeedback | None = None
     usage_metadata: Lenient[UsageMetadata] = None
-    model_version: str | None = None
+    model_version: Lenient[str] = None
     model_status: Lenient[ModelStatus] = None

@@ -1,12 +1,16 @@
 """JPEG: marker segments up to the frame header, then scans of entropy-coded data, up to the end marker."""
 
 import re
+from collections.abc import Iterator
 
-from app.imagefile.reading import Data, UnreadableImage, big, require_only_padding, take
+from app.imagefile.reading import MAX_PARTS, Data, UnreadableImage, big, require_only_padding
 
 _END, _START_OF_SCAN = 0xD9, 0xDA
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # not the tables for Huffman and arithmetic coding
+_APPLICATION = {0xE1, 0xE2}
+
+_MARKER = re.compile(rb"\xff+([^\xff])")  # any number of fill bytes may stand before it
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # neither a stuffed byte nor a restart marker
 
 _TRAILERS = (b"MPF\x00", b"MotionPhoto", b"MicroVideo", b"hdrgm:Version")
@@ -18,51 +22,57 @@ def recognise(data: Data) -> str | None:
 
 
 def measure(data: Data) -> tuple[int, int]:
-    position = 2
-    while True:
-        marker, position = _marker(data, position)
+    for marker, content, _ in _segments(data):
         if marker in _FRAMES:
-            height, width = big(data, position + 3, 2), big(data, position + 5, 2)
-            return width, height
+            return big(data, content + 5, 2), big(data, content + 3, 2)
         if marker in (_START_OF_SCAN, _END):
-            raise UnreadableImage("its JPEG header has no frame")
-        if marker not in _STANDALONE:
-            position += big(data, position, 2)
+            break
+    raise UnreadableImage("its JPEG header has no frame")
 
 
 def require_whole_still(data: Data) -> None:
-    measure(data)
-    if data[-2:] == b"\xff\xd9":
-        return  # The usual case, without looking at every byte of the scans.
-    end = _end(data)
-    if not any(data.find(declared, 0, min(end, 262_144)) >= 0 for declared in _TRAILERS) and data[-4:] != b"SEFT":
-        require_only_padding(data, end)
-
-
-def _marker(data: Data, position: int) -> tuple[int, int]:
-    """The marker at `position`, and where its content begins. Any number of fill bytes may stand before it."""
-    if take(data, position, 1) != b"\xff":
-        raise UnreadableImage("its JPEG structure is damaged")
-    while (marker := take(data, position + 1, 1)[0]) == 0xFF:
-        position += 1
-    return marker, position + 2
-
-
-def _end(data: Data) -> int:
-    """Where the first image of the file ends."""
-    position = 2
-    while True:
-        marker, position = _marker(data, position)
-        if marker == _END:
-            return position
-        if marker in _STANDALONE:
-            continue
-        length = big(data, position, 2)
-        if length < 2:
-            raise UnreadableImage("its JPEG structure is damaged")
-        position += length
+    scanned = declared = False
+    for marker, content, after in _segments(data):
         if marker == _START_OF_SCAN:
-            after_scan = _AFTER_SCAN.search(data, position)
-            if after_scan is None:
+            scanned = True
+        elif marker in _APPLICATION:
+            segment = data[content:after]
+            declared = declared or any(trailer in segment for trailer in _TRAILERS)
+        elif marker == _END:
+            if not scanned:
+                raise UnreadableImage("it holds no pixels")
+            if not (_looks_like_a_phone_s(data, after) and (declared or data[-4:] == b"SEFT")):
+                require_only_padding(data, after)
+
+
+def _looks_like_a_phone_s(data: Data, start: int) -> bool:
+    """Whether what is appended at `start` begins as a picture or a film does, or ends as Samsung's trailer does."""
+    return data[start : start + 3] == b"\xff\xd8\xff" or data[start + 4 : start + 8] == b"ftyp" or data[-4:] == b"SEFT"
+
+
+def _segments(data: Data) -> Iterator[tuple[int, int, int]]:
+    """Each marker of the first image, where its content begins and where that ends; the last one is the end marker."""
+    position = 2
+    for _ in range(MAX_PARTS):
+        found = _MARKER.match(data, position)
+        if found is None:
+            raise UnreadableImage("its JPEG structure is damaged or cut off")
+        marker, position = found[1][0], found.end()
+        after = position if marker in _STANDALONE or marker == _END else position + _length(data, position)
+        yield marker, position, after
+        if marker == _END:
+            return
+        position = after
+        if marker == _START_OF_SCAN:
+            scan_end = _AFTER_SCAN.search(data, position)
+            if scan_end is None:
                 raise UnreadableImage("it is cut off")
-            position = after_scan.start()
+            position = scan_end.start()
+    raise UnreadableImage("it is made of too many parts")
+
+
+def _length(data: Data, position: int) -> int:
+    length = big(data, position, 2)
+    if length < 2 or position + length > len(data):
+        raise UnreadableImage("its JPEG structure is damaged or cut off")
+    return length

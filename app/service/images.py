@@ -1,5 +1,6 @@
 """Generating an image: look the model up, refuse what it cannot do, ask Gemini once, check what came."""
 
+import re
 from dataclasses import replace
 
 from app.catalogue import Catalogue, Model
@@ -47,10 +48,10 @@ def _require_acceptable(type_: str | None, requested: GenerationRequest) -> None
 def _size_warnings(generation: Generation, request: GenerationRequest, model: Model) -> list[str]:
     """Gemini's sizes are nominal, so only a difference that somebody would see is worth a word."""
     image, warnings = generation.image, []
-    if request.aspect_ratio:
-        width, height = map(int, request.aspect_ratio.split(":"))
+    ratio = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", request.aspect_ratio or "")
+    if request.aspect_ratio and ratio:
         table = model.pixels.get(request.aspect_ratio, {}).get(request.image_size or "")
-        expected = table[0] / table[1] if table else width / height
+        expected = table[0] / table[1] if table else int(ratio[1]) / int(ratio[2])
         if abs(image.width / image.height / expected - 1) > 0.05:
             warnings.append(f"Asked for {request.aspect_ratio}, Gemini drew {image.width}×{image.height}.")
     if request.image_size and (sizes := model.pixels.get(request.aspect_ratio or "1:1")):
