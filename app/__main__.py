@@ -43,6 +43,8 @@ def main() -> None:
         log_config=None,  # app.logs has set the loggers up
         access_log=False,
         server_header=False,
+        # Whoever is drawing may finish; whoever only holds a connection open does not keep the process.
+        timeout_graceful_shutdown=int(settings.upstream_timeout_seconds) + 5,
     )
 
 

@@ -29,6 +29,7 @@ Every error has two texts: `detail` is a sentence for the caller, which may hold
 `cause` is for the log, never leaves the house, and never holds a key, a prompt or an image.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -129,6 +130,13 @@ class InvalidRequest(CallerError):
     def __init__(self, errors: list[FieldError], *, cause: str | None = None) -> None:
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors), cause=cause)
         self.errors = errors
+
+    def renamed(self, names: Mapping[str, str]) -> "InvalidRequest":
+        """The same with other names for some fields, as a form for instance has them."""
+        errors = [FieldError(names.get(error.field, error.field), error.message) for error in self.errors]
+        renamed = InvalidRequest(errors, cause=self.cause)
+        renamed.quote = self.quote
+        return renamed
 
     def members(self) -> dict[str, Any]:
         return {"errors": [{"field": error.field, "message": error.message} for error in self.errors]}

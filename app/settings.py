@@ -25,8 +25,8 @@ from app.catalogue import Catalogue
 
 MIB = 1024 * 1024
 
-MODEL_ID = r"^(models/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-"""What a model's id may look like: it becomes part of a URL."""
+MODEL_ID = r"^(models/)?[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}$"
+"""What a model's id may look like: it becomes part of a URL, so no slashes and no `..`."""
 
 ModelId = Annotated[str, Field(pattern=MODEL_ID)]
 

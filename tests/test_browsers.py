@@ -114,6 +114,11 @@ async def test_a_sane_request_id_is_kept_and_another_is_replaced(
     assert response.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_probes_may_ask_for_the_head_alone(client: httpx2.AsyncClient, path: str) -> None:
+    assert (await client.head(path)).status_code == 200
+
+
 async def test_the_root_leads_to_the_docs(client: httpx2.AsyncClient) -> None:
     response = await client.get("/", follow_redirects=True)
 

@@ -136,6 +136,7 @@ async def test_snake_case_and_nulls_are_taken_too(client: httpx2.AsyncClient, ge
         ({"prompt": "x", "seed": 2**31}, "seed"),
         ({"prompt": "x", "model": "../../secrets"}, "model"),
         ({"prompt": "x", "model": "a/b"}, "model"),
+        ({"prompt": "x", "model": "a..b"}, "model"),
         ({"prompt": "x", "model": "a:generateContent?x"}, "model"),
         ({"prompt": "x", "responseFormat": "url"}, "responseFormat"),
         ({"prompt": "x", "safetySettings": [{"category": "HARM", "threshold": "OFF"}]}, "safetySettings[0].category"),

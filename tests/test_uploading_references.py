@@ -325,6 +325,7 @@ async def test_several_images_of_one_character_are_one_character(client: httpx2.
     [
         ({"prompt": "x"}, [], "images"),
         ({}, [("images", ("a.png", picture()))], "prompt"),
+        ({"prompt": "x", "referenceImages": "1"}, [("images", ("a.png", picture()))], "referenceImages"),
         ({"prompt": "x", "bogus": "1"}, [("images", ("a.png", picture()))], "bogus"),
         ({"prompt": "x", "roles": ["hero"]}, [("images", ("a.png", picture()))], "roles[0]"),
         ({"prompt": "x", "names": ["a", "b"]}, [("images", ("a.png", picture()))], "names"),

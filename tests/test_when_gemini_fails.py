@@ -156,6 +156,14 @@ FAILURES: dict[str, tuple[Fault, int, str, str | None]] = {
     "endless retry-after": (
         Fault(status=503, headers={"Retry-After": "9" * 5000}), 503, "upstream_busy", "10",
     ),
+    "shortage with a header": (
+        Fault(status=429, message="Resource exhausted.", headers={"Retry-After": "7"}), 503, "upstream_busy", "7",
+    ),
+    "nested without end": (Fault(status=500, body="[" * 100_000), 502, "upstream_invalid_response", None),
+    "another charset": (
+        Fault(body="odd", headers={"Content-Type": "application/json; charset=utf-16"}),
+        502, "upstream_invalid_response", None,
+    ),
     "too large": (
         Fault(status=400, message="Request payload size exceeds the limit: 104857600 bytes."), 413, "too_large", None,
     ),

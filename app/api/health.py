@@ -19,12 +19,14 @@ class Ready(BaseModel):
     demo: bool
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", responses={200: {"content": {"application/json": {"example": {"status": "alive"}}}}})
 async def alive() -> Alive:
     """Answer as long as the process does."""
     return Alive()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz", responses={200: {"content": {"application/json": {"example": {"status": "ready", "demo": False}}}}}
 )

@@ -48,6 +48,8 @@ def wanted(
         ranges = [mimeparse.parse_media_range(part) for part in accept.split(",") if part.strip()]
     except mimeparse.MimeTypeParseException:
         return Wanted((), json=True)
+    if not ranges:
+        return Wanted((), json=True)
     json_quality = mimeparse.quality_parsed(JSON, ranges)
     better = tuple(type_ for type_ in IMAGE_TYPES if mimeparse.quality_parsed(type_, ranges) > json_quality)
     if not better and not json_quality:

@@ -34,6 +34,9 @@ from app.errors import (
 
 log = logging.getLogger(__name__)
 
+MAX_ERRORS = 20
+"""Wrong fields that a problem names; a body can hold any number of them."""
+
 MEDIA_TYPE = "application/problem+json"
 
 _FIELDS = {to_camel(name) for name in (*GenerationCreate.model_fields, *FormCreate.model_fields)} | {"body"}
@@ -64,15 +67,17 @@ def install(app: FastAPI, *, log_sensitive: bool) -> None:
 
     async def service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        return _logged(error, request, log_sensitive)
+        if isinstance(error, InvalidRequest) and request.headers.get("content-type", "").startswith("multipart/"):
+            error = error.renamed(_ON_A_FORM)
+        return _logged(error, log_sensitive)
 
-    async def validation_error(request: Request, error: Exception) -> Response:
+    async def validation_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return _logged(_from_validation(error), request, log_sensitive)
+        return _logged(_from_validation(error), log_sensitive)
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _logged(_from_http(error, request), request, log_sensitive)
+        return _logged(_from_http(error, request), log_sensitive)
 
     app.add_exception_handler(ServiceError, service_error)
     app.add_exception_handler(RequestValidationError, validation_error)
@@ -149,11 +154,7 @@ def _example(class_: type[ServiceError]) -> dict[str, Any]:
     return document(next(fitting, None) or class_(f"{class_.title}."), "req_1d0f6c6be5a04b1e9d53a1d0a4a5c7fb")
 
 
-def _logged(error: ServiceError, request: Request, log_sensitive: bool) -> Response:
-    if isinstance(error, InvalidRequest) and request.headers.get("content-type", "").startswith("multipart/"):
-        renamed = [FieldError(_ON_A_FORM.get(e.field, e.field), e.message) for e in error.errors]
-        error, old = InvalidRequest(renamed, cause=error.cause), error
-        error.quote = old.quote
+def _logged(error: ServiceError, log_sensitive: bool) -> Response:
     quote = {"quote": error.quote} if log_sensitive and error.quote else {}
     members = error.members()
     log.log(
@@ -183,7 +184,7 @@ def _from_validation(error: RequestValidationError) -> ServiceError:
         return InvalidJson("The body is not valid JSON.")
     if any(tuple(one["loc"]) == ("body",) and one["type"] == "missing" for one in found):
         return InvalidJson("The body is empty; send a JSON object.")
-    return InvalidRequest([FieldError(_field(one["loc"]), _message(one)) for one in found])
+    return InvalidRequest([FieldError(_field(one["loc"]), _message(one)) for one in found[:MAX_ERRORS]])
 
 
 def _field(location: Sequence[str | int]) -> str:

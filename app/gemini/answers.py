@@ -85,6 +85,7 @@ def generation(body: str, request: GenerationRequest, model: Model) -> Generatio
 
 
 def _read(body: str) -> wire.Answer:
+    body = body.removeprefix("\ufeff")
     try:
         return wire.Answer.model_validate_json(body)
     except ValidationError as error:
@@ -148,6 +149,8 @@ def _image(part: wire.Part) -> Image:
     """Decode a part and look at what it really is; the type that Gemini declares has been wrong."""
     assert part.inline_data and part.inline_data.data
     encoded = part.inline_data.data
+    if "\n" in encoded:  # as MIME wraps it
+        encoded = "".join(encoded.split())
     altchars = b"-_" if "-" in encoded or "_" in encoded else None
     try:
         data = pybase64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=altchars, validate=True)

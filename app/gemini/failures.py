@@ -65,7 +65,9 @@ def as_service_errors(timeout_seconds: float) -> Iterator[None]:
     except GoogleAuthError as exc:
         detail = "This service has no valid Google Cloud credentials."
         raise UpstreamRejectedCredentials(detail, cause=_name(exc)) from exc
-    except json.JSONDecodeError as exc:
+    except UnicodeEncodeError:
+        raise  # ours: a key that no header can carry
+    except (json.JSONDecodeError, UnicodeError, RecursionError) as exc:
         raise UpstreamInvalidResponse("Gemini's answer is not JSON.", cause=_name(exc)) from exc
 
 
@@ -93,8 +95,9 @@ class _Told:
             for violation in _list(entry.get("violations"))
             if isinstance(violation, dict)
         ]
+        self.retry_info = self._retry_info()
         self.retry_after = max(
-            filter(None, (self._retry_info(), self._retry_in_words(), _retry_after_header(exc))), default=None
+            filter(None, (self.retry_info, self._retry_in_words(), _retry_after_header(exc))), default=None
         )
 
     def _retry_info(self) -> int | None:
@@ -165,11 +168,10 @@ def _matching(told: _Told) -> ServiceError:
 
 def _from_429(told: _Told) -> ServiceError:
     """Tell a quota from a shortage: both are 429, and only a quota comes with details or says its name."""
-    quota_like = told.violations or told.retry_after or told.says("current quota|quota exceeded|limit: 0")
+    quota_like = told.violations or told.retry_info or told.says("current quota|quota exceeded|limit: 0")
     if not quota_like:
-        return UpstreamBusy(
-            "Gemini is short of capacity at the moment.", cause=told.cause, retry_after=BUSY_RETRY_AFTER_SECONDS
-        )
+        wait = told.retry_after or BUSY_RETRY_AFTER_SECONDS
+        return UpstreamBusy("Gemini is short of capacity at the moment.", cause=told.cause, retry_after=wait)
     if told.says(r"limit: 0\b"):
         detail = "Gemini does not offer this model on the tier of this service's key (limit: 0)."
         return QuotaExhausted(detail, scope=None, cause=told.cause, retry_after=told.retry_after)

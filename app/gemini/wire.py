@@ -30,7 +30,7 @@ def _or_nothing(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 
 Lenient = Annotated[T | None, WrapValidator(_or_nothing)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class _Wire(BaseModel):
@@ -97,7 +97,7 @@ class GroundingMetadata(_Wire):
 
 class Candidate(_Wire):
     content: Content | None = None
-    finish_reason: str | None = None
+    finish_reason: Lenient[str] = None
     finish_message: Lenient[str] = None
     grounding_metadata: Lenient[GroundingMetadata] = None
 
