@@ -5,7 +5,7 @@ import gzip
 import json
 import re
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ class Emulator:
                 try:
                     self.faults.append(_READ_FAULT.validate_json(await request.body()))
                 except ValidationError as error:
-                    known = {name: str(one.type) for name, one in Fault.__dataclass_fields__.items()}
+                    known = {one.name: str(one.type) for one in fields(Fault)}
                     wrong = error.errors(include_url=False, include_input=False, include_context=False)
                     return JSONResponse({"error": "That is no fault.", "wrong": wrong, "fields": known}, 422)
                 return JSONResponse(asdict(self.faults[-1]), 201)
