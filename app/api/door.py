@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
-from app.api.edge import PROBES
+from app.api.edge import PROBES, route_path
 from app.domain import Caller
 from app.errors import CallerError, ForbiddenOrigin, Unauthorized
 from app.settings import Settings, is_loopback
@@ -32,7 +32,7 @@ class Door:
         self._keys = [(key.name, _digest(key.secret.get_secret_value().encode())) for key in settings.service_api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._open_to_all(scope["path"].removeprefix(scope.get("root_path", ""))):
+        if scope["type"] != "http" or self._open_to_all(route_path(scope)):
             return await self.app(scope, receive, send)
         try:
             caller = self._caller(scope)

@@ -20,6 +20,12 @@ PROBES = ("/healthz", "/readyz")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 
 
+def route_path(scope: Scope) -> str:
+    """The path as the routes have it, wherever a proxy has put the service."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 class RequestContext:
     """Gives each request an id (the caller's, if it is a sane one) and writes its line into the log.
 
@@ -55,10 +61,10 @@ class RequestContext:
         finally:
             caller = scope.get("state", {}).get("caller")
             log.log(
-                logging.DEBUG if scope["path"] in PROBES else logging.INFO,
+                logging.DEBUG if route_path(scope) in PROBES else logging.INFO,
                 "%s %s",
                 scope["method"],
-                _printable(scope["path"]),
+                scope["path"][:200],
                 extra={
                     "status": status or None,
                     "ms": round(1000 * (time.perf_counter() - started)),
@@ -116,8 +122,3 @@ class AnnouncedLength:
             answer = problems.response(TooLarge(f"A request body may have {self.max_body_bytes:,} bytes."))
             return await answer(scope, receive, send)
         await self.app(scope, receive, send)
-
-
-def _printable(path: str) -> str:
-    """A path fit for one log line: short, and with nothing in it that could pass for another line."""
-    return path[:200].encode("unicode_escape").decode()

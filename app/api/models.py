@@ -12,6 +12,7 @@ from app.api.dependencies import CatalogueDep, SettingsDep, caller
 from app.api.problems import documented
 from app.api.wire import MAX_PROMPT_CHARS
 from app.catalogue import Catalogue, Model
+from app.imagefile import MIME_TYPES
 from app.settings import Settings
 
 router = APIRouter(
@@ -137,7 +138,7 @@ def _listing(catalogue: Catalogue, settings: Settings) -> ModelsRead:
             reference_bytes=settings.max_reference_bytes,
             references_bytes=settings.max_references_bytes,
             reference_pixels=settings.max_reference_pixels,
-            reference_types=["image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"],
+            reference_types=list(MIME_TYPES),
         ),
     )
 

@@ -7,9 +7,9 @@ import mimeparse
 from fastapi import Depends, Header, Request
 
 from app.errors import NotAcceptable
+from app.imagefile import MIME_TYPES
 
 JSON = "application/json"
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def wanted(
     if not ranges:
         return Wanted((), json=True)
     json_quality = mimeparse.quality_parsed(JSON, ranges)
-    better = tuple(type_ for type_ in IMAGE_TYPES if mimeparse.quality_parsed(type_, ranges) > json_quality)
+    better = tuple(type_ for type_ in MIME_TYPES if mimeparse.quality_parsed(type_, ranges) > json_quality)
     if not better and not json_quality:
         raise NotAcceptable("The answer is JSON or an image.", possible=(JSON, "image/*"))
     return Wanted(better, json=json_quality > 0)

@@ -1,14 +1,12 @@
 """The request as a caller writes it, and where it is validated; once, here.
 
-Wire names are camelCase, snake_case is taken too, and a field nobody knows is refused by name. What
-a model allows is the catalogue's business, not this module's.
+Wire names are camelCase, snake_case is taken too, and a field nobody knows is refused by name. What a model allows is
+the catalogue's business, not this module's.
 """
 
-import binascii
 import json
 from typing import Annotated, Any, Literal, Self
 
-import pybase64
 from fastapi import UploadFile
 from pydantic import (
     AliasChoices,
@@ -26,6 +24,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from app import base64text
 from app.domain import GenerationRequest, Reference, Role, SafetySetting
 from app.settings import MODEL_ID
 
@@ -270,9 +269,7 @@ def _decoded(text: str) -> bytes:
         declared, comma, text = text.partition(",")
         if not comma or not declared.lower().endswith(";base64"):
             raise ValueError("the data URL must be base64")
-    altchars = b"-_" if "-" in text or "_" in text else None
     try:
-        text = "".join(text.split()) if any(space in text for space in "\r\n ") else text
-        return pybase64.b64decode(text + "=" * (-len(text) % 4), altchars=altchars, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return base64text.decode("".join(text.split()) if any(space in text for space in "\r\n ") else text)
+    except ValueError as error:
         raise ValueError("is not valid base64") from error

@@ -44,13 +44,12 @@ _GOOGLES_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a client sent: `raw` as it was, `body` with camelCase keys throughout."""
+    """What a client sent, its body with camelCase keys throughout."""
 
     model: str
     method: str
     path: str
     headers: dict[str, str]
-    raw: bytes
     body: dict[str, Any]
 
 
@@ -111,7 +110,7 @@ class Emulator:
         if not isinstance(body, dict):
             raise ApiError(400, 'Invalid JSON payload received. Unknown name "": Root element must be a message.')
         headers = {key.lower(): value for key, value in request.headers.items()}
-        self.calls.append(Call(match["model"] or "", match["method"] or "", request.url.path, headers, raw, body))
+        self.calls.append(Call(match["model"] or "", match["method"] or "", request.url.path, headers, body))
         fault = self._next_fault()
         if fault.delay_seconds or self.delay_seconds:
             await asyncio.sleep(fault.delay_seconds or self.delay_seconds)

@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-import pybase64
 from pydantic import ValidationError
 
+from app import base64text
 from app.catalogue import Model
 from app.domain import Generation, GenerationRequest, Image, Usage
 from app.errors import (
@@ -151,9 +151,8 @@ def _image(part: wire.Part) -> Image:
     encoded = part.inline_data.data
     if "\n" in encoded:  # as MIME wraps it
         encoded = "".join(encoded.split())
-    altchars = b"-_" if "-" in encoded or "_" in encoded else None
     try:
-        data = pybase64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=altchars, validate=True)
+        data = base64text.decode(encoded)
     except ValueError as error:
         raise UpstreamInvalidResponse("Gemini's image is not valid base64.") from error
     try:

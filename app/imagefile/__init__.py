@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from app.imagefile import heif, jpeg, png, webp
 from app.imagefile.reading import Data, UnreadableImage
 
-__all__ = ["ImageHeader", "UnreadableImage", "read_header", "require_whole_still"]
+__all__ = ["MIME_TYPES", "ImageHeader", "UnreadableImage", "read_header", "require_whole_still"]
+
+MIME_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif")
+"""What `read_header` can find, and what Gemini takes."""
 
 _FORMATS = (png, jpeg, webp, heif)
 
