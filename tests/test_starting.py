@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import tomllib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -104,6 +105,19 @@ async def test_what_is_wrong_is_named_and_nothing_starts(
         assert word in output.decode()
     assert "Traceback" not in output.decode()
     assert "sesame" not in output.decode()
+
+
+async def test_the_entrypoint_is_an_application_that_any_server_can_run(tmp_path: Path) -> None:
+    """
+    FastAPI's command takes it from pyproject.toml and wants an object, not a factory.
+    """
+    entrypoint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["fastapi"]["entrypoint"]
+    async with process(tmp_path, entrypoint, "--port", "0", module="uvicorn", DEMO="true") as running:
+        port = (await line_with(running, "Uvicorn running")).split(" (")[0].rpartition(":")[2]
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            ready = await client.get("/readyz")
+
+    assert ready.json()["demo"] is True
 
 
 async def test_the_emulator_runs_alone(tmp_path: Path) -> None:
