@@ -7,6 +7,8 @@ new value (`dataclasses.replace`).
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from app.lifting import Content
+
 
 class Role(StrEnum):
     """What a reference image is for."""
@@ -20,7 +22,7 @@ class Role(StrEnum):
 class Image:
     """An image file, with what its own header says of it (a claimed type or size is never kept)."""
 
-    data: bytes
+    content: Content
     mime_type: str
     width: int
     height: int

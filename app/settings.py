@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     upstream_timeout_seconds: float = Field(default=300, gt=0, le=3600)
     """How long a call to Gemini may take altogether. 4K with references has been seen to need 250 s."""
 
+    max_upstream_body_bytes: int = Field(default=96 * MIB, ge=1)
+    """Largest answer of Gemini's that is read, thought signatures included."""
+
     service_api_keys: Annotated[tuple[ServiceKey, ...], NoDecode] = ()
     """Who may call, comma-separated: `web:secret1,batch:secret2`. A name may have two secrets while one replaces the
     other. Without any, only loopback is served."""

@@ -4,13 +4,12 @@ The base64 does not go through a JSON encoder: the document is encoded with shor
 the base64 in their place.
 """
 
+import asyncio
 import json
-import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-import pybase64
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -18,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.negotiation import Wanted
 from app.domain import Generation, Image
+from app.lifting import Content, Encoded, Tokens
 
 MAX_HEADER_BYTES = 3_000
 """What the words of an answer may take in headers altogether; proxies in front often allow 4 KiB."""
@@ -139,17 +139,25 @@ EXPOSED_HEADERS = (
 
 
 class Pieces(Response):
-    """A body that is sent as it lies in memory, piece by piece, never joined."""
+    """A body that is sent piece by piece, never joined, each piece encoded when its turn comes."""
 
-    def __init__(self, pieces: list[bytes], media_type: str, headers: Mapping[str, str]) -> None:
-        self._pieces = pieces
+    def __init__(
+        self, segments: Sequence[bytes | Encoded | Content], media_type: str, headers: Mapping[str, str]
+    ) -> None:
+        self._segments = segments
         super().__init__(None, headers=headers, media_type=media_type)
-        self.headers["Content-Length"] = str(sum(map(len, pieces)))
+        self.headers["Content-Length"] = str(sum(map(len, segments)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for piece in self._pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        for segment in self._segments:
+            if isinstance(segment, bytes):
+                await send({"type": "http.response.body", "body": segment, "more_body": True})
+                continue
+            async for piece in segment:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                # The server waits only when the caller is slow; other callers should have their turn anyway.
+                await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -161,12 +169,12 @@ def answer(generation: Generation, wanted: Wanted) -> Response:
 
 
 def _as_json(generation: Generation, *, with_url: bool) -> Response:
-    mark = secrets.token_hex(16)
-    images: list[bytes] = []
+    tokens = Tokens()
+    images: dict[str, Encoded] = {}
 
     def read(image: Image) -> ImageRead:
-        place = f"{mark}{len(images):02}"
-        images.append(pybase64.b64encode(image.data))
+        place = tokens.next()
+        images[place] = Encoded(image.content)
         url = f"data:{image.mime_type};base64,{place}" if with_url else None
         return ImageRead(data=place, mime_type=image.mime_type, url=url, width=image.width, height=image.height)
 
@@ -179,18 +187,20 @@ def _as_json(generation: Generation, *, with_url: bool) -> Response:
     for image in [document["image"], *document.get("drafts", ())]:
         if image["url"] is None:
             del image["url"]
-    first, *rest = json.dumps(document, separators=(",", ":")).encode().split(mark.encode())
-    pieces = [first]
-    for piece in rest:
-        pieces += [images[int(piece[:2])], piece[2:]]
-    return Pieces(pieces, "application/json", _headers(generation))
+    segments: list[bytes | Encoded | Content] = []
+    text = json.dumps(document, separators=(",", ":")).encode()
+    for place, image in images.items():
+        for _ in range(2 if with_url else 1):
+            before, _, text = text.partition(place.encode())
+            segments += [before, image]
+    return Pieces([*segments, text], "application/json", _headers(generation))
 
 
 def _as_bytes(generation: Generation) -> Response:
     image, words = generation.image, _words(generation)
     name = f"{generation.id}.{_EXTENSIONS[image.mime_type]}"
     headers = _headers(generation) | {"Content-Disposition": f'inline; filename="{name}"'} | words
-    return Pieces([image.data], image.mime_type, headers)
+    return Pieces([image.content], image.mime_type, headers)
 
 
 def _headers(generation: Generation) -> dict[str, str]:

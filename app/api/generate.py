@@ -1,18 +1,22 @@
 """The three routes that make images."""
 
+import mmap
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Form, Response
+from fastapi import APIRouter, Depends, Form, Request, Response, UploadFile
+from starlette.formparsers import MultiPartParser
 
 from app import errors
 from app.api.answers import EXAMPLE, EXPOSED_HEADERS, GROUNDING_EXAMPLE, GenerationRead, answer
 from app.api.dependencies import ImagesDep, ReferencesDep, body_of, caller
+from app.api.inline import LiftedRequest, LiftingRoute
 from app.api.negotiation import AnswerWanted, Wanted
 from app.api.problems import documented
 from app.api.wire import FormCreate, GenerationCreate, GenerationOptions
 from app.domain import GenerationRequest, Reference
+from app.lifting import Data
 from app.service.references import Upload
 
 _BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
@@ -65,15 +69,26 @@ router = APIRouter(
     tags=["images"],
     responses=_ANSWERS,
     default_response_class=Response,
+    route_class=LiftingRoute,
     dependencies=[Depends(caller)],
 )
 
 
-async def _from_json(body: GenerationCreate, wanted: AnswerWanted, references: ReferencesDep) -> Asked:
-    uploads = [
-        Upload(one.file, f"referenceImages[{index}]", one.role, one.name or None)
-        for index, one in enumerate(body.reference_images)
-    ]
+async def _from_json(
+    body: GenerationCreate, request: Request, wanted: AnswerWanted, references: ReferencesDep
+) -> Asked:
+    assert isinstance(request, LiftedRequest)
+    uploads: list[Upload] = []
+    wrong: list[errors.FieldError] = []
+    for index, one in enumerate(body.reference_images):
+        where, file = f"referenceImages[{index}]", request.file(one.url or one.data or "")
+        if one.url is not None and file.declaration is None:
+            wrong.append(errors.FieldError(where, "url must be a data URL; this service fetches nothing"))
+        elif not file.valid:
+            wrong.append(errors.FieldError(where, "is not valid base64, or a data URL of that"))
+        uploads.append(Upload(file.data, where, one.role, one.name or None))
+    if wrong:
+        raise errors.InvalidRequest(wrong)
     return Asked.of(body, await references.take(uploads), wanted)
 
 
@@ -83,10 +98,17 @@ async def _from_form(
     references: ReferencesDep,
 ) -> Asked:
     uploads = [
-        Upload(await file.read(), f"images[{index}]", role, name or None)
+        Upload(await _contents(file), f"images[{index}]", role, name or None)
         for index, (file, role, name) in enumerate(zip_longest(form.images, form.roles, form.names))
     ]
     return Asked.of(form, await references.take(uploads), wanted)
+
+
+async def _contents(file: UploadFile) -> Data:
+    """A large file stays on the disk that the form parser has put it on."""
+    if (file.size or 0) <= MultiPartParser.spool_max_size:
+        return await file.read()
+    return mmap.mmap(file.file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 AskedInJson = Annotated[Asked, Depends(_from_json)]

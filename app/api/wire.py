@@ -15,7 +15,6 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
-    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -24,7 +23,6 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from app import base64text
 from app.domain import GenerationRequest, Reference, Role, SafetySetting
 from app.settings import MODEL_ID
 
@@ -190,20 +188,12 @@ class ReferenceCreate(_Body, _NullIsAbsent):
     name: Name | None = Field(
         None, description="What the prompt calls it, such as `Anna`. Several images may share one."
     )
-    _file: bytes = PrivateAttr(b"")
 
     @model_validator(mode="after")
-    def _decode(self) -> Self:
+    def _one_of_both(self) -> Self:
         if (self.data is None) == (self.url is None):
             raise ValueError("give either data or url")
-        if self.url is not None and not self.url[:5].lower() == "data:":
-            raise ValueError("url must be a data URL; this service fetches nothing")
-        self._file = _decoded(self.url or self.data or "")
         return self
-
-    @property
-    def file(self) -> bytes:
-        return self._file
 
 
 class GenerationCreate(GenerationOptions, _NullIsAbsent):
@@ -262,14 +252,3 @@ class FormCreate(GenerationOptions):
         if len(labels) > len(info.data.get("images", labels)):
             raise ValueError("there are more of them than images")
         return labels
-
-
-def _decoded(text: str) -> bytes:
-    if text[:5].lower() == "data:":
-        declared, comma, text = text.partition(",")
-        if not comma or not declared.lower().endswith(";base64"):
-            raise ValueError("the data URL must be base64")
-    try:
-        return base64text.decode("".join(text.split()) if any(space in text for space in "\r\n ") else text)
-    except ValueError as error:
-        raise ValueError("is not valid base64") from error

@@ -11,7 +11,6 @@ from contextlib import suppress
 
 from pydantic import ValidationError
 
-from app import base64text
 from app.catalogue import Model
 from app.domain import Generation, GenerationRequest, Image, Usage
 from app.errors import (
@@ -23,7 +22,8 @@ from app.errors import (
     UpstreamRejectedCredentials,
 )
 from app.gemini import grounding, wire
-from app.imagefile import UnreadableImage, read_header
+from app.gemini.transport import Exchange
+from app.imagefile import UnreadableImage, read_content_header
 
 _BLOCKED = {
     "SAFETY", "PROHIBITED_CONTENT", "SPII", "BLOCKLIST", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "MODEL_ARMOR",
@@ -39,8 +39,14 @@ _BASE64_IN_TEXT = re.compile(
 """In one line or in many, with or without a data URL's beginning. (Possessive: no text makes it try twice.)"""
 
 
-def generation(body: str, request: GenerationRequest, model: Model) -> Generation:
+def generation(body: str, exchange: Exchange, request: GenerationRequest, model: Model) -> Generation:
     """Read what Gemini answered to `request`.
+
+    Args:
+        body: the answer's JSON, with tokens for the images that `exchange` has received.
+        exchange: that of the call.
+        request: what was asked for.
+        model: the model that was asked.
 
     Raises:
         Refused: there is no image, with Gemini's reason, words and usage.
@@ -67,12 +73,12 @@ def generation(body: str, request: GenerationRequest, model: Model) -> Generatio
             model=model.id,
             usage=usage,
         )
-    final, image = _final(pictures)
+    final, image = _final(pictures, exchange)
     drafts = [part for part in pictures if part is not final]
     return Generation(
         id=f"gen_{uuid.uuid4().hex}",
         image=image,
-        drafts=tuple(_readable(drafts)) if request.include_drafts else (),
+        drafts=tuple(_readable(drafts, exchange)) if request.include_drafts else (),
         text=text,
         thoughts=_joined(part.text for part in parts if part.thought) if request.include_thoughts else None,
         model=model.id,
@@ -102,7 +108,7 @@ def _parts(candidate: wire.Candidate) -> list[wire.Part]:
     return [part for part in (candidate.content.parts if candidate.content else None) or [] if part]
 
 
-def _final(pictures: list[wire.Part]) -> tuple[wire.Part, Image]:
+def _final(pictures: list[wire.Part], exchange: Exchange) -> tuple[wire.Part, Image]:
     """The last image that is no thought, or the last of all; what turns out to be no image does not count.
 
     Raises:
@@ -111,17 +117,17 @@ def _final(pictures: list[wire.Part]) -> tuple[wire.Part, Image]:
     first_error: UpstreamInvalidResponse | None = None
     for part in [*(p for p in reversed(pictures) if not p.thought), *(p for p in reversed(pictures) if p.thought)]:
         try:
-            return part, _image(part)
+            return part, _image(part, exchange)
         except UpstreamInvalidResponse as error:
             first_error = first_error or error
     assert first_error
     raise first_error
 
 
-def _readable(drafts: list[wire.Part]) -> Iterator[Image]:
+def _readable(drafts: list[wire.Part], exchange: Exchange) -> Iterator[Image]:
     for draft in drafts:
         with suppress(UpstreamInvalidResponse):
-            yield _image(draft)
+            yield _image(draft, exchange)
 
 
 def _refusal(
@@ -145,21 +151,18 @@ def _refusal(
     return NoImage, said or f"Gemini sent no image ({reason or 'without a reason'})."
 
 
-def _image(part: wire.Part) -> Image:
-    """Decode a part and look at what it really is; the type that Gemini declares has been wrong."""
+def _image(part: wire.Part, exchange: Exchange) -> Image:
+    """Look at what a part really holds; the type that Gemini declares has been wrong."""
     assert part.inline_data and part.inline_data.data
-    encoded = part.inline_data.data
-    if "\n" in encoded:  # as MIME wraps it
-        encoded = "".join(encoded.split())
     try:
-        data = base64text.decode(encoded)
+        content = exchange.received(part.inline_data.data)
     except ValueError as error:
         raise UpstreamInvalidResponse("Gemini's image is not valid base64.") from error
     try:
-        header = read_header(data)
+        header = read_content_header(content)
     except UnreadableImage as error:
         raise UpstreamInvalidResponse(f"What Gemini sent as an image cannot be used: {error}.") from error
-    return Image(data, header.mime_type, header.width, header.height)
+    return Image(content, header.mime_type, header.width, header.height)
 
 
 def _usage(metadata: wire.UsageMetadata | None, model: Model, pictures: int, queries: int) -> Usage:

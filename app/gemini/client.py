@@ -11,6 +11,7 @@ from app.catalogue import Model
 from app.domain import Generation, GenerationRequest
 from app.gemini import answers, requests
 from app.gemini.failures import as_service_errors
+from app.gemini.transport import Exchange, LiftingTransport
 from app.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -29,10 +30,13 @@ class Gemini:
         self._timeout = settings.upstream_timeout_seconds
         # Named, not detected: with aiohttp installed the SDK would change transports by itself. A demo's emulator is on
         # loopback, where the environment's proxies have nothing to do.
-        self._http = httpx2.AsyncClient(
+        network = httpx2.AsyncClient(
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
             trust_env=not settings.demo,
             event_hooks={"request": [_connect_quickly]},
+        )
+        self._http = httpx2.AsyncClient(
+            transport=LiftingTransport(network, settings.max_upstream_body_bytes), trust_env=False
         )
         vertex = settings.google_genai_use_vertexai and not settings.demo
         key = settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else None
@@ -65,12 +69,13 @@ class Gemini:
         Raises:
             ServiceError: every way this can fail, refusals and answers without an image included.
         """
-        contents, config = requests.contents(request), requests.config(request, model)
-        with as_service_errors(self._timeout):
+        exchange = Exchange()
+        contents, config = requests.contents(request, exchange), requests.config(request, model)
+        with as_service_errors(self._timeout), exchange.under_way():
             async with asyncio.timeout(self._timeout):
                 response = await self._sdk.aio.models.generate_content(model=model.id, contents=contents, config=config)
         raw = response.sdk_http_response
-        return answers.generation((raw and raw.body) or "", request, model)
+        return answers.generation((raw and raw.body) or "", exchange, request, model)
 
     async def __aenter__(self) -> Self:
         return self

@@ -27,6 +27,7 @@ from app.errors import (
     UpstreamRejectedCredentials,
     UpstreamTimeout,
 )
+from app.gemini.transport import AnswerTooLarge
 
 BUSY_RETRY_AFTER_SECONDS = 10
 """What to tell callers when Gemini is short of capacity and does not say for how long."""
@@ -58,6 +59,8 @@ def as_service_errors(timeout_seconds: float) -> Iterator[None]:
         raise UpstreamTimeout(detail, cause=_name(exc)) from exc
     except httpx2.ConnectError as exc:
         raise UpstreamError("No connection to Gemini could be made.", cause=_name(exc)) from exc
+    except AnswerTooLarge as exc:
+        raise UpstreamInvalidResponse("Gemini's answer is larger than this service takes.", cause=str(exc)) from exc
     except httpx2.DecodingError as exc:
         raise UpstreamInvalidResponse("Gemini's answer cannot be unpacked.", cause=_name(exc)) from exc
     except httpx2.HTTPError as exc:

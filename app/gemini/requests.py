@@ -4,6 +4,7 @@ from google.genai import types
 
 from app.catalogue import Model
 from app.domain import GenerationRequest, Reference, Role
+from app.gemini.transport import Exchange
 
 _AS_A = {
     Role.CHARACTER: "shows the character",
@@ -12,14 +13,19 @@ _AS_A = {
 }
 
 
-def contents(request: GenerationRequest) -> list[types.Content]:
-    """One user turn: the prompt, then the references, each behind a sentence that says what it is."""
+def contents(request: GenerationRequest, exchange: Exchange) -> list[types.Content]:
+    """One user turn: the prompt, then the references, each behind a sentence that says what it is.
+
+    The references themselves go with the exchange.
+    """
     parts = [types.Part(text=request.prompt)]
     for number, reference in enumerate(request.references, start=1):
         if (label := _label(number, reference)) is not None:
             parts.append(types.Part(text=label))
         image = reference.image
-        parts.append(types.Part(inline_data=types.Blob(data=image.data, mime_type=image.mime_type)))
+        parts.append(
+            types.Part(inline_data=types.Blob(data=exchange.sending(image.content), mime_type=image.mime_type))
+        )
     return [types.Content(role="user", parts=parts)]
 
 

@@ -8,14 +8,18 @@ Metadata (EXIF, C2PA) is neither looked at nor touched.
 from dataclasses import dataclass
 
 from app.imagefile import heif, jpeg, png, webp
-from app.imagefile.reading import Data, UnreadableImage
+from app.imagefile.reading import UnreadableImage
+from app.lifting import Content, Data
 
-__all__ = ["MIME_TYPES", "ImageHeader", "UnreadableImage", "read_header", "require_whole_still"]
+__all__ = ["MIME_TYPES", "ImageHeader", "UnreadableImage", "read_content_header", "read_header", "require_whole_still"]
 
 MIME_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif")
 """What `read_header` can find, and what Gemini takes."""
 
 _FORMATS = (png, jpeg, webp, heif)
+
+_USUALLY_ENOUGH_BYTES = 32 * 1024
+"""A header begins the file, but metadata before the pixel size can take megabytes."""
 
 _STRANGERS = (
     (b"GIF8", "GIF"),
@@ -52,6 +56,22 @@ def read_header(data: Data) -> ImageHeader:
                 raise UnreadableImage("it claims to have no pixels")
             return ImageHeader(mime_type, width, height)
     raise UnreadableImage(_describe(data))
+
+
+def read_content_header(content: Content) -> ImageHeader:
+    """The same for content in pieces, of which no more is looked at than it takes.
+
+    Raises:
+        UnreadableImage: as `read_header`.
+    """
+    looked_at = _USUALLY_ENOUGH_BYTES
+    while True:
+        try:
+            return read_header(content.head(looked_at))
+        except UnreadableImage:
+            if looked_at >= len(content):
+                raise
+        looked_at *= 16
 
 
 def require_whole_still(data: Data) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from app.imagefile.reading import MAX_PARTS, Data, UnreadableImage, big, take
+from app.imagefile.reading import MAX_PARTS, UnreadableImage, big, take
+from app.lifting import Data
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis"}
 _HEIF = {b"mif1", b"mif2"}

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from app.imagefile.reading import MAX_PARTS, Data, UnreadableImage, big, require_only_padding
+from app.imagefile.reading import MAX_PARTS, UnreadableImage, big, require_only_padding
+from app.lifting import Data
 
 _END, _START_OF_SCAN = 0xD9, 0xDA
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}

@@ -1,6 +1,7 @@
 """PNG: a signature, then chunks of length, name, content and checksum, from IHDR to IEND."""
 
-from app.imagefile.reading import MAX_PARTS, Data, UnreadableImage, big, require_only_padding, take
+from app.imagefile.reading import MAX_PARTS, UnreadableImage, big, require_only_padding, take
+from app.lifting import Data
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -1,10 +1,6 @@
 """Reading numbers out of bytes that may end anywhere."""
 
-from mmap import mmap
-
-Data = bytes | bytearray | mmap
-"""Whatever can be indexed, sliced and searched: bytes in memory, or a file mapped into it."""
-
+from app.lifting import Data
 
 MAX_PARTS = 20_000
 """Chunks or boxes in one file. A real 30 MB PNG has about 4,000; a file of nothing but headers would keep us busy."""

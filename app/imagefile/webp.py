@@ -1,6 +1,7 @@
 """WebP: a RIFF container with one lossy or lossless frame, or an extended header before it."""
 
-from app.imagefile.reading import MAX_PARTS, Data, UnreadableImage, little, require_only_padding, take
+from app.imagefile.reading import MAX_PARTS, UnreadableImage, little, require_only_padding, take
+from app.lifting import Data
 
 _ANIMATED = 0x02
 

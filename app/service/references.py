@@ -11,6 +11,7 @@ import anyio.to_thread
 from app.domain import Image, Reference, Role
 from app.errors import TooLarge, UnsupportedImage
 from app.imagefile import UnreadableImage, read_header, require_whole_still
+from app.lifting import Data, InMemory
 
 MIB = 1024 * 1024
 
@@ -19,7 +20,7 @@ MIB = 1024 * 1024
 class Upload:
     """Bytes that somebody calls an image; `where` is what to call them in a problem."""
 
-    data: bytes
+    data: Data
     where: str
     role: Role | None = None
     name: str | None = None
@@ -60,7 +61,7 @@ class References:
         except UnreadableImage as error:
             detail = f"{upload.where} cannot be used: {error}. Send a still PNG, JPEG, WebP, HEIC or HEIF."
             raise UnsupportedImage(detail) from error
-        image = Image(upload.data, header.mime_type, header.width, header.height)
+        image = Image(InMemory(upload.data), header.mime_type, header.width, header.height)
         return Reference(image, upload.role, upload.name)
 
 

@@ -1,0 +1,104 @@
+"""Reference images inside a JSON body: lifted out and decoded while the body arrives.
+
+What FastAPI parses and Pydantic checks is the small rest, with a token in the place of each image.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute
+
+from app.lifting import Decoder, Lifter
+
+MAX_JSON_BYTES = 4 * 1024 * 1024
+"""How long a body may be without the images in it. Prompts are much shorter than that."""
+
+_MAX_DECLARATION_BYTES = 256
+"""How long the beginning of a data URL may be, up to its comma."""
+
+
+class InlineFile:
+    """The content of a `data` or `url` field: base64, or a data URL of base64."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.declaration: str | None = None
+        """What a data URL says before its comma; `None` if this is none."""
+        self._decoder = Decoder(self.data.extend)
+        self._start: bytearray | None = bytearray()  # until it is known whether this is a data URL
+
+    @classmethod
+    def of(cls, text: str) -> "InlineFile":
+        """From a text that is there as a whole."""
+        file = cls()
+        file.feed(text.encode(errors="replace"))
+        file.close()
+        return file
+
+    @property
+    def valid(self) -> bool:
+        return self._decoder.valid and (self.declaration is None or self.declaration.lower().endswith(";base64"))
+
+    @property
+    def empty(self) -> bool:
+        return not self._start and self._decoder.empty and self.declaration is None
+
+    def feed(self, text: bytes) -> None:
+        if self._start is None:
+            self._decoder.feed(text)
+            return
+        self._start += text
+        if len(self._start) >= len("data:"):
+            self._decide()
+
+    def close(self) -> None:
+        if self._start is not None:
+            self._decide(at_end=True)
+        self._decoder.close()
+
+    def _decide(self, *, at_end: bool = False) -> None:
+        assert self._start is not None
+        text = bytes(self._start)
+        if text[:5].lower() == b"data:":
+            comma = text.find(b",", 0, _MAX_DECLARATION_BYTES)
+            if comma < 0 and len(text) < _MAX_DECLARATION_BYTES and not at_end:
+                return
+            self.declaration = text[: max(comma, 0)].decode(errors="replace")
+            text = text[comma + 1 :]
+        self._start = None
+        self._decoder.feed(text)
+
+
+class LiftedRequest(Request):
+    """A request whose JSON body has its images beside it."""
+
+    _lifter: Lifter[InlineFile] | None = None
+
+    async def body(self) -> bytes:
+        if self._lifter is None:
+            self._lifter = Lifter({"data": InlineFile, "url": InlineFile})
+            rest = bytearray()
+            async for chunk in self.stream():
+                rest += self._lifter.feed(chunk)
+                if len(rest) > MAX_JSON_BYTES:
+                    raise HTTPException(413)
+            self._body = bytes(rest + self._lifter.close())
+        return self._body
+
+    def file(self, text: str) -> InlineFile:
+        """The file that `text`, the value of a field in the body, stands for."""
+        lifted = self._lifter.lifted.get(text) if self._lifter else None
+        return lifted or InlineFile.of(text)
+
+
+class LiftingRoute(APIRoute):
+    """A route whose handler gets a `LiftedRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(LiftedRequest(request.scope, request.receive))
+
+        return handle
