@@ -11,6 +11,7 @@ from app.catalogue import Model
 from app.domain import Generation, GenerationRequest
 from app.gemini import answers, requests
 from app.gemini.failures import as_service_errors
+from app.gemini.network import Network
 from app.gemini.transport import Exchange, LiftingTransport
 from app.settings import Settings
 
@@ -30,13 +31,11 @@ class Gemini:
         self._timeout = settings.upstream_timeout_seconds
         # Named, not detected: with aiohttp installed the SDK would change transports by itself. A demo's emulator is on
         # loopback, where the environment's proxies have nothing to do.
-        network = httpx2.AsyncClient(
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
-            trust_env=not settings.demo,
-            event_hooks={"request": [_connect_quickly]},
-        )
+        network = Network(trust_env=not settings.demo)
         self._http = httpx2.AsyncClient(
-            transport=LiftingTransport(network, settings.max_upstream_body_bytes), trust_env=False
+            transport=LiftingTransport(network, settings.max_upstream_body_bytes),
+            trust_env=False,
+            event_hooks={"request": [_connect_quickly]},
         )
         vertex = settings.google_genai_use_vertexai and not settings.demo
         key = settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else None

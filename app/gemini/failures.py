@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpcore2
 import httpx2
 from google.auth.exceptions import GoogleAuthError
 from google.genai import errors as sdk
@@ -52,18 +53,18 @@ def as_service_errors(timeout_seconds: float) -> Iterator[None]:
         yield
     except sdk.APIError as exc:
         raise _from_api_error(exc) from exc
-    except httpx2.ConnectTimeout as exc:
+    except httpcore2.ConnectTimeout as exc:
         raise UpstreamTimeout("No connection to Gemini could be made in time.", cause=_name(exc)) from exc
-    except (httpx2.TimeoutException, TimeoutError) as exc:
+    except (httpcore2.TimeoutException, TimeoutError) as exc:
         detail = f"Gemini did not answer within {timeout_seconds:g} seconds."
         raise UpstreamTimeout(detail, cause=_name(exc)) from exc
-    except httpx2.ConnectError as exc:
+    except (httpcore2.ConnectError, httpcore2.ProxyError, httpcore2.UnsupportedProtocol) as exc:
         raise UpstreamError("No connection to Gemini could be made.", cause=_name(exc)) from exc
     except AnswerTooLarge as exc:
         raise UpstreamInvalidResponse("Gemini's answer is larger than this service takes.", cause=str(exc)) from exc
     except httpx2.DecodingError as exc:
         raise UpstreamInvalidResponse("Gemini's answer cannot be unpacked.", cause=_name(exc)) from exc
-    except httpx2.HTTPError as exc:
+    except (httpcore2.NetworkError, httpcore2.ProtocolError, httpx2.HTTPError) as exc:
         raise UpstreamError("The connection to Gemini broke.", cause=_name(exc)) from exc
     except GoogleAuthError as exc:
         detail = "This service has no valid Google Cloud credentials."

@@ -6,12 +6,16 @@ call; it is put in as base64 while the request is sent, and taken out while the 
 
 import base64
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 
+import httpcore2
 import httpx2
 
+from app.gemini.network import Network
 from app.lifting import Content, Decoder, Encoded, InMemory, InPieces, Lifter, Tokens, decode
+
+_OF_THE_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 _current: ContextVar["Exchange"] = ContextVar("exchange")
 
@@ -90,35 +94,28 @@ class Exchange:
 class LiftingTransport(httpx2.AsyncBaseTransport):
     """Sends and receives for the SDK. Requests outside an exchange go through as they are."""
 
-    def __init__(self, client: httpx2.AsyncClient, max_answer_bytes: int) -> None:
+    def __init__(self, network: Network, max_answer_bytes: int) -> None:
         """
         Args:
-            client: does the sending; it knows about proxies and connections.
+            network: the connections.
             max_answer_bytes: the longest body that is read, after unpacking; `AnswerTooLarge` ends a longer one.
         """
-        self._client = client
+        self._network = network
         self._max_answer_bytes = max_answer_bytes
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         exchange = _current.get(None)
         if exchange is not None:
             request = exchange.splice(request, await request.aread())
-        response = await self._client.send(request, stream=True)
-        lifter = exchange.lift() if exchange is not None and response.status_code == httpx2.codes.OK else None
-        headers = [
-            (name, value)
-            for name, value in response.headers.raw
-            if name.lower() not in (b"content-encoding", b"content-length", b"transfer-encoding")
-        ]
-        return httpx2.Response(
-            response.status_code,
-            headers=headers,
-            stream=_Lifted(response, lifter, self._max_answer_bytes),
-            extensions=response.extensions,
-        )
+        answer = await self._network.send(request)
+        lifter = exchange.lift() if exchange is not None and answer.status == httpx2.codes.OK else None
+        # The body is unpacked on the way: its length is not what these headers say, and it is not compressed any more.
+        headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_THE_WIRE]
+        stream = _Lifted(answer, request, lifter, self._max_answer_bytes)
+        return httpx2.Response(answer.status, headers=headers, stream=stream, extensions=answer.extensions)
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._network.aclose()
 
 
 class _Received(Decoder):
@@ -145,21 +142,39 @@ class _Spliced(httpx2.AsyncByteStream):
 class _Lifted(httpx2.AsyncByteStream):
     """A body as it arrives, unpacked, without what the lifter takes out of it."""
 
-    def __init__(self, response: httpx2.Response, lifter: Lifter[_Received] | None, max_bytes: int) -> None:
-        self._response = response
+    def __init__(
+        self, answer: httpcore2.Response, request: httpx2.Request, lifter: Lifter[_Received] | None, max_bytes: int
+    ) -> None:
+        self._unpacked = httpx2.Response(answer.status, headers=answer.headers, stream=_Body(answer), request=request)
         self._lifter = lifter
         self._max_bytes = max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         room = self._max_bytes
-        async for chunk in self._response.aiter_bytes():
-            room -= len(chunk)
-            if room < 0:
-                raise AnswerTooLarge(f"more than {self._max_bytes:,} bytes")
-            if rest := self._lifter.feed(chunk) if self._lifter else chunk:
-                yield rest
+        async with aclosing(self._unpacked.aiter_bytes()) as chunks:
+            async for chunk in chunks:
+                room -= len(chunk)
+                if room < 0:
+                    raise AnswerTooLarge(f"more than {self._max_bytes:,} bytes")
+                if rest := self._lifter.feed(chunk) if self._lifter else chunk:
+                    yield rest
         if self._lifter and (rest := self._lifter.close()):
             yield rest
 
     async def aclose(self) -> None:
-        await self._response.aclose()
+        await self._unpacked.aclose()
+
+
+class _Body(httpx2.AsyncByteStream):
+    """A body as httpcore hands it on."""
+
+    def __init__(self, answer: httpcore2.Response) -> None:
+        self._answer = answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async with aclosing(self._answer.aiter_stream()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def aclose(self) -> None:
+        await self._answer.aclose()

@@ -1,0 +1,47 @@
+"""The floor: a relay that hands bytes on and parses nothing, neither the request nor the answer."""
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+
+UPSTREAM = f"{os.environ['GOOGLE_GEMINI_BASE_URL']}/v1beta/models/gemini-3-pro-image:generateContent"
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Any]]:
+    async with httpx2.AsyncClient(timeout=300, limits=httpx2.Limits(max_connections=None), trust_env=False) as client:
+        yield {"client": client}
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/healthz")
+async def healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@app.post("/generate-image")
+@app.post("/generate-image/with-references")
+async def relay(request: Request) -> StreamingResponse:
+    client: httpx2.AsyncClient = request.state.client
+    headers = {"Content-Type": request.headers["Content-Type"], "Accept-Encoding": "identity"}
+    if "Content-Length" in request.headers:
+        headers["Content-Length"] = request.headers["Content-Length"]
+    outgoing = client.build_request("POST", UPSTREAM, content=request.stream(), headers=headers)
+    answer = await client.send(outgoing, stream=True)
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            async for chunk in answer.aiter_raw():
+                yield chunk
+        finally:
+            await answer.aclose()
+
+    length = {"Content-Length": answer.headers["Content-Length"]}
+    return StreamingResponse(body(), answer.status_code, length, answer.headers["Content-Type"])

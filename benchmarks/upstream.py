@@ -1,0 +1,121 @@
+"""Gemini, as far as a benchmark needs it: answers that were encoded beforehand, at the pace of a network.
+
+`python -m benchmarks.upstream --port 9100`. The prompt says what to draw: `8000000 bytes after 20 s` is an image of that
+size, after that long. `/references` tells how many reference images have come whole since it was last asked.
+"""
+
+import argparse
+import asyncio
+import base64
+import functools
+import json
+import random
+import re
+import time
+from typing import Any
+
+import uvicorn
+
+PACE_BYTES_PER_SECOND = 100_000_000
+"""What one connection delivers: a good line to a data centre, and slower than loopback."""
+
+_SLICE = 256 * 1024
+
+REFERENCE_BYTES = 7_000_000
+
+SIGNATURES = (1_100_000, 2_000_000)
+"""Bytes of base64 on the text part and on the image part, as recorded from Nano Banana Pro."""
+
+
+def image(size: int) -> bytes:
+    """A JPEG of exactly `size` bytes as far as its header goes; its pixels are noise."""
+    header = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc0001108060008000301220002110103110100")
+    noise = random.Random(size).randbytes(size - len(header) - 2)  # noqa: S311 - the same in every run
+    return header + noise + b"\xff\xd9"
+
+
+@functools.cache
+def encoded_image(size: int) -> bytes:
+    return base64.b64encode(image(size))
+
+
+@functools.cache
+def answer(size: int) -> bytes:
+    """The body of Gemini's answer with an image of `size` bytes."""
+    text_signature, image_signature = (
+        base64.b64encode(random.Random(length).randbytes(length * 3 // 4)).decode()  # noqa: S311
+        for length in SIGNATURES
+    )
+    parts: list[dict[str, Any]] = [
+        {"text": "Here it is.", "thoughtSignature": text_signature},
+        {
+            "inlineData": {"mimeType": "image/jpeg", "data": encoded_image(size).decode()},
+            "thoughtSignature": image_signature,
+        },
+    ]
+    document = {
+        "candidates": [{"content": {"parts": parts, "role": "model"}, "finishReason": "STOP", "index": 0}],
+        "usageMetadata": {
+            "promptTokenCount": 12,
+            "candidatesTokenCount": 1240,
+            "thoughtsTokenCount": 208,
+            "totalTokenCount": 1460,
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 12}],
+            "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1120}],
+        },
+        "modelVersion": "gemini-3-pro-image",
+        "responseId": "benchmark",
+    }
+    return json.dumps(document, indent=2).encode()  # Google prints its JSON over several lines
+
+
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    if scope["type"] != "http":
+        return
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    if scope["path"].startswith("/references"):
+        await _reply(send, b"%d" % _Seen.references)
+        _Seen.references = 0
+        return
+    _Seen.references += _count_references(body)
+    asked = re.search(rb"(\d+) bytes after ([0-9.]+) s", body)
+    assert asked, "the prompt does not say what to draw"
+    await asyncio.sleep(float(asked[2]))
+    await _reply(send, answer(int(asked[1])), paced=True)
+
+
+class _Seen:
+    references = 0
+
+
+def _count_references(body: bytearray) -> int:
+    """How many references have arrived, whole and bit for bit, in whichever alphabet."""
+    if len(body) < 1_000_000:
+        return 0
+    standard = body.translate(bytes.maketrans(b"-_", b"+/"))
+    return standard.count(encoded_image(REFERENCE_BYTES))
+
+
+async def _reply(send: Any, body: bytes, *, paced: bool = False) -> None:
+    length = str(len(body)).encode()
+    headers = [(b"content-type", b"application/json; charset=UTF-8"), (b"content-length", length)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    began, view = time.perf_counter(), memoryview(body)
+    for start in range(0, len(body), _SLICE):
+        if paced:
+            early = start / PACE_BYTES_PER_SECOND - (time.perf_counter() - began)
+            if early > 0:
+                await asyncio.sleep(early)
+        await send({"type": "http.response.body", "body": bytes(view[start : start + _SLICE]), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    uvicorn.run(app, port=parser.parse_args().port, log_level="warning", access_log=False, lifespan="off")
