@@ -1,7 +1,7 @@
 """What handlers reach for: who asks, and what does the work."""
 
 import email.message
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request, Security
@@ -24,7 +24,7 @@ class State(TypedDict):
     references: References
 
 
-def caller(
+async def caller(
     request: Request,
     # The door has decided long before; these two put it into the OpenAPI document.
     _bearer: Annotated[object, Security(HTTPBearer(auto_error=False, description="A key from SERVICE_API_KEYS."))],
@@ -34,19 +34,19 @@ def caller(
     return cast("Caller", request.state.caller)
 
 
-def _images(request: Request) -> Images:
+async def _images(request: Request) -> Images:
     return cast("Images", request.state.images)
 
 
-def _references(request: Request) -> References:
+async def _references(request: Request) -> References:
     return cast("References", request.state.references)
 
 
-def _catalogue(request: Request) -> Catalogue:
+async def _catalogue(request: Request) -> Catalogue:
     return cast("Catalogue", request.state.catalogue)
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     return cast("Settings", request.state.settings)
 
 
@@ -56,10 +56,10 @@ CatalogueDep = Annotated[Catalogue, Depends(_catalogue)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 
 
-def body_of(type_: str) -> Callable[[Request], None]:
+def body_of(type_: str) -> Callable[[Request], Awaitable[None]]:
     """A dependency that refuses a body of another media type, and says which one is wanted."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         message = email.message.Message()
         message["content-type"] = request.headers.get("content-type", "")
         given = message.get_content_type() if message["content-type"] else ""

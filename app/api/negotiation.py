@@ -26,7 +26,7 @@ class Wanted:
         return () if self.json else self.image_types
 
 
-def wanted(
+async def wanted(
     request: Request,
     _accept: Annotated[
         str | None,

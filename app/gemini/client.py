@@ -68,13 +68,15 @@ class Gemini:
         Raises:
             ServiceError: every way this can fail, refusals and answers without an image included.
         """
-        exchange = Exchange()
-        contents, config = requests.contents(request, exchange), requests.config(request, model)
-        with as_service_errors(self._timeout), exchange.under_way():
-            async with asyncio.timeout(self._timeout):
-                response = await self._sdk.aio.models.generate_content(model=model.id, contents=contents, config=config)
-        raw = response.sdk_http_response
-        return answers.generation((raw and raw.body) or "", exchange, request, model)
+        with Exchange() as exchange:
+            contents, config = requests.contents(request, exchange), requests.config(request, model)
+            with as_service_errors(self._timeout):
+                async with asyncio.timeout(self._timeout):
+                    response = await self._sdk.aio.models.generate_content(
+                        model=model.id, contents=contents, config=config
+                    )
+            raw = response.sdk_http_response
+            return answers.generation((raw and raw.body) or "", exchange, request, model)
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,9 +5,10 @@ call; it is put in as base64 while the request is sent, and taken out while the 
 """
 
 import base64
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
-from contextvars import ContextVar
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from contextvars import ContextVar, Token
+from typing import Self
 
 import httpcore2
 import httpx2
@@ -25,7 +26,7 @@ class AnswerTooLarge(Exception):
 
 
 class Exchange:
-    """What one call carries beside its JSON, for as long as the block around the call lasts.
+    """What one call carries beside its JSON, for as long as the block around call and reading lasts.
 
     Each attempt of the call sends the same again, from its beginning, and forgets what an earlier one has received.
     """
@@ -37,19 +38,23 @@ class Exchange:
                 while they arrive.
         """
         self._tokens = Tokens()
+        self._before: Token[Exchange] | None = None
         self._sent: list[tuple[bytes, Content]] = []
         sinks = {"data": _Received, **dict.fromkeys(("thoughtSignature", "thought_signature"), _Received)}
         self._sinks = sinks if keep_signatures else {**sinks, "thoughtSignature": None, "thought_signature": None}
         self._lifter = Lifter[_Received](self._sinks)
 
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
+    def __enter__(self) -> Self:
         """Requests that are made inside the block, by this task, are this exchange's."""
-        before = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(before)
+        self._before = _current.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._before is not None
+        _current.reset(self._before)
+        # A connection that was opened inside the block remembers the context it was opened in for as long as it lives.
+        self._sent.clear()
+        self._lifter = Lifter(self._sinks)
 
     def sending(self, content: Content) -> bytes:
         """Let `content` go out with the request; the SDK is to be given what comes back in its place."""
