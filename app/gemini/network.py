@@ -17,8 +17,8 @@ import aiohappyeyeballs
 import httpcore2
 import httpx2
 
-MAX_WAITING_BYTES = 256 * 1024
-"""How much may wait to be read before the sender is held back."""
+BUFFER_BYTES = 256 * 1024
+"""How much may wait to be read before the sender is held back. Below this, reading costs more per byte."""
 
 _MAX_IDLE_CONNECTIONS = 20
 _IDLE_SECONDS = 5.0
@@ -109,14 +109,14 @@ class _Backend(httpcore2.AsyncNetworkBackend):
                 return stream
 
 
-class _Stream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
-    """One connection. What has arrived waits here until it is read, and so does the news that it is over."""
+class _Stream(httpcore2.AsyncNetworkStream, asyncio.BufferedProtocol):
+    """One connection. What has arrived lies in one buffer until it is read, and the news that it is over waits too."""
 
     _transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
+        self._buffer: memoryview | None = None  # there once an answer begins: most of the time is spent waiting for it
+        self._filled = 0
         self._held_back = self._ended = False
         self._lost: Exception | None = None
         self._arrival: asyncio.Future[None] | None = None
@@ -124,7 +124,7 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         """All there is, be it more than `max_bytes`; nothing at all is the end."""
-        if not self._waiting and not self._ended:
+        if not self._filled and not self._ended:
             self._arrival = asyncio.get_running_loop().create_future()
             if self._held_back:
                 self._held_back = False
@@ -134,11 +134,10 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
                     await self._arrival
             except TimeoutError as exc:
                 raise httpcore2.ReadTimeout(str(exc)) from exc
-        if not self._waiting and self._lost is not None:
+        if not self._filled and self._lost is not None:
             raise httpcore2.ReadError(str(self._lost)) from self._lost
-        data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
-        self._waiting.clear()
-        self._waiting_bytes = 0
+        data = bytes(self._buffer[: self._filled]) if self._buffer else b""
+        self._filled = 0
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
@@ -173,7 +172,7 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":  # asked of idle connections: nothing but their end can come
-            return self._ended or bool(self._waiting)
+            return self._ended or self._filled > 0
         names = {"client_addr": "sockname", "server_addr": "peername"}
         return self._transport.get_extra_info(names.get(info, info))
 
@@ -182,10 +181,14 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
 
-    def data_received(self, data: bytes) -> None:
-        self._waiting.append(data)
-        self._waiting_bytes += len(data)
-        if self._waiting_bytes >= MAX_WAITING_BYTES and not self._held_back:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        return self._buffer[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled += nbytes
+        if self._filled == BUFFER_BYTES:
             self._held_back = True
             self._transport.pause_reading()
         self._wake()
