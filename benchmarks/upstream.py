@@ -1,7 +1,8 @@
 """Gemini, as far as a benchmark needs it: answers that were encoded beforehand, at the pace of a network.
 
 `python -m benchmarks.upstream --port 9100`. The prompt says what to draw: `8000000 bytes after 20 s` is an image of that
-size, after that long. `/references` tells how many reference images have come whole since it was last asked.
+size, after that long. `GET /references` tells how many reference images have come whole since it was last asked, and
+`GET /most-in-flight` how many calls were waiting at once.
 """
 
 import argparse
@@ -27,11 +28,19 @@ SIGNATURES = (1_100_000, 2_000_000)
 """Bytes of base64 on the text part and on the image part, as recorded from Nano Banana Pro."""
 
 
+_JPEG_START = bytes.fromhex(
+    "ffd8"
+    "ffe000104a46494600010100000100010000"  # JFIF
+    "ffc000110808000800030122000211010311 01"  # 2048×2048 pixels, three components
+    "ffda000c03010002110311003f00"  # a scan of them
+)
+
+
+@functools.cache
 def image(size: int) -> bytes:
-    """A JPEG of exactly `size` bytes as far as its header goes; its pixels are noise."""
-    header = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc0001108060008000301220002110103110100")
-    noise = random.Random(size).randbytes(size - len(header) - 2)  # noqa: S311 - the same in every run
-    return header + noise + b"\xff\xd9"
+    """A JPEG of exactly `size` bytes, whole in its structure; its pixels are noise."""
+    noise = random.Random(size).randbytes(size - len(_JPEG_START) - 2)  # noqa: S311 - the same in every run
+    return _JPEG_START + noise.replace(b"\xff", b"\xfe") + b"\xff\xd9"
 
 
 @functools.cache
@@ -78,19 +87,22 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         body += message.get("body", b"")
         if not message.get("more_body"):
             break
-    if scope["path"].startswith("/references"):
-        await _reply(send, b"%d" % _Seen.references)
-        _Seen.references = 0
+    if scope["method"] == "GET":
+        name = scope["path"].strip("/")
+        await _reply(send, b"%d" % _seen[name])
+        _seen[name] = 0
         return
-    _Seen.references += _count_references(body)
+    _seen["references"] += _count_references(body)
     asked = re.search(rb"(\d+) bytes after ([0-9.]+) s", body)
     assert asked, "the prompt does not say what to draw"
+    _seen["in-flight"] += 1
+    _seen["most-in-flight"] = max(_seen["most-in-flight"], _seen["in-flight"])
     await asyncio.sleep(float(asked[2]))
+    _seen["in-flight"] -= 1
     await _reply(send, answer(int(asked[1])), paced=True)
 
 
-class _Seen:
-    references = 0
+_seen = {"references": 0, "in-flight": 0, "most-in-flight": 0}
 
 
 def _count_references(body: bytearray) -> int:
@@ -98,7 +110,8 @@ def _count_references(body: bytearray) -> int:
     if len(body) < 1_000_000:
         return 0
     standard = body.translate(bytes.maketrans(b"-_", b"+/"))
-    return standard.count(encoded_image(REFERENCE_BYTES))
+    as_they_are = body.count(image(REFERENCE_BYTES))  # from whoever hands the form on
+    return standard.count(encoded_image(REFERENCE_BYTES)) + as_they_are
 
 
 async def _reply(send: Any, body: bytes, *, paced: bool = False) -> None:

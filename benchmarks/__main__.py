@@ -1,0 +1,111 @@
+"""`python -m benchmarks`: this service beside its peers, in one run. README.md beside this file has the method."""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks import report
+from benchmarks.contenders import LITELLM, Contender, contenders
+from benchmarks.experiments import Bench
+from benchmarks.measure import LOAD_CORE, SERVER_CORE, on_core, stop
+
+UPSTREAM_PORT = 9110
+SIZES = [600_000, 1_500_000, 2_000_000, 8_000_000, 20_000_000]
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contenders", help="names by comma; all if left out")
+    parser.add_argument("--experiments", help="latency, load, memory, in_flight, uploads, start; all if left out")
+    parser.add_argument("--wait", type=float, default=60, help="seconds until memory is read again")
+    parser.add_argument("--callers", type=int, default=1000, help="how many wait for slow images at once")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder to write to")
+    given = parser.parse_args()
+    os.sched_setaffinity(0, {LOAD_CORE})
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 20_000), most))
+    uvloop.run(_run(given))
+
+
+async def _run(given: argparse.Namespace) -> None:
+    wanted = given.contenders and given.contenders.split(",")
+    taking_part, absent = _built(
+        [one for one in contenders(f"http://127.0.0.1:{UPSTREAM_PORT}") if not wanted or one.name in wanted]
+    )
+    upstream = subprocess.Popen(
+        on_core(LOAD_CORE, [sys.executable, "-m", "benchmarks.upstream", "--port", str(UPSTREAM_PORT)]),
+        start_new_session=True,
+    )
+    bench = Bench(taking_part, UPSTREAM_PORT, given.rounds)
+    todo = {
+        "start": bench.start,
+        "latency": lambda: bench.latency(SIZES),
+        "load": lambda: bench.load([600_000, 2_000_000, 8_000_000, 20_000_000], 8),
+        "uploads": lambda: bench.uploads([1, 14]),
+        "memory": lambda: bench.memory([1, 8, 16, 32], given.wait),
+        "in_flight": lambda: bench.in_flight(given.callers, 90),
+    }
+    results: dict[str, Any] = {"about": _about(taking_part, absent, given)}
+    try:
+        await asyncio.sleep(2)
+        for name, experiment in todo.items():
+            if given.experiments and name not in given.experiments.split(","):
+                continue
+            began = time.perf_counter()
+            results[name] = await experiment()
+            print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    finally:
+        await stop(upstream)
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(report.write(results, given.out))
+
+
+def _built(wanted: list[Contender]) -> tuple[list[Contender], dict[str, str]]:
+    """Those that can take part, and why the others cannot."""
+    taking_part, absent = [], {}
+    for contender in wanted:
+        try:
+            contender.build()
+        except (OSError, subprocess.CalledProcessError) as error:
+            absent[contender.name] = f"could not be installed: {error}".splitlines()[0]
+        else:
+            taking_part.append(contender)
+    return taking_part, absent
+
+
+def _about(taking_part: list[Contender], absent: dict[str, str], given: argparse.Namespace) -> dict[str, Any]:
+    processor = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    packages = ("fastapi", "uvicorn", "uvloop", "httptools", "httpx2", "google-genai", "pydantic", "pybase64")
+    node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)  # noqa: S607
+    return {
+        "machine": f"{processor}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}",
+        "cores": {"servers": SERVER_CORE, "load and upstream": LOAD_CORE},
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages}
+        | {"litellm": LITELLM, "next": "16.4.6", "node": node.stdout.strip()},
+        "rounds": given.rounds,
+        "date": time.strftime("%Y-%m-%d"),
+        "contenders": {one.name: one.about for one in taking_part},
+        "absent": absent,
+    }
+
+
+if __name__ == "__main__":
+    main()
