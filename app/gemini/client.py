@@ -13,6 +13,7 @@ from app.gemini import answers, requests
 from app.gemini.failures import as_service_errors
 from app.gemini.network import Network
 from app.gemini.transport import Exchange, LiftingTransport
+from app.gemini.turns import Turns
 from app.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -29,6 +30,7 @@ class Gemini:
             base_url: an address that goes before the settings' own; the emulator's, in a demo.
         """
         self._timeout = settings.upstream_timeout_seconds
+        self._preparing = Turns()
         # Named, not detected: with aiohttp installed the SDK would change transports by itself. A demo's emulator is on
         # loopback, where the environment's proxies have nothing to do.
         network = Network(trust_env=not settings.demo)
@@ -68,15 +70,16 @@ class Gemini:
         Raises:
             ServiceError: every way this can fail, refusals and answers without an image included.
         """
-        with Exchange() as exchange:
-            contents, config = requests.contents(request, exchange), requests.config(request, model)
-            with as_service_errors(self._timeout):
-                async with asyncio.timeout(self._timeout):
-                    response = await self._sdk.aio.models.generate_content(
-                        model=model.id, contents=contents, config=config
-                    )
-            raw = response.sdk_http_response
-            return answers.generation((raw and raw.body) or "", exchange, request, model)
+        async with self._preparing.turn() as prepared:
+            with Exchange(on_sending=prepared) as exchange:
+                contents, config = requests.contents(request, exchange), requests.config(request, model)
+                with as_service_errors(self._timeout):
+                    async with asyncio.timeout(self._timeout):
+                        response = await self._sdk.aio.models.generate_content(
+                            model=model.id, contents=contents, config=config
+                        )
+                raw = response.sdk_http_response
+                return answers.generation((raw and raw.body) or "", exchange, request, model)
 
     async def __aenter__(self) -> Self:
         return self

@@ -21,7 +21,9 @@ BUFFER_BYTES = 256 * 1024
 """How much may wait to be read before the sender is held back. Below this, reading costs more per byte."""
 
 _MAX_IDLE_CONNECTIONS = 20
-_IDLE_SECONDS = 5.0
+_IDLE_SECONDS = 4.0
+"""Many servers close idle connections after five; a request on its way at that moment would be lost."""
+
 _HAPPY_EYEBALLS_SECONDS = 0.25
 
 
@@ -126,9 +128,6 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.BufferedProtocol):
         """All there is, be it more than `max_bytes`; nothing at all is the end."""
         if not self._filled and not self._ended:
             self._arrival = asyncio.get_running_loop().create_future()
-            if self._held_back:
-                self._held_back = False
-                self._transport.resume_reading()
             try:
                 async with asyncio.timeout(timeout):
                     await self._arrival
@@ -138,6 +137,9 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.BufferedProtocol):
             raise httpcore2.ReadError(str(self._lost)) from self._lost
         data = bytes(self._buffer[: self._filled]) if self._buffer else b""
         self._filled = 0
+        if self._held_back and not self._ended:  # also after the last piece: the end of an idle connection is news too
+            self._held_back = False
+            self._transport.resume_reading()
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
