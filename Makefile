@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EMULATOR_PORT ?= 9000
+ROUNDS ?= 5
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 
@@ -25,9 +27,16 @@ check: .venv/dev.stamp ## check types, style and format
 verify-live: .venv/dev.stamp ## compare the emulator with Google: a dozen calls with your GEMINI_API_KEY, about 0.35 USD
 	$(BIN)/python -m pytest -m live -s
 
+bench: .venv/bench.stamp ## measure this service beside its peers, about 30 minutes; ROUNDS=1 is rougher and faster
+	$(BIN)/python -m benchmarks --rounds $(ROUNDS)
+
+fuzz: .venv/fuzz.stamp ## feed the lifter whatever reaches new branches, for FUZZ_SECONDS (60)
+	@mkdir -p .fuzz
+	$(BIN)/python -m tests.fuzz_lifting -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz
+
 lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions and their hashes
 	$(BIN)/python -m pip install --quiet uv
-	@for extra in '' '--extra demo' '--extra dev'; do \
+	@for extra in '' '--extra demo' '--extra dev' '--extra bench' '--extra fuzz'; do \
 		name=$${extra#--extra }; \
 		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package gemini-images \
@@ -42,9 +51,13 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@ .venv/run.stamp
 
+.venv/bench.stamp .venv/fuzz.stamp: .venv/%.stamp: requirements/%.txt .venv/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 .venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.13")'
 	@echo 'Installing into .venv, once; it takes about 20 seconds.'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help run emulator test check verify-live lock
+.PHONY: help run emulator test check bench fuzz verify-live lock

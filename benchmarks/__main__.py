@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ async def _run(given: argparse.Namespace) -> None:
         start_new_session=True,
     )
     bench = Bench(taking_part, UPSTREAM_PORT, given.rounds)
-    todo = {
+    todo: dict[str, Callable[[], Awaitable[Any]]] = {
         "start": bench.start,
         "latency": lambda: bench.latency(SIZES),
         "load": lambda: bench.load([600_000, 2_000_000, 8_000_000, 20_000_000], 8),
@@ -89,11 +90,15 @@ def _built(wanted: list[Contender]) -> tuple[list[Contender], dict[str, str]]:
 
 def _about(taking_part: list[Contender], absent: dict[str, str], given: argparse.Namespace) -> dict[str, Any]:
     processor = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     packages = ("fastapi", "uvicorn", "uvloop", "httptools", "httpx2", "google-genai", "pydantic", "pybase64")
-    node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)  # noqa: S607
+    node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)
     return {
         "machine": f"{processor}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}",
         "cores": {"servers": SERVER_CORE, "load and upstream": LOAD_CORE},

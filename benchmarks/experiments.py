@@ -79,7 +79,9 @@ class Bench:
 
     async def load(self, sizes: list[int], callers: int) -> Figures:
         """Several callers at once: CPU, throughput, and how long others wait meanwhile."""
-        found: dict[int, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        found: dict[int, dict[str, dict[str, list[float]]]] = defaultdict(
+            lambda: defaultdict(lambda: defaultdict(list))
+        )
         async with AsyncExitStack() as stack:
             under_way = [await stack.enter_async_context(running(contender)) for contender in self.contenders]
             for one in under_way:
@@ -149,7 +151,9 @@ class Bench:
 
     async def uploads(self, counts: list[int]) -> Figures:
         """Reference images sent along: CPU for each, and how long others wait meanwhile."""
-        found: dict[int, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        found: dict[int, dict[str, dict[str, list[float]]]] = defaultdict(
+            lambda: defaultdict(lambda: defaultdict(list))
+        )
         async with AsyncExitStack() as stack:
             under_way = [await stack.enter_async_context(running(contender)) for contender in self.contenders]
             for count in counts:

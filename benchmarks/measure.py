@@ -34,10 +34,10 @@ class Running:
         return [root, *root.children(recursive=True)]
 
     def cpu_seconds(self) -> float:
-        return sum(sum(process.cpu_times()[:2]) for process in self._tree())
+        return float(sum(sum(process.cpu_times()[:2]) for process in self._tree()))
 
     def rss_mb(self) -> float:
-        return sum(process.memory_info().rss for process in self._tree()) / MB
+        return float(sum(process.memory_info().rss for process in self._tree())) / MB
 
     def forget_peak(self) -> None:
         for process in self._tree():
@@ -119,8 +119,8 @@ class Prober:
         await self._process.stdout.readline()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        out, _ = await self._process.communicate(b"enough\n")
+    async def __aexit__(self, *_exc: object) -> None:
+        out, _errors = await self._process.communicate(b"enough\n")
         found = sorted(json.loads(out))
         self.longest_ms, self.p99_ms = found[-1], found[int(len(found) * 0.99)]
 

@@ -1,4 +1,286 @@
+"""The figures as Markdown tables and as a plot."""
+
 from pathlib import Path
-import json
-def write(results, out: Path) -> str:
-    return json.dumps(results)[:200]
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures, the same file
+mpl.rcParams["svg.fonttype"] = "none"
+
+from matplotlib import pyplot as plt  # noqa: E402 - what draws has to be said first
+from matplotlib.axes import Axes  # noqa: E402
+
+Results = dict[str, Any]
+
+COLOURS = {
+    "service": "#0b7a75",
+    "service-b64": "#7fc8c2",
+    "relay": "#8a8a8a",
+    "naive": "#d1495b",
+    "next": "#5b5f97",
+    "litellm": "#edae49",
+}
+
+
+def write(results: Results, folder: Path) -> str:
+    """Write `results.md` and `results.svg`, and return the Markdown."""
+    text = "\n\n".join(filter(None, (_about(results), *(_tables(results)), _goals(results)))) + "\n"
+    (folder / "results.md").write_text(text)
+    _plot(results, folder / "results.svg")
+    return text
+
+
+def _about(results: Results) -> str:
+    about = results["about"]
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    lines = [
+        f"# Measured on {about['date']}",
+        f"{about['machine']}; CPython {about['python']}; {versions}. "
+        "Servers on one core, load and upstream on the other; "
+        f"{about['rounds']} interleaved rounds; medians, with the quarters around them in brackets. "
+        "Each answer was compared with what the upstream sent, byte for byte.",
+        "\n".join(f"- **{name}**: {what}" for name, what in about["contenders"].items()),
+    ]
+    lines += [f"- **{name}** is absent: {why}" for name, why in about["absent"].items()]
+    return "\n\n".join(lines)
+
+
+def _tables(results: Results) -> list[str]:
+    return [
+        _by_size(results, "latency", None, "Added latency, one caller, ms", direct="direct (what is added to)"),
+        _by_size(results, "load", "cpu_ms", "CPU per request, 8 callers, ms"),
+        _by_size(results, "load", "per_second", "Requests per second, 8 callers"),
+        _by_size(results, "load", "p50_ms", "Median time of an answer, 8 callers, ms"),
+        _by_size(results, "load", "stall_ms", "Longest wait of a health check beside 8 callers, ms"),
+        _by_size(results, "load", "health_p99_ms", "p99 of the health checks beside 8 callers, ms"),
+        _memory(results),
+        _in_flight(results),
+        _uploads(results),
+        _start(results),
+    ]
+
+
+def _size(number: str) -> str:
+    return f"{int(number) / 1e6:g} MB"
+
+
+def _cell(figure: Any) -> str:
+    if figure is None:
+        return "–"
+    if isinstance(figure, dict):
+        return f"{_number(figure['median'])} ({_number(figure['low'])}–{_number(figure['high'])})"
+    return _number(figure)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _table(title: str, head: list[str], rows: list[list[str]]) -> str:
+    lines = [f"## {title}", "", "| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _names(results: Results) -> list[str]:
+    return list(results["about"]["contenders"])
+
+
+def _by_size(results: Results, experiment: str, figure: str | None, title: str, direct: str = "") -> str:
+    if experiment not in results:
+        return ""
+    found = results[experiment]
+    rows = []
+    for name in [*_names(results), *(["direct"] if direct else [])]:
+        cells = [found[size].get(name) for size in found]
+        rows.append(
+            [
+                name if name != "direct" else direct,
+                *(_cell(cell and (cell[figure] if figure else cell)) for cell in cells),
+            ]
+        )
+    return _table(title, [_size(size) for size in found], rows)
+
+
+def _memory(results: Results) -> str:
+    if "memory" not in results:
+        return ""
+    found = results["memory"]
+    rows = [
+        [name]
+        + [_number(found[count][name]["of_base64"]) for count in found]
+        + [_number(found[count][name]["left_mb"]) for count in found]
+        for name in _names(results)
+    ]
+    head = [f"{count} callers" for count in found] + [f"left by {count}, MB" for count in found]
+    about = (
+        "Peak above a fresh idle, for each caller, as a multiple of the image's base64; and what is left a minute later"
+    )
+    return _table(f"Memory at 8 MB. {about}", head, rows)
+
+
+def _in_flight(results: Results) -> str:
+    if "in_flight" not in results:
+        return ""
+    rows = []
+    for name, found in results["in_flight"].items():
+        figures = (
+            "callers",
+            "answered",
+            "refused",
+            "most_in_flight",
+            "seconds",
+            "health_p99_ms",
+            "stall_ms",
+            "peak_mb_each",
+        )
+        rows.append(
+            [name, *(f"{found[key]:,}" if isinstance(found[key], int) else _number(found[key]) for key in figures)]
+        )
+    head = [
+        "callers",
+        "answered in 90 s",
+        "refused",
+        "most in flight",
+        "seconds",
+        "health p99, ms",
+        "longest, ms",
+        "MB each",
+    ]
+    return _table("In flight at once: 1.5 MB after 20 s", head, rows)
+
+
+def _uploads(results: Results) -> str:
+    if "uploads" not in results:
+        return ""
+    found = results["uploads"]
+    rows = []
+    for name in _names(results):
+        row = [name]
+        for count in found:
+            figures = found[count].get(name)
+            row += [_cell(figures and figures[key]) for key in ("cpu_ms", "ms", "stall_ms")]
+        rows.append(row)
+    head = [
+        f"{count} file{'s' * (count != '1')}: {what}"
+        for count in found
+        for what in ("CPU each, ms", "time, ms", "longest health check, ms")
+    ]
+    return _table("References of 7 MB uploaded", head, rows)
+
+
+def _start(results: Results) -> str:
+    if "start" not in results:
+        return ""
+    rows = [[name, _cell(found["seconds"]), _cell(found["idle_mb"])] for name, found in results["start"].items()]
+    return _table("Start", ["to the first answer, s", "idle, MB"], rows)
+
+
+def _goals(results: Results) -> str:
+    """What was set out to be reached, and what was."""
+    rows: list[list[str]] = []
+
+    def row(what: str, found: float, goal: float) -> None:
+        rows.append([what, f"{found:.2f}", f"{goal:g}", "yes" if found <= goal else "**no**"])
+
+    if "load" in results:
+        for size in ("8000000", "20000000"):
+            at = results["load"][size]
+            cpu = {name: figures["cpu_ms"]["median"] for name, figures in at.items()}
+            stall = {name: figures["stall_ms"]["median"] for name, figures in at.items()}
+            if {"service", "service-b64", "relay", "naive"} <= set(at):
+                row(f"CPU at {_size(size)}, × relay", cpu["service"] / cpu["relay"], 1.35)
+                row(f"CPU at {_size(size)} with b64, × relay", cpu["service-b64"] / cpu["relay"], 1.1)
+                row(f"CPU at {_size(size)}, × naive", cpu["service"] / cpu["naive"], 0.2)
+                row(f"longest stall at {_size(size)}, × naive", stall["service"] / stall["naive"], 1 / 30)
+    if "memory" in results:
+        for count in ("8", "32"):
+            at = results["memory"][count]["service"]
+            row(f"peak memory, {count} callers, × base64", at["of_base64"], 1.6)
+            row(f"left a minute after {count} callers, × base64", at["left_mb"] / 10.67, 2)
+    if "in_flight" in results:
+        at = results["in_flight"]["service"]
+        row("callers of 1,000 not answered", at["callers"] - at["answered"], 0)
+        row("p99 of health checks meanwhile, ms", at["health_p99_ms"], 50)
+    if "uploads" in results:
+        for count, at in results["uploads"].items():
+            if {"service", "naive"} <= set(at):
+                cpu = {name: figures["cpu_ms"]["median"] for name, figures in at.items()}
+                row(f"CPU of each of {count} uploaded, × naive", cpu["service"] / cpu["naive"], 0.2)
+    if "start" in results:
+        at = results["start"]["service"]
+        row("start to first answer, s", at["seconds"]["median"], 1.2)
+        row("idle, MB", at["idle_mb"]["median"], 110)
+    if "latency" in results:
+        added = {name: figures["median"] for name, figures in results["latency"]["1500000"].items()}
+        for peer, share in (("litellm", 1 / 8), ("next", 1.0)):
+            if peer in added:
+                row(f"added latency at 1.5 MB, × {peer}", added["service"] / added[peer], share)
+    return _table("Goals", ["found", "at most", "reached"], rows) if rows else ""
+
+
+def _plot(results: Results, path: Path) -> None:
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7.2), layout="constrained")
+    panels = axes.flatten()
+    _curves(panels[0], results, "latency", None, "added latency, one caller", "ms")
+    _curves(panels[1], results, "load", "cpu_ms", "CPU per request, 8 callers", "ms")
+    _curves(panels[2], results, "load", "stall_ms", "longest wait of a health check, 8 callers", "ms")
+    _curves(panels[3], results, "load", "per_second", "requests per second, 8 callers", "")
+    _memory_curves(panels[4], results)
+    _bars(panels[5], results)
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _curves(panel: Axes, results: Results, experiment: str, key: str | None, title: str, unit: str) -> None:
+    panel.set_title(title, fontsize=11)
+    found = results.get(experiment, {})
+    for name in _names(results):
+        points = [(int(size) / 1e6, at[name][key] if key else at[name]) for size, at in found.items() if name in at]
+        if points:
+            sizes, figures = zip(*points, strict=True)
+            middle = [max(one["median"], 0.05) for one in figures]
+            panel.plot(sizes, middle, "o-", color=COLOURS[name], label=name, markersize=4)
+            low, high = [max(one["low"], 0.05) for one in figures], [max(one["high"], 0.05) for one in figures]
+            panel.fill_between(sizes, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
+    _logarithmic(panel, "image, MB", unit)
+
+
+def _memory_curves(panel: Axes, results: Results) -> None:
+    panel.set_title("peak memory above idle, 8 MB images", fontsize=11)
+    found = results.get("memory", {})
+    for name in _names(results):
+        points = [(int(count), at[name]["peak_mb_each"] * int(count)) for count, at in found.items() if name in at]
+        if points:
+            panel.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], markersize=4)
+    _logarithmic(panel, "callers", "MB")
+
+
+def _bars(panel: Axes, results: Results) -> None:
+    panel.set_title("in flight at once, 20 s images", fontsize=11)
+    found = results.get("in_flight", {})
+    names = list(found)
+    panel.bar(names, [found[name]["most_in_flight"] for name in names], color=[COLOURS[name] for name in names])
+    for place, name in enumerate(names):
+        panel.annotate(
+            f"{found[name]['most_in_flight']:,}", (place, found[name]["most_in_flight"]), ha="center", va="bottom"
+        )
+    panel.tick_params(axis="x", labelsize=8)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _logarithmic(panel: Axes, across: str, unit: str) -> None:
+    if panel.lines:
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        ticks = sorted({float(x) for line in panel.lines for x in line.get_xdata()})  # type: ignore[arg-type, union-attr]
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.minorticks_off()
+        panel.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.set_xlabel(across)
+    panel.set_ylabel(unit)
+    panel.grid(axis="y", color="#e4e4e4")
+    panel.spines[["top", "right"]].set_visible(False)

@@ -1,8 +1,8 @@
 """Gemini, as far as a benchmark needs it: answers that were encoded beforehand, at the pace of a network.
 
-`python -m benchmarks.upstream --port 9100`. The prompt says what to draw: `8000000 bytes after 20 s` is an image of that
-size, after that long. `GET /references` tells how many reference images have come whole since it was last asked, and
-`GET /most-in-flight` how many calls were waiting at once.
+`python -m benchmarks.upstream --port 9100`. The prompt says what to draw: `8000000 bytes after 20 s` is an image of
+that size, after that long. `GET /references` tells how many reference images have come whole since it was last asked,
+and `GET /most-in-flight` how many calls were waiting at once.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SIGNATURES = (1_100_000, 2_000_000)
 _JPEG_START = bytes.fromhex(
     "ffd8"
     "ffe000104a46494600010100000100010000"  # JFIF
-    "ffc000110808000800030122000211010311 01"  # 2048×2048 pixels, three components
+    "ffc000110808000800030122000211010311 01"  # 2048 x 2048 pixels, three components
     "ffda000c03010002110311003f00"  # a scan of them
 )
 

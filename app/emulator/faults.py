@@ -44,6 +44,8 @@ class Fault:
     """The connection is reset."""
     truncate: bool = False
     """The body ends in the middle, and is announced to be no longer than that."""
+    chunk_bytes: int | None = None
+    """The answer's body comes in chunks of this size."""
     gzip: bool = False
     """The body is compressed whether or not the client asked for it."""
 

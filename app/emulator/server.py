@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 from collections import deque
+from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import anyio.to_thread
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.emulator import answering, recorded, validation
@@ -250,7 +251,15 @@ async def _prepared(
         body = body[: len(body) // 2]
     if fault.stall_seconds or fault.reset:
         return _Interrupted(body, status, headers, fault=fault)
+    if fault.chunk_bytes:
+        return StreamingResponse(_in_chunks(body, fault.chunk_bytes), status, headers)
     return Response(body, status, headers)
+
+
+async def _in_chunks(body: bytes, size: int) -> AsyncGenerator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+        await asyncio.sleep(0)
 
 
 class _Interrupted(Response):

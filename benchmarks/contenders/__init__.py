@@ -52,7 +52,9 @@ class Contender:
             about = f'form-data; name="{self.upload_field}"; filename="{number}.jpg"\r\nContent-Type: image/jpeg'
             parts += [f"--mark\r\nContent-Disposition: {about}\r\n\r\n".encode(), reference, b"\r\n"]
         body = b"".join([*parts, b"--mark--\r\n"])
-        return Request("POST", self.uploads, {"Content-Type": "multipart/form-data; boundary=mark", **self.headers}, body)
+        return Request(
+            "POST", self.uploads, {"Content-Type": "multipart/form-data; boundary=mark", **self.headers}, body
+        )
 
     def check(self, body: bytes, size: int) -> None:
         """Refuse an answer that does not hold the very image that the upstream sent."""
@@ -77,7 +79,7 @@ def _build_next() -> None:
         return
     shutil.copytree(HERE / "next", BUILD / "next", dirs_exist_ok=True)
     quiet = ["--no-package-lock", "--no-audit", "--no-fund", "--silent"]
-    subprocess.run(["npm", "install", "--omit=dev", *quiet], cwd=BUILD / "next", check=True)  # noqa: S607
+    subprocess.run(["npm", "install", "--omit=dev", *quiet], cwd=BUILD / "next", check=True)
     subprocess.run(["node_modules/.bin/next", "build"], cwd=BUILD / "next", check=True, stdout=subprocess.DEVNULL)
 
 
@@ -85,7 +87,7 @@ def _build_litellm() -> None:
     if (BUILD / "litellm/bin/litellm").exists():
         return
     subprocess.run([sys.executable, "-m", "venv", BUILD / "litellm"], check=True)
-    install = [BUILD / "litellm/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install = [str(BUILD / "litellm/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, f"litellm[proxy]=={LITELLM}"], check=True)
 
 
@@ -101,7 +103,7 @@ def _litellm_config(upstream_url: str) -> Path:
 
 
 def contenders(upstream_url: str) -> list[Contender]:
-    """All of them; the relay, which parses nothing, and whoever naive code makes come along as both ends of the scale."""
+    """All of them; the relay, which parses nothing, and naive code are the two ends of the scale."""
     BUILD.mkdir(exist_ok=True)
     env = {
         "GOOGLE_GEMINI_BASE_URL": upstream_url,
@@ -113,9 +115,7 @@ def contenders(upstream_url: str) -> list[Contender]:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_LOG": "ERROR",
     }
-    service = Contender(
-        "service", "this service", [sys.executable, "-m", "app"], 9111, env | {"PORT": "9111"}
-    )
+    service = Contender("service", "this service", [sys.executable, "-m", "app"], 9111, env | {"PORT": "9111"})
     next_ = ["node_modules/.bin/next", "start", "-H", "127.0.0.1", "-p", "9113", "--keepAliveTimeout", "300000"]
     litellm = [str(BUILD / "litellm/bin/litellm"), "--config", str(_litellm_config(upstream_url))]
     return [
@@ -129,9 +129,9 @@ def contenders(upstream_url: str) -> list[Contender]:
             body={"responseFormat": "b64"},
             images_in=(b'"data":"',),
         ),
-        Contender("relay", "a byte relay on httpx2 that parses nothing", _uvicorn("relay", 9114), 9114, env, images_in=()),
+        Contender("relay", "a byte relay on httpx2, parses nothing", _uvicorn("relay", 9114), 9114, env, images_in=()),
         Contender("naive", "FastAPI and the SDK as documented, a dict returned", _uvicorn("naive", 9115), 9115, env),
-        Contender("next", "the Next.js route of Gemini's documentation", next_, 9113, env, BUILD / "next", build=_build_next),
+        Contender("next", "Gemini's documented Next.js route", next_, 9113, env, BUILD / "next", build=_build_next),
         Contender(
             "litellm",
             f"LiteLLM's proxy {LITELLM}, one worker",
@@ -148,4 +148,4 @@ def contenders(upstream_url: str) -> list[Contender]:
             images_in=(b'"b64_json":"',),
             build=_build_litellm,
         ),
-    ]  # fmt: skip
+    ]

@@ -1,0 +1,81 @@
+"""What a lifter has to come to, worked out the slow way: with `json.loads` over the whole text."""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from app.lifting import Decoder, Lifter
+
+KEYS = ("data", "thoughtSignature")
+
+
+class Kept(Decoder):
+    """A sink that remembers everything."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        super().__init__(self.pieces.append)
+
+
+class Image:
+    """What stands in a parsed text in the place of a base64 string: its bytes, or `None` if it is not base64."""
+
+    def __init__(self, content: bytes | None) -> None:
+        self.content = content
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Image) and self.content == other.content
+
+    def __repr__(self) -> str:
+        return f"Image({self.content!r})"
+
+
+def check(chunks: Iterable[bytes]) -> None:
+    """Lift from the chunks and compare with what `json.loads` makes of all of them together.
+
+    A text that is no JSON must not turn into an image either: its rest is no JSON, or what is lifted is not valid.
+    """
+    chunks = list(chunks)
+    lifter = Lifter(dict.fromkeys(KEYS, Kept))
+    rest = b"".join(map(lifter.feed, chunks)) + lifter.close()
+
+    expected = _parsed(b"".join(chunks), lambda text: Image(_decoded(text)))
+    found = _parsed(rest, lambda text: Image(_content(lifter, text)))
+
+    assert found == expected
+    for sink in lifter.lifted.values():
+        assert all(len(piece) % 3 == 0 for piece in sink.pieces[:-1])
+
+
+_NOT_JSON = object()
+
+
+def _parsed(text: bytes, image: Any) -> Any:
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {
+            key: image(value) if key in KEYS and isinstance(value, str) and value else value for key, value in found
+        }
+
+    try:
+        # Not strict: a line break inside a string, which JSON forbids, does an image no harm.
+        return json.loads(text.decode(errors="surrogateescape"), object_pairs_hook=pairs, strict=False)
+    except (ValueError, RecursionError):
+        return _NOT_JSON
+
+
+def _content(lifter: Lifter[Kept], text: str) -> bytes | None:
+    sink = lifter.lifted.get(text)
+    if sink is None:
+        return _decoded(text)
+    return b"".join(sink.pieces) if sink.valid else None
+
+
+def _decoded(text: str) -> bytes | None:
+    """Either alphabet, space between, padding or none."""
+    standard = "".join(text.translate(str.maketrans("-_", "+/", " \t\r\n\f\v")))
+    try:
+        return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None

@@ -1,0 +1,502 @@
+"""An image's way through: lifted out of Gemini's answer, spliced into what Gemini is sent, never changed."""
+
+import asyncio
+import base64
+import gc
+import json
+import random
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+import trustme
+import uvicorn
+from google import genai
+from google.genai import types
+
+from app.emulator import Emulator
+from app.emulator.faults import Fault
+from app.gemini.network import BUFFER_BYTES, Network
+from app.gemini.transport import AnswerTooLarge, Exchange, LiftingTransport
+from app.lifting import InMemory
+from tests.conftest import Serve, picture
+
+ASK = {"prompt": "A lighthouse"}
+NOISE = random.Random(3).randbytes(3_000_000)
+JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc00011080300040003012200021101031101") + NOISE
+"""A large image, of which nothing but the header makes sense."""
+
+
+def answer(image: str, **around: Any) -> str:
+    """Gemini's answer with `image` in it, as JSON writes strings; `around` is the text part."""
+    parts = f'[{json.dumps({"text": "Here it is.", **around})}, {{"inlineData": {{"data": "{image}"}}}}]'
+    return f'{{"candidates": [{{"content": {{"role": "model", "parts": {parts}}}, "finishReason": "STOP"}}]}}'
+
+
+def image_of(response: httpx2.Response) -> bytes:
+    assert response.status_code == 200, response.text[:500]
+    image = response.json()["image"]
+    assert image["url"] == f"data:{image['mimeType']};base64,{image['data']}"
+    return base64.b64decode(image["data"], validate=True)
+
+
+@pytest.mark.parametrize("chunk_bytes", [7, 100, 4096, 65_537])
+@pytest.mark.parametrize("gzip", [False, True])
+async def test_chunks_may_end_anywhere(
+    client: httpx2.AsyncClient, gemini: Emulator, chunk_bytes: int, gzip: bool
+) -> None:
+    content = JPEG[:3_000]
+    gemini.faults.append(Fault(chunk_bytes=chunk_bytes, gzip=gzip, image_base64=base64.b64encode(content).decode()))
+
+    response = await client.post("/generate-image", json=ASK)
+
+    assert image_of(response) == content
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param(base64.b64encode(JPEG).decode(), id="plain"),
+        pytest.param(base64.urlsafe_b64encode(JPEG).decode(), id="the URL-safe alphabet"),
+        pytest.param(base64.b64encode(JPEG + b"!").decode().rstrip("="), id="without padding"),
+        pytest.param(base64.b64encode(JPEG).decode().replace("/", "\\/").replace("=", "\\u003d"), id="escapes"),
+        pytest.param(base64.encodebytes(JPEG).decode().replace("\n", "\\n"), id="lines"),
+    ],
+)
+async def test_base64_may_be_written_in_any_way(client: httpx2.AsyncClient, gemini: Emulator, written: str) -> None:
+    gemini.faults.append(Fault(body=answer(written)))
+
+    response = await client.post("/generate-image", json=ASK)
+
+    assert image_of(response).rstrip(b"!") == JPEG
+
+
+async def test_words_that_look_like_an_image_s_place_stay_words(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    `"data"` in a prompt that Gemini quotes, in a title or in a text is a word.
+    """
+    said = 'The "data": "QUJD" you asked for, {"thoughtSignature": "no"}, \\ and a quote: "'
+    chunks = [{"web": {"uri": "https://example.com/?q=%22data%22:", "title": 'data": "QUJD'}}]
+    gemini.faults.append(
+        Fault(text=said, patch={"candidates": {"0": {"groundingMetadata": {"groundingChunks": chunks}}}})
+    )
+
+    response = await client.post("/generate-image", json=ASK)
+
+    assert response.json()["text"] == said
+    assert response.json()["grounding"]["sources"][0]["title"] == 'data": "QUJD'
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(answer("AAAA")[:-20], id="cut off behind the image"),
+        pytest.param(answer(base64.b64encode(JPEG).decode())[:1_000_000], id="cut off in the image"),
+        pytest.param(answer(base64.b64encode(JPEG).decode().replace("A", "!", 1)), id="not base64"),
+        pytest.param(answer(base64.b64encode(JPEG).decode().replace("A", "=", 1)), id="padding in the middle"),
+        pytest.param(answer(base64.b64encode(JPEG).decode() + "A"), id="a letter too many"),
+        pytest.param(answer(base64.b64encode(JPEG).decode().replace("A", "\\x", 1)), id="an escape that is none"),
+        pytest.param(answer(base64.b64encode(NOISE).decode()), id="no image"),
+    ],
+)
+async def test_a_damaged_answer_is_an_error_and_never_a_wrong_image(
+    client: httpx2.AsyncClient, gemini: Emulator, broken: str
+) -> None:
+    gemini.faults.append(Fault(body=broken))
+
+    response = await client.post("/generate-image", json=ASK)
+
+    assert response.status_code == 502
+    assert response.json()["code"] == "upstream_invalid_response"
+    assert len(gemini.calls) == 1
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+async def test_an_endless_answer_ends_at_the_limit(serve: Serve, gemini: Emulator, gzip: bool) -> None:
+    """
+    What counts is the size after unpacking; the connection is given up.
+    """
+    gemini.faults.append(Fault(image_base64="A" * 3_000_000, gzip=gzip))
+
+    async with serve(max_upstream_body_bytes=1_000_000) as client:
+        response = await client.post("/generate-image", json=ASK)
+        after = await client.post("/generate-image", json=ASK | {"imageSize": "1K"})
+
+    assert response.status_code == 502
+    assert response.json()["code"] == "upstream_invalid_response"
+    assert "larger" in response.json()["detail"]
+    assert after.status_code == 200
+
+
+async def test_the_last_image_is_delivered_and_drafts_on_request(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    Each image has a place of its own, in JSON too.
+    """
+    gemini.faults.append(Fault(shape="unflagged_drafts"))
+
+    body = (await client.post("/generate-image", json=ASK | {"includeDrafts": True})).json()
+
+    images = [body["image"], *body["drafts"]]
+    assert len({image["data"] for image in images}) == len(images) >= 3
+    for image in images:
+        assert image["url"].endswith(f",{image['data']}")
+        assert base64.b64decode(image["data"], validate=True)[:3] == b"\xff\xd8\xff"
+
+
+async def test_raw_bytes_are_the_file_itself(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(image_base64=base64.b64encode(JPEG).decode()))
+
+    response = await client.post("/generate-image", json=ASK, headers={"Accept": "image/*"})
+
+    assert response.content == JPEG
+    assert response.headers["Content-Length"] == str(len(JPEG))
+
+
+async def test_a_header_behind_megabytes_of_metadata_is_found(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    metadata = b"".join(b"\xff\xe2\xff\xff" + bytes(65_533) for _ in range(40))
+    content = JPEG[:2] + metadata + JPEG[2:]
+    gemini.faults.append(Fault(image_base64=base64.b64encode(content).decode()))
+
+    response = await client.post("/generate-image", json=ASK)
+
+    assert image_of(response) == content
+    assert (response.json()["image"]["width"], response.json()["image"]["height"]) == (1024, 768)
+
+
+async def test_nothing_of_an_answer_outlives_it(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    Connections stay open and remember the context they were opened in; images are not in it any more.
+    """
+    reference = {"data": base64.b64encode(picture(size=(300, 300))).decode()}
+
+    for _ in range(3):
+        response = await client.post("/generate-image", json=ASK | {"referenceImages": [reference]})
+        assert response.status_code == 200
+
+    gc.collect()
+    left = [
+        one for one in gc.get_objects() if type(one).__name__ in ("_Received", "InPieces", "InMemory", "InlineFile")
+    ]
+    assert left == []
+
+
+# On the way out.
+
+
+async def test_a_large_upload_arrives_bit_for_bit(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    Large files go from the disk to the wire, small ones from memory; Gemini gets the very length it was told.
+    """
+    large = picture(size=(1400, 1400), format_="PNG", compress_level=0)
+    files = [("images", ("1", large)), ("images", ("2", picture())), ("images", ("3", large[::1]))]
+
+    response = await client.post("/generate-image/with-references", data={"prompt": "Both"}, files=files)
+
+    assert response.status_code == 200, response.text
+    sent = _images_sent(gemini)
+    assert sent == [large, picture(), large]
+    assert int(gemini.calls[-1].headers["content-length"]) > 2 * len(large) * 4 / 3
+
+
+async def test_inline_references_arrive_bit_for_bit(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    large = picture(size=(1400, 1400), format_="PNG", compress_level=0)
+    written = base64.b64encode(large).decode()
+    references = [
+        {"data": written, "role": "style"},
+        {"url": f"data:image/png;base64,{written}"},
+        {"data": f"DATA:image/png;charset=binary;base64,{base64.urlsafe_b64encode(large).decode()}"},
+    ]
+
+    response = await client.post("/generate-image", json=ASK | {"referenceImages": references})
+
+    assert response.status_code == 200, response.text
+    assert _images_sent(gemini) == [large] * 3
+
+
+async def test_a_prompt_that_looks_like_a_token_stays_a_prompt(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    Tokens are drawn anew for each message, so that even somebody who has seen one cannot write the next.
+    """
+    prompt = f'{"0" * 32}0001 "{"f" * 36}" "data": "QUJD"'
+    reference = {"data": base64.b64encode(picture()).decode(), "name": "0" * 36}
+
+    response = await client.post("/generate-image", json={"prompt": prompt, "referenceImages": [reference]})
+
+    assert response.status_code == 200, response.text
+    assert gemini.calls[-1].body["contents"][0]["parts"][0]["text"] == prompt
+    assert _images_sent(gemini) == [picture()]
+
+
+async def test_a_body_of_words_alone_has_a_limit(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    Images may be large; what is left of a body without them is small, or it is refused while it arrives.
+    """
+    response = await client.post("/generate-image", json=ASK | {"systemInstruction": "x" * 5_000_000})
+
+    assert response.status_code == 413
+    assert response.json()["code"] == "too_large"
+    assert not gemini.calls
+
+
+def _images_sent(gemini: Emulator) -> list[bytes]:
+    parts = gemini.calls[-1].body["contents"][0]["parts"]
+    return [base64.b64decode(part["inlineData"]["data"], validate=True) for part in parts if "inlineData" in part]
+
+
+# The transport by itself, under the official SDK.
+
+
+@asynccontextmanager
+async def sdk(url: str, max_bytes: int = 10**8) -> AsyncGenerator[genai.Client]:
+    http = httpx2.AsyncClient(transport=LiftingTransport(Network(trust_env=False), max_bytes), trust_env=False)
+    options = types.HttpOptions(
+        base_url=url,
+        api_version="v1beta",
+        timeout=10_000,
+        retry_options=types.HttpRetryOptions(attempts=1),
+        httpx_async_client=http,
+    )
+    async with http:
+        yield genai.Client(api_key="key", http_options=options)
+
+
+async def test_a_stream_is_lifted_while_it_arrives(gemini: Emulator, gemini_url: str) -> None:
+    """
+    Server-sent events go through the same scanner: the SDK gets each as soon as it is there, with tokens in it.
+    """
+    gemini.faults.append(Fault(chunk_bytes=1000))
+    config = types.GenerateContentConfig(response_modalities=["TEXT", "IMAGE"])
+    texts, images = [], []
+
+    async with sdk(gemini_url) as client:
+        with Exchange() as exchange:
+            stream = await client.aio.models.generate_content_stream(
+                model="gemini-3-pro-image", contents="A lighthouse", config=config
+            )
+            async for chunk in stream:
+                for part in chunk.parts or []:
+                    assert not part.thought_signature
+                    if part.text:
+                        texts.append(part.text)
+                    elif part.inline_data and part.inline_data.data:
+                        token = base64.b64encode(part.inline_data.data).decode()
+                        assert len(token) == 36
+                        images.append(exchange.received(token).head(10**9))
+
+    assert texts == ["Here it is."]
+    assert [image[:3] for image in images] == [b"\xff\xd8\xff"]
+
+
+async def test_an_exchange_may_be_sent_again(gemini: Emulator, gemini_url: str) -> None:
+    """
+    Each attempt sends the references from their beginning, and forgets what an earlier attempt has received.
+    """
+    content = picture(size=(900, 900), compress_level=0)
+    config = types.GenerateContentConfig(response_modalities=["IMAGE"], should_return_http_response=True)
+
+    async with sdk(gemini_url) as client:
+        with Exchange(keep_signatures=True) as exchange:
+            parts = [
+                types.Part(text="Blue"),
+                types.Part(inline_data=types.Blob(data=exchange.sending(InMemory(content)), mime_type="image/png")),
+            ]
+            bodies = []
+            for _ in range(2):
+                response = await client.aio.models.generate_content(
+                    model="gemini-3-pro-image", contents=types.Content(role="user", parts=parts), config=config
+                )
+                assert response.sdk_http_response and response.sdk_http_response.body
+                bodies.append(json.loads(response.sdk_http_response.body)["candidates"][0]["content"]["parts"][0])
+            first, second = bodies
+            assert exchange.received(second["inlineData"]["data"]).head(3) == b"\xff\xd8\xff"
+            assert len(exchange.received(second["thoughtSignature"])) > 0
+            assert exchange.received(first["inlineData"]["data"]).head(99).hex() not in first["inlineData"]["data"]
+
+    for call in gemini.calls:
+        assert base64.b64decode(call.body["contents"][0]["parts"][1]["inlineData"]["data"]) == content
+
+
+async def test_outside_an_exchange_everything_passes_as_it_is(gemini_url: str) -> None:
+    async with sdk(gemini_url) as client:
+        response = await client.aio.models.generate_content(
+            model="gemini-3-pro-image",
+            contents="A lighthouse",
+            config=types.GenerateContentConfig(response_modalities=["IMAGE"]),
+        )
+
+    assert response.parts and response.parts[0].inline_data and response.parts[0].inline_data.data
+    assert response.parts[0].inline_data.data[:3] == b"\xff\xd8\xff"
+    assert response.parts[0].thought_signature
+
+
+async def test_an_error_s_body_is_limited_too(gemini: Emulator, gemini_url: str) -> None:
+    gemini.faults.append(Fault(status=500, message="x" * 2_000_000))
+
+    async with sdk(gemini_url, max_bytes=1_000_000) as client:
+        with pytest.raises(AnswerTooLarge):
+            await client.aio.models.generate_content(model="gemini-3-pro-image", contents="x")
+
+
+def test_signatures_are_kept_for_those_who_ask() -> None:
+    text = b'{"thoughtSignature": "QUJD", "thought_signature": "REVG", "data": "R0hJ"}'
+
+    with Exchange() as plain, Exchange(keep_signatures=True) as keeping:
+        dropped, kept = json.loads(plain.lift().feed(text)), json.loads(keeping.lift().feed(text))
+
+        assert (dropped["thoughtSignature"], dropped["thought_signature"]) == ("", "")
+        assert plain.received(dropped["data"]).head(9) == b"GHI"
+        assert [keeping.received(kept[key]).head(9) for key in kept] == [b"ABC", b"DEF", b"GHI"]
+
+
+# Connections.
+
+
+async def test_an_idle_connection_that_ends_is_not_used_again(gemini_url: str) -> None:
+    """
+    Its end is noticed even if the last answer filled the buffer to the brim, when reading had been held back.
+    """
+    connections = 0
+    body = answer(base64.b64encode(JPEG[:BUFFER_BYTES]).decode()).encode()
+    body += b" " * (4 * BUFFER_BYTES - len(body))
+
+    async def serve_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split()[0])
+        await reader.readexactly(length)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
+        for start in range(0, len(body), BUFFER_BYTES):
+            writer.write(body[start : start + BUFFER_BYTES])
+            await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.close()
+
+    server = await asyncio.start_server(serve_once, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, sdk(f"http://127.0.0.1:{port}") as client:
+        for _ in range(3):
+            with Exchange():
+                await client.aio.models.generate_content(
+                    model="m", contents="x", config=types.GenerateContentConfig(should_return_http_response=True)
+                )
+            await asyncio.sleep(0.3)
+
+    assert connections == 3
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@asynccontextmanager
+async def served_with_tls(app: Any, authority: trustme.CA) -> AsyncGenerator[str]:
+    """`app` behind TLS, with a certificate of `authority` for localhost."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+    config.load()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    server = uvicorn.Server(config)
+    listener = await asyncio.get_running_loop().create_server(
+        lambda: config.http_protocol_class(config, server.server_state, {}),  # type: ignore[call-arg]
+        "127.0.0.1",
+        0,
+        ssl=context,
+    )
+    try:
+        yield f"https://localhost:{listener.sockets[0].getsockname()[1]}"
+    finally:
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        listener.close()
+
+
+async def test_tls_is_spoken_and_certificates_are_checked(
+    serve: Serve, gemini: Emulator, authority: trustme.CA, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    An authority that the machine does not trust is an upstream error; `SSL_CERT_FILE` names one to trust.
+    """
+    gemini.faults.append(Fault(image_base64=base64.b64encode(JPEG).decode()))
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+
+    async with served_with_tls(gemini, authority) as url:
+        async with serve(google_gemini_base_url=url) as client:
+            refused = await client.post("/generate-image", json=ASK)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        async with serve(google_gemini_base_url=url) as client:
+            response = await client.post("/generate-image", json=ASK)
+
+    assert refused.status_code == 502
+    assert refused.json()["code"] == "upstream_error"
+    assert image_of(response) == JPEG
+
+
+@asynccontextmanager
+async def forwarding(asked: list[bytes]) -> AsyncGenerator[str]:
+    """A proxy that forwards plain HTTP and tunnels the rest; the first line of each request ends up in `asked`."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line, *_ = head = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        asked.append(line)
+        target = httpx2.URL(line.split()[1].decode() if b"://" in line else f"http://{line.split()[1].decode()}")
+        there, back = await asyncio.open_connection("127.0.0.1", target.port)
+        if line.startswith(b"CONNECT"):
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        else:
+            back.write(b"\r\n".join(head))
+        await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(forward, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_the_environment_s_proxies_are_used(
+    serve: Serve,
+    gemini: Emulator,
+    gemini_url: str,
+    authority: trustme.CA,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    `HTTP_PROXY` and `HTTPS_PROXY` for Gemini, but not for hosts in `NO_PROXY`, and never for a demo's emulator.
+    """
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    asked: list[bytes] = []
+
+    async with served_with_tls(gemini, authority) as tls_url, forwarding(asked) as proxy:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, proxy)
+        monkeypatch.setenv("NO_PROXY", "elsewhere.example")
+        monkeypatch.setenv("no_proxy", "elsewhere.example")
+        async with serve(google_gemini_base_url=tls_url) as client:
+            tunnelled = await client.post("/generate-image", json=ASK)
+        async with serve() as client:
+            forwarded = await client.post("/generate-image", json=ASK)
+        seen = list(asked)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        async with serve() as client:
+            direct = await client.post("/generate-image", json=ASK)
+        monkeypatch.delenv("NO_PROXY")
+        monkeypatch.delenv("no_proxy")
+        async with serve(demo=True, demo_delay_seconds=0) as client:
+            demo = await client.post("/generate-image", json=ASK)
+
+    assert [one.status_code for one in (tunnelled, forwarded, direct, demo)] == [200] * 4
+    assert seen[0].startswith(b"CONNECT localhost:")
+    assert seen[1].startswith(b"POST http://127.0.0.1:")
+    assert asked == seen
