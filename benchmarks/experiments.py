@@ -109,20 +109,21 @@ class Bench:
         """The peak above a fresh idle process, for each of the callers that ask at the same moment, and what stays."""
         found: Figures = defaultdict(dict)
         for count in callers:
-            for contender in self.contenders:
-                async with running(contender) as one:
-                    await self._asking(contender, 10_000, 1, 2)  # what is loaded on first use is there
-                    idle = one.rss_mb()
+            async with AsyncExitStack() as stack:
+                under_way = [await stack.enter_async_context(running(contender)) for contender in self.contenders]
+                idle: dict[str, float] = {}
+                for one in under_way:
+                    name = one.contender.name
+                    await self._asking(one.contender, 10_000, 1, 2)  # what is loaded on first use is there
+                    idle[name] = one.rss_mb()
                     one.forget_peak()
-                    await self._asking(contender, PEAK_SIZE, count, 2)
-                    peak = one.peak_mb()
-                    await asyncio.sleep(wait_seconds)
-                    found[str(count)][contender.name] = {
-                        "idle_mb": idle,
-                        "peak_mb_each": (peak - idle) / count,
-                        "of_base64": (peak - idle) / count / (len(upstream.encoded_image(PEAK_SIZE)) / MB),
-                        "left_mb": one.rss_mb() - idle,
-                    }
+                    await self._asking(one.contender, PEAK_SIZE, count, 2)
+                    peak = (one.peak_mb() - idle[name]) / count
+                    of_base64 = peak * MB / len(upstream.encoded_image(PEAK_SIZE))
+                    found[str(count)][name] = {"idle_mb": idle[name], "peak_mb_each": peak, "of_base64": of_base64}
+                await asyncio.sleep(wait_seconds)
+                for one in under_way:
+                    found[str(count)][one.contender.name]["left_mb"] = one.rss_mb() - idle[one.contender.name]
         return dict(found)
 
     async def in_flight(self, callers: int, patience: float) -> Figures:
