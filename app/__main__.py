@@ -11,6 +11,8 @@ from pydantic_settings import SettingsError
 from app.main import create_app
 from app.settings import Settings, UnsafeSettings
 
+MAX_OPEN_FILES = 65_536
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
@@ -35,6 +37,7 @@ def main() -> None:
         sys.exit(f"{named[1].upper() if named else 'Settings'}: is not valid JSON")
     except UnsafeSettings as error:
         sys.exit(str(error))
+    _allow_many_connections()
     print(_runs_on(settings, why), file=sys.stderr, flush=True)
     uvicorn.run(
         create_app(settings),
@@ -46,6 +49,18 @@ def main() -> None:
         # Whoever is drawing may finish; whoever only holds a connection open does not keep the process.
         timeout_graceful_shutdown=int(settings.upstream_timeout_seconds) + 5,
     )
+
+
+def _allow_many_connections() -> None:
+    """Each generation in flight holds two connections; shells often allow 1,024 files where the system allows more."""
+    try:
+        import resource
+    except ImportError:  # not on Unix
+        return
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _runs_on(settings: Settings, why: str) -> str:

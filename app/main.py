@@ -14,6 +14,7 @@ from app.api.dependencies import State
 from app.api.door import LOOPBACK_ORIGIN, Door
 from app.api.edge import AnnouncedLength, RequestContext, SafetyNet
 from app.gemini import Gemini
+from app.memory import SpareMemory
 from app.service.images import Images
 from app.service.references import References
 from app.settings import Settings
@@ -55,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 references=References(
                     settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
                 ),
+                spare_memory=SpareMemory(),
             )
 
     app = FastAPI(

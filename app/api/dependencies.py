@@ -1,7 +1,7 @@
 """What handlers reach for: who asks, and what does the work."""
 
 import email.message
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request, Security
@@ -10,6 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from app.catalogue import Catalogue
 from app.domain import Caller
 from app.errors import UnsupportedMediaType
+from app.memory import SpareMemory
 from app.service.images import Images
 from app.service.references import References
 from app.settings import Settings
@@ -22,6 +23,7 @@ class State(TypedDict):
     catalogue: Catalogue
     images: Images
     references: References
+    spare_memory: SpareMemory
 
 
 async def caller(
@@ -48,6 +50,12 @@ async def _catalogue(request: Request) -> Catalogue:
 
 async def _settings(request: Request) -> Settings:
     return cast("Settings", request.state.settings)
+
+
+async def at_work(request: Request) -> AsyncGenerator[None]:
+    """Holds until the answer is sent."""
+    with cast("SpareMemory", request.state.spare_memory).at_work():
+        yield
 
 
 ImagesDep = Annotated[Images, Depends(_images)]

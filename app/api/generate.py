@@ -10,7 +10,7 @@ from starlette.formparsers import MultiPartParser
 
 from app import errors
 from app.api.answers import EXAMPLE, EXPOSED_HEADERS, GROUNDING_EXAMPLE, GenerationRead, answer
-from app.api.dependencies import ImagesDep, ReferencesDep, body_of, caller
+from app.api.dependencies import ImagesDep, ReferencesDep, at_work, body_of, caller
 from app.api.inline import LiftedRequest, LiftingRoute
 from app.api.negotiation import AnswerWanted, Wanted
 from app.api.problems import documented
@@ -70,7 +70,7 @@ router = APIRouter(
     responses=_ANSWERS,
     default_response_class=Response,
     route_class=LiftingRoute,
-    dependencies=[Depends(caller)],
+    dependencies=[Depends(caller), Depends(at_work)],
 )
 
 
