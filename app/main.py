@@ -15,6 +15,7 @@ from app.api.door import LOOPBACK_ORIGIN, Door
 from app.api.edge import AnnouncedLength, RequestContext, SafetyNet
 from app.gemini import Gemini
 from app.memory import SpareMemory
+from app.pace import Pace
 from app.service.images import Images
 from app.service.references import References
 from app.settings import Settings
@@ -47,7 +48,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 )
                 base_url = await stack.enter_async_context(served(emulator))
                 log.warning("DEMO: the built-in emulator draws the pictures; Gemini is not called")
-            gemini = await stack.enter_async_context(Gemini(settings, base_url))
+            pace = Pace()
+            gemini = await stack.enter_async_context(Gemini(settings, pace, base_url))
             catalogue = settings.catalogue
             yield State(
                 settings=settings,
@@ -56,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 references=References(
                     settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
                 ),
+                pace=pace,
                 spare_memory=SpareMemory(),
             )
 

@@ -22,6 +22,7 @@ from app.emulator.faults import Fault
 from app.gemini.network import BUFFER_BYTES, Network
 from app.gemini.transport import AnswerTooLarge, Exchange, LiftingTransport
 from app.lifting import InMemory
+from app.pace import Pace
 from tests.conftest import Serve, picture
 
 ASK = {"prompt": "A lighthouse"}
@@ -251,7 +252,7 @@ def _images_sent(gemini: Emulator) -> list[bytes]:
 
 @asynccontextmanager
 async def sdk(url: str, max_bytes: int = 10**8) -> AsyncGenerator[genai.Client]:
-    http = httpx2.AsyncClient(transport=LiftingTransport(Network(trust_env=False), max_bytes), trust_env=False)
+    http = httpx2.AsyncClient(transport=LiftingTransport(Network(Pace(), trust_env=False), max_bytes), trust_env=False)
     options = types.HttpOptions(
         base_url=url,
         api_version="v1beta",

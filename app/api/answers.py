@@ -4,7 +4,6 @@ The base64 does not go through a JSON encoder: the document is encoded with shor
 the base64 in their place.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from app.api.negotiation import Wanted
 from app.domain import Generation, Image
 from app.lifting import Content, Encoded, Tokens
+from app.pace import Pace
 
 MAX_HEADER_BYTES = 3_000
 """What the words of an answer may take in headers altogether; proxies in front often allow 4 KiB."""
@@ -142,9 +142,10 @@ class Pieces(Response):
     """A body that is sent piece by piece, never joined, each piece encoded when its turn comes."""
 
     def __init__(
-        self, segments: Sequence[bytes | Encoded | Content], media_type: str, headers: Mapping[str, str]
+        self, segments: Sequence[bytes | Encoded | Content], media_type: str, headers: Mapping[str, str], pace: Pace
     ) -> None:
         self._segments = segments
+        self._pace = pace
         super().__init__(None, headers=headers, media_type=media_type)
         self.headers["Content-Length"] = str(sum(map(len, segments)))
 
@@ -155,20 +156,20 @@ class Pieces(Response):
                 await send({"type": "http.response.body", "body": segment, "more_body": True})
                 continue
             async for piece in segment:
+                # The server waits only for callers who are slow; others would have all of it sent at one go.
+                await self._pace.turn()
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                # The server waits only when the caller is slow; other callers should have their turn anyway.
-                await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b""})
 
 
-def answer(generation: Generation, wanted: Wanted) -> Response:
-    """The generation in the shape that the caller asked for."""
+def answer(generation: Generation, wanted: Wanted, pace: Pace) -> Response:
+    """The generation in the shape that the caller asked for, sent in turns of `pace`."""
     if generation.image.mime_type in wanted.image_types:
-        return _as_bytes(generation)
-    return _as_json(generation, with_url=wanted.with_url)
+        return _as_bytes(generation, pace)
+    return _as_json(generation, pace, with_url=wanted.with_url)
 
 
-def _as_json(generation: Generation, *, with_url: bool) -> Response:
+def _as_json(generation: Generation, pace: Pace, *, with_url: bool) -> Response:
     tokens = Tokens()
     images: dict[str, Encoded] = {}
 
@@ -193,14 +194,14 @@ def _as_json(generation: Generation, *, with_url: bool) -> Response:
         for _ in range(2 if with_url else 1):
             before, _, text = text.partition(place.encode())
             segments += [before, image]
-    return Pieces([*segments, text], "application/json", _headers(generation))
+    return Pieces([*segments, text], "application/json", _headers(generation), pace)
 
 
-def _as_bytes(generation: Generation) -> Response:
+def _as_bytes(generation: Generation, pace: Pace) -> Response:
     image, words = generation.image, _words(generation)
     name = f"{generation.id}.{_EXTENSIONS[image.mime_type]}"
     headers = _headers(generation) | {"Content-Disposition": f'inline; filename="{name}"'} | words
-    return Pieces([image.content], image.mime_type, headers)
+    return Pieces([image.content], image.mime_type, headers, pace)
 
 
 def _headers(generation: Generation) -> dict[str, str]:

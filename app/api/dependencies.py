@@ -11,6 +11,7 @@ from app.catalogue import Catalogue
 from app.domain import Caller
 from app.errors import UnsupportedMediaType
 from app.memory import SpareMemory
+from app.pace import Pace
 from app.service.images import Images
 from app.service.references import References
 from app.settings import Settings
@@ -23,6 +24,7 @@ class State(TypedDict):
     catalogue: Catalogue
     images: Images
     references: References
+    pace: Pace
     spare_memory: SpareMemory
 
 
@@ -48,6 +50,10 @@ async def _catalogue(request: Request) -> Catalogue:
     return cast("Catalogue", request.state.catalogue)
 
 
+async def _pace(request: Request) -> Pace:
+    return cast("Pace", request.state.pace)
+
+
 async def _settings(request: Request) -> Settings:
     return cast("Settings", request.state.settings)
 
@@ -61,6 +67,7 @@ async def at_work(request: Request) -> AsyncGenerator[None]:
 ImagesDep = Annotated[Images, Depends(_images)]
 ReferencesDep = Annotated[References, Depends(_references)]
 CatalogueDep = Annotated[Catalogue, Depends(_catalogue)]
+PaceDep = Annotated[Pace, Depends(_pace)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 
 

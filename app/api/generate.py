@@ -10,7 +10,7 @@ from starlette.formparsers import MultiPartParser
 
 from app import errors
 from app.api.answers import EXAMPLE, EXPOSED_HEADERS, GROUNDING_EXAMPLE, GenerationRead, answer
-from app.api.dependencies import ImagesDep, ReferencesDep, at_work, body_of, caller
+from app.api.dependencies import ImagesDep, PaceDep, ReferencesDep, at_work, body_of, caller
 from app.api.inline import LiftedRequest, LiftingRoute
 from app.api.negotiation import AnswerWanted, Wanted
 from app.api.problems import documented
@@ -116,15 +116,15 @@ AskedInForm = Annotated[Asked, Depends(_from_form)]
 
 
 @router.post("", dependencies=[Depends(body_of("application/json"))])
-async def generate(asked: AskedInJson, images: ImagesDep) -> Response:
+async def generate(asked: AskedInJson, images: ImagesDep, pace: PaceDep) -> Response:
     """Generate an image from a prompt, and from reference images given inline."""
-    return answer(await images.generate(asked.request), asked.wanted)
+    return answer(await images.generate(asked.request), asked.wanted, pace)
 
 
 @router.post("/with-references", dependencies=[Depends(body_of("multipart/form-data"))])
-async def generate_with_references(asked: AskedInForm, images: ImagesDep) -> Response:
+async def generate_with_references(asked: AskedInForm, images: ImagesDep, pace: PaceDep) -> Response:
     """Generate an image from a prompt and uploaded reference images: editing, compositing, consistent characters."""
-    return answer(await images.generate(asked.request), asked.wanted)
+    return answer(await images.generate(asked.request), asked.wanted, pace)
 
 
 @router.post(
@@ -138,9 +138,9 @@ async def generate_with_references(asked: AskedInForm, images: ImagesDep) -> Res
         }
     },
 )
-async def generate_with_search(asked: AskedInJson, images: ImagesDep) -> Response:
+async def generate_with_search(asked: AskedInJson, images: ImagesDep, pace: PaceDep) -> Response:
     """Generate an image grounded in Google Search.
 
     Google obliges you to show `grounding` to whoever wrote the prompt.
     """
-    return answer(await images.generate(replace(asked.request, google_search=True)), asked.wanted)
+    return answer(await images.generate(replace(asked.request, google_search=True)), asked.wanted, pace)

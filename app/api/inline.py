@@ -14,6 +14,9 @@ from app.lifting import Decoder, Lifter
 MAX_JSON_BYTES = 4 * 1024 * 1024
 """How long a body may be without the images in it. Prompts are much shorter than that."""
 
+_READING = 2
+"""What it takes to read and check a small request, in the units of `Pace`."""
+
 _MAX_DECLARATION_BYTES = 256
 """How long the beginning of a data URL may be, up to its comma."""
 
@@ -93,12 +96,13 @@ class LiftedRequest(Request):
 
 
 class LiftingRoute(APIRoute):
-    """A route whose handler gets a `LiftedRequest`."""
+    """A route whose handler gets a `LiftedRequest`, when its turn comes."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            await request.state.pace.turn(_READING)
             return await handler(LiftedRequest(request.scope, request.receive))
 
         return handle

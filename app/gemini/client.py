@@ -13,27 +13,31 @@ from app.gemini import answers, requests
 from app.gemini.failures import as_service_errors
 from app.gemini.network import Network
 from app.gemini.transport import Exchange, LiftingTransport
-from app.gemini.turns import Turns
+from app.pace import Pace
 from app.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+
+_PREPARING = 4
+"""The SDK takes one to two milliseconds to turn a request into JSON; in the units of `Pace`."""
 
 
 class Gemini:
     """Gemini as the rest of the service sees it."""
 
-    def __init__(self, settings: Settings, base_url: str | None = None) -> None:
+    def __init__(self, settings: Settings, pace: Pace, base_url: str | None = None) -> None:
         """Build the SDK's client from the settings alone.
 
         Args:
             settings: credentials, addresses and the deadline.
+            pace: in turns of which requests are prepared and answers read.
             base_url: an address that goes before the settings' own; the emulator's, in a demo.
         """
         self._timeout = settings.upstream_timeout_seconds
-        self._preparing = Turns()
+        self._pace = pace
         # Named, not detected: with aiohttp installed the SDK would change transports by itself. A demo's emulator is on
         # loopback, where the environment's proxies have nothing to do.
-        network = Network(trust_env=not settings.demo)
+        network = Network(pace, trust_env=not settings.demo)
         self._http = httpx2.AsyncClient(
             transport=LiftingTransport(network, settings.max_upstream_body_bytes),
             trust_env=False,
@@ -70,16 +74,16 @@ class Gemini:
         Raises:
             ServiceError: every way this can fail, refusals and answers without an image included.
         """
-        async with self._preparing.turn() as prepared:
-            with Exchange(on_sending=prepared) as exchange:
-                contents, config = requests.contents(request, exchange), requests.config(request, model)
-                with as_service_errors(self._timeout):
-                    async with asyncio.timeout(self._timeout):
-                        response = await self._sdk.aio.models.generate_content(
-                            model=model.id, contents=contents, config=config
-                        )
-                raw = response.sdk_http_response
-                return answers.generation((raw and raw.body) or "", exchange, request, model)
+        await self._pace.turn(_PREPARING)
+        with Exchange() as exchange:
+            contents, config = requests.contents(request, exchange), requests.config(request, model)
+            with as_service_errors(self._timeout):
+                async with asyncio.timeout(self._timeout):
+                    response = await self._sdk.aio.models.generate_content(
+                        model=model.id, contents=contents, config=config
+                    )
+            raw = response.sdk_http_response
+            return answers.generation((raw and raw.body) or "", exchange, request, model)
 
     async def __aenter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ arrived, in one piece.
 """
 
 import asyncio
+import selectors
 import socket
 import ssl
 from collections.abc import Iterable, Iterator
@@ -17,8 +18,13 @@ import aiohappyeyeballs
 import httpcore2
 import httpx2
 
+from app.pace import Pace
+
 BUFFER_BYTES = 256 * 1024
-"""How much may wait to be read before the sender is held back. Below this, reading costs more per byte."""
+"""How much is read at once. Below this, reading costs more per byte; above, it gains nothing and takes memory."""
+
+FIRST_BUFFER_BYTES = 16 * 1024
+"""How much is read of an answer before anybody knows how long it is."""
 
 _MAX_IDLE_CONNECTIONS = 20
 _IDLE_SECONDS = 4.0
@@ -35,11 +41,13 @@ class Network:
             happen, also while the body of an answer is read.
     """
 
-    def __init__(self, *, trust_env: bool) -> None:
+    def __init__(self, pace: Pace, *, trust_env: bool) -> None:
         """
         Args:
+            pace: in turns of which answers are read.
             trust_env: heed `HTTPS_PROXY`, `NO_PROXY` and their like, and `SSL_CERT_FILE`.
         """
+        self._pace = pace
         self._trust_env = trust_env
         self._tls = httpx2.create_ssl_context(trust_env=trust_env)
         self._pools: dict[str | None, httpcore2.AsyncConnectionPool] = {}
@@ -71,7 +79,7 @@ class Network:
                 max_connections=None,
                 max_keepalive_connections=_MAX_IDLE_CONNECTIONS,
                 keepalive_expiry=_IDLE_SECONDS,
-                network_backend=_Backend(),
+                network_backend=_Backend(self._pace),
             )
         return self._pools[proxy]
 
@@ -91,6 +99,9 @@ def _as_proxy(url: str) -> httpcore2.Proxy:
 
 
 class _Backend(httpcore2.AsyncNetworkBackend):
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+
     async def connect_tcp(
         self,
         host: str,
@@ -107,19 +118,23 @@ class _Backend(httpcore2.AsyncNetworkBackend):
                     addresses, happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS
                 )
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                _, stream = await loop.create_connection(_Stream, sock=connected)
+                _, stream = await loop.create_connection(lambda: _Stream(self._pace), sock=connected)
                 return stream
 
 
 class _Stream(httpcore2.AsyncNetworkStream, asyncio.BufferedProtocol):
-    """One connection. What has arrived lies in one buffer until it is read, and the news that it is over waits too."""
+    """One connection. What has arrived lies in one buffer until it is read, and the news that it is over waits too.
+
+    The socket is read only when somebody reads here, so that no more than one buffer is filled for each turn.
+    """
 
     _transport: asyncio.Transport
 
-    def __init__(self) -> None:
-        self._buffer: memoryview | None = None  # there once an answer begins: most of the time is spent waiting for it
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._buffer = memoryview(b"")  # most of the time is spent waiting, and takes none
         self._filled = 0
-        self._held_back = self._ended = False
+        self._paused = self._ended = False
         self._lost: Exception | None = None
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # there while the other side does not take any more
@@ -128,18 +143,21 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.BufferedProtocol):
         """All there is, be it more than `max_bytes`; nothing at all is the end."""
         if not self._filled and not self._ended:
             self._arrival = asyncio.get_running_loop().create_future()
+            if self._paused:
+                self._paused = False
+                self._transport.resume_reading()
             try:
                 async with asyncio.timeout(timeout):
                     await self._arrival
             except TimeoutError as exc:
                 raise httpcore2.ReadTimeout(str(exc)) from exc
+        await self._pace.turn()
         if not self._filled and self._lost is not None:
             raise httpcore2.ReadError(str(self._lost)) from self._lost
-        data = bytes(self._buffer[: self._filled]) if self._buffer else b""
+        data = bytes(self._buffer[: self._filled])
+        if data and self._filled == len(self._buffer) < BUFFER_BYTES:
+            self._buffer = memoryview(bytearray(BUFFER_BYTES))  # there is more to come
         self._filled = 0
-        if self._held_back and not self._ended:  # also after the last piece: the end of an idle connection is news too
-            self._held_back = False
-            self._transport.resume_reading()
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
@@ -174,7 +192,7 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.BufferedProtocol):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":  # asked of idle connections: nothing but their end can come
-            return self._ended or self._filled > 0
+            return self._ended or self._filled > 0 or _is_readable(self._transport.get_extra_info("socket"))
         names = {"client_addr": "sockname", "server_addr": "peername"}
         return self._transport.get_extra_info(names.get(info, info))
 
@@ -184,15 +202,14 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self._buffer is None:
-            self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        if not self._buffer:
+            self._buffer = memoryview(bytearray(FIRST_BUFFER_BYTES))
         return self._buffer[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         self._filled += nbytes
-        if self._filled == BUFFER_BYTES:
-            self._held_back = True
-            self._transport.pause_reading()
+        self._paused = True
+        self._transport.pause_reading()
         self._wake()
 
     def eof_received(self) -> None:
@@ -218,6 +235,12 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.BufferedProtocol):
     def _wake(self) -> None:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
+
+
+def _is_readable(connection: socket.socket) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.fileno(), selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ call; it is put in as base64 while the request is sent, and taken out while the 
 """
 
 import base64
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from contextvars import ContextVar, Token
 from typing import Self
@@ -31,14 +31,12 @@ class Exchange:
     Each attempt of the call sends the same again, from its beginning, and forgets what an earlier one has received.
     """
 
-    def __init__(self, *, on_sending: Callable[[], None] = lambda: None, keep_signatures: bool = False) -> None:
+    def __init__(self, *, keep_signatures: bool = False) -> None:
         """
         Args:
-            on_sending: called when the SDK has its request ready.
             keep_signatures: hold thought signatures too, which are often larger than the image. Else they are dropped
                 while they arrive.
         """
-        self.on_sending = on_sending
         self._tokens = Tokens()
         self._before: Token[Exchange] | None = None
         self._sent: list[tuple[bytes, Content]] = []
@@ -113,7 +111,6 @@ class LiftingTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         exchange = _current.get(None)
         if exchange is not None:
-            exchange.on_sending()
             request = exchange.splice(request, await request.aread())
         answer = await self._network.send(request)
         lifter = exchange.lift() if exchange is not None and answer.status == httpx2.codes.OK else None

@@ -1,0 +1,83 @@
+"""Many callers at the same moment: each does its work, and nobody waits for all of them."""
+
+import asyncio
+import base64
+import time
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator
+from app.emulator.faults import Fault
+from app.pace import WORK_PER_ITERATION, Pace
+from tests.test_moving_images import JPEG, image_of
+
+
+async def _iterations(order: list[int], pace: Pace, number: int, work: int) -> None:
+    await pace.turn(work)
+    order.append(number)
+
+
+async def test_an_iteration_does_a_little_and_everybody_has_a_turn_in_order() -> None:
+    pace, order = Pace(), []  # type: ignore[var-annotated]
+    tasks = [asyncio.create_task(_iterations(order, pace, number, 1)) for number in range(20)]
+
+    done = []
+    while len(order) < 20:
+        await asyncio.sleep(0)
+        done.append(len(order))
+
+    assert order == list(range(20))
+    assert max(now - before for before, now in zip([0, *done], done, strict=False)) <= WORK_PER_ITERATION
+    await asyncio.gather(*tasks)
+
+
+async def test_who_leaves_the_queue_does_not_stop_it() -> None:
+    pace, order = Pace(), []  # type: ignore[var-annotated]
+    tasks = [asyncio.create_task(_iterations(order, pace, number, WORK_PER_ITERATION)) for number in range(6)]
+    await asyncio.sleep(0)
+
+    for number in (1, 2, 4):
+        tasks[number].cancel()
+    await asyncio.wait(tasks, timeout=1)
+
+    assert order == [0, 3, 5]
+
+
+async def test_thirty_images_at_once_are_all_right(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    Callers get their own image, bit for bit, and the health check answers meanwhile.
+    """
+    gemini.faults.append(Fault(times=30, image_base64=base64.b64encode(JPEG).decode()))
+    answered = []
+
+    async def ask() -> bytes:
+        return image_of(await client.post("/generate-image", json={"prompt": "A lighthouse"}))
+
+    async def look() -> None:
+        while True:
+            assert (await client.get("/healthz")).status_code == 200
+            answered.append(time.monotonic())
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    images = await asyncio.gather(*(ask() for _ in range(30)))
+    looking.cancel()
+
+    assert images == [JPEG] * 30
+    assert len(answered) > 10
+
+
+@pytest.mark.parametrize("leave_after", [0.0, 0.05, 0.2])
+async def test_callers_who_leave_in_the_middle_leave_the_others_alone(
+    client: httpx2.AsyncClient, gemini: Emulator, leave_after: float
+) -> None:
+    gemini.faults.append(Fault(times=12, image_base64=base64.b64encode(JPEG).decode()))
+    asking = [asyncio.create_task(client.post("/generate-image", json={"prompt": "A lighthouse"})) for _ in range(12)]
+
+    await asyncio.sleep(leave_after)
+    for task in asking[::2]:
+        task.cancel()
+    done = await asyncio.gather(*asking, return_exceptions=True)
+
+    assert all(isinstance(one, httpx2.Response) and image_of(one) == JPEG for one in done[1::2])
