@@ -60,8 +60,8 @@ async def _run(given: argparse.Namespace) -> None:
         "latency": lambda: bench.latency(SIZES),
         "load": lambda: bench.load([600_000, 2_000_000, 8_000_000, 20_000_000], 8),
         "uploads": lambda: bench.uploads([1, 14]),
-        "memory": lambda: bench.memory([1, 8, 16, 32], given.wait),
-        "in_flight": lambda: bench.in_flight(given.callers, 90),
+        "memory": lambda: bench.memory([1, 8, 32], given.wait),
+        "in_flight": lambda: bench.in_flight(given.callers, 60),
     }
     results: dict[str, Any] = {"about": _about(taking_part, absent, given)}
     try:

@@ -140,7 +140,7 @@ def _in_flight(results: Results) -> str:
         )
     head = [
         "callers",
-        "answered in 90 s",
+        "answered in 60 s",
         "refused",
         "most in flight",
         "seconds",

@@ -131,4 +131,11 @@ async def _reply(send: Any, body: bytes, *, paced: bool = False) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    uvicorn.run(app, port=parser.parse_args().port, log_level="warning", access_log=False, lifespan="off")
+    uvicorn.run(
+        app,
+        port=parser.parse_args().port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=300,
+    )

@@ -29,8 +29,9 @@ Serve = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """The event loop that the service runs on; `TEST_LOOP=asyncio` is Python's own."""
+    return "asyncio", {"use_uvloop": os.environ.get("TEST_LOOP") != "asyncio"}
 
 
 @pytest.fixture(scope="session")
