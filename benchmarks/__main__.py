@@ -30,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--contenders", help="names by comma; all if left out")
-    parser.add_argument("--experiments", help="latency, load, memory, in_flight, uploads, start; all if left out")
+    parser.add_argument(
+        "--experiments", help="start, latency, load, uploads, memory, growth, in_flight; all if left out"
+    )
     parser.add_argument("--wait", type=float, default=60, help="seconds until memory is read again")
     parser.add_argument("--callers", type=int, default=1000, help="how many wait for slow images at once")
     parser.add_argument("--report", action="store_true", help="measure nothing; write the report of results.json anew")
@@ -61,9 +63,12 @@ async def _run(given: argparse.Namespace) -> None:
         "load": lambda: bench.load([600_000, 2_000_000, 8_000_000, 20_000_000], 8),
         "uploads": lambda: bench.uploads([1, 14]),
         "memory": lambda: bench.memory([1, 8, 32], given.wait),
+        "growth": lambda: bench.growth([600_000, 2_000_000, 8_000_000, 20_000_000], [1, 2, 4, 8, 16, 32]),
         "in_flight": lambda: bench.in_flight(given.callers, 60),
     }
-    results: dict[str, Any] = {"about": _about(taking_part, absent, given)}
+    kept = given.out / "results.json"
+    results: dict[str, Any] = json.loads(kept.read_text()) if given.experiments and kept.exists() else {}
+    results.setdefault("about", _about(taking_part, absent, given))
     try:
         await asyncio.sleep(2)
         for name, experiment in todo.items():

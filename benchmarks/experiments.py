@@ -134,6 +134,21 @@ class Bench:
                     found[str(count)][one.contender.name]["left_mb"] = one.rss_mb() - idle[one.contender.name]
         return dict(found)
 
+    async def growth(self, sizes: list[int], callers: list[int]) -> Figures:
+        """Time and memory against the size of images, for 8 callers, and against the number of callers, at 8 MB."""
+        found: Figures = {"size": defaultdict(dict), "callers": defaultdict(dict)}
+        points = [("size", size, size, 8) for size in sizes] + [("callers", n, PEAK_SIZE, n) for n in callers]
+        for axis, place, size, count in points:
+            for contender in self.contenders:
+                async with running(contender) as one:
+                    await self._asking(contender, 10_000, 1, 2)
+                    idle = one.rss_mb()
+                    one.forget_peak()
+                    took = await self._asking(contender, size, count, 2)
+                    figures = {"peak_mb": one.peak_mb() - idle, "p50_ms": statistics.median(took) * 1000}
+                    found[axis][str(place)][contender.name] = figures
+        return found
+
     async def in_flight(self, callers: int, patience: float) -> Figures:
         """Everybody asks at once for an image that takes 20 seconds; how many are answered while patience lasts."""
         found: Figures = {}

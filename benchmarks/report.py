@@ -56,6 +56,9 @@ def _tables(results: Results) -> list[str]:
         _by_size(results, "load", "stall_ms", "Longest wait of a health check beside 8 callers, ms"),
         _by_size(results, "load", "health_p99_ms", "p99 of the health checks beside 8 callers, ms"),
         _memory(results),
+        _grown(results, "size", "peak_mb", "Growth: peak memory above idle against size, 8 callers, MB"),
+        _grown(results, "callers", "peak_mb", "Growth: peak memory above idle against callers, 8 MB images, MB"),
+        _grown(results, "callers", "p50_ms", "Growth: median time of an answer against callers, 8 MB images, ms"),
         _in_flight(results),
         _uploads(results),
         _start(results),
@@ -118,6 +121,17 @@ def _memory(results: Results) -> str:
         "Peak above a fresh idle, for each caller, as a multiple of the image's base64; and what is left a minute later"
     )
     return _table(f"Memory at 8 MB. {about}", head, rows)
+
+
+def _grown(results: Results, axis: str, key: str, title: str) -> str:
+    if "growth" not in results:
+        return ""
+    found = results["growth"][axis]
+    head = [_size(place) if axis == "size" else f"{place} callers" for place in found]
+    rows = [
+        [name, *(_cell(at[name][key] if name in at else None) for at in found.values())] for name in _names(results)
+    ]
+    return _table(title, head, rows)
 
 
 def _in_flight(results: Results) -> str:
@@ -221,14 +235,16 @@ def _goals(results: Results) -> str:
 
 
 def _plot(results: Results, path: Path) -> None:
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.2), layout="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(16, 7.4), layout="constrained")
     panels = axes.flatten()
     _curves(panels[0], results, "latency", None, "added latency, one caller", "ms")
     _curves(panels[1], results, "load", "cpu_ms", "CPU per request, 8 callers", "ms")
     _curves(panels[2], results, "load", "stall_ms", "longest wait of a health check, 8 callers", "ms")
     _curves(panels[3], results, "load", "per_second", "requests per second, 8 callers", "")
-    _memory_curves(panels[4], results)
-    _bars(panels[5], results)
+    _growth(panels[4], results, "size", "peak_mb", "peak memory above idle, 8 callers", "MB")
+    _growth(panels[5], results, "callers", "peak_mb", "peak memory above idle, 8 MB images", "MB")
+    _growth(panels[6], results, "callers", "p50_ms", "median time of an answer, 8 MB images", "ms")
+    _bars(panels[7], results)
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
     figure.savefig(path, metadata={"Date": None})
@@ -249,14 +265,15 @@ def _curves(panel: Axes, results: Results, experiment: str, key: str | None, tit
     _logarithmic(panel, "image, MB", unit)
 
 
-def _memory_curves(panel: Axes, results: Results) -> None:
-    panel.set_title("peak memory above idle, 8 MB images", fontsize=11)
-    found = results.get("memory", {})
+def _growth(panel: Axes, results: Results, axis: str, key: str, title: str, unit: str) -> None:
+    panel.set_title(title, fontsize=11)
+    found = results.get("growth", {}).get(axis, {})
+    scale = 1e6 if axis == "size" else 1
     for name in _names(results):
-        points = [(int(count), at[name]["peak_mb_each"] * int(count)) for count, at in found.items() if name in at]
+        points = [(int(place) / scale, max(at[name][key], 0.1)) for place, at in found.items() if name in at]
         if points:
             panel.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], markersize=4)
-    _logarithmic(panel, "callers", "MB")
+    _logarithmic(panel, "image, MB" if axis == "size" else "callers", unit)
 
 
 def _bars(panel: Axes, results: Results) -> None:

@@ -238,6 +238,8 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.BufferedProtocol):
 
 
 def _is_readable(connection: socket.socket) -> bool:
+    if connection.fileno() < 0:
+        return True  # closed, which is the same to whoever asks
     with selectors.DefaultSelector() as selector:
         selector.register(connection.fileno(), selectors.EVENT_READ)
         return bool(selector.select(0))
