@@ -293,7 +293,8 @@ def _logarithmic(panel: Axes, across: str, unit: str) -> None:
     if panel.lines:
         panel.set_xscale("log")
         panel.set_yscale("log")
-        ticks = sorted({float(x) for line in panel.lines for x in line.get_xdata()})  # type: ignore[arg-type, union-attr]
+        lines: list[Any] = list(panel.lines)
+        ticks = sorted({float(x) for line in lines for x in line.get_xdata()})
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.minorticks_off()
         panel.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
