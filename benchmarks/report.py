@@ -252,7 +252,7 @@ def _plot(results: Results, path: Path) -> None:
 
 
 def _curves(panel: Axes, results: Results, experiment: str, key: str | None, title: str, unit: str) -> None:
-    panel.set_title(title, fontsize=11)
+    panel.set_title(title, fontsize=10.5)
     found = results.get(experiment, {})
     for name in _names(results):
         points = [(int(size) / 1e6, at[name][key] if key else at[name]) for size, at in found.items() if name in at]
@@ -266,7 +266,7 @@ def _curves(panel: Axes, results: Results, experiment: str, key: str | None, tit
 
 
 def _growth(panel: Axes, results: Results, axis: str, key: str, title: str, unit: str) -> None:
-    panel.set_title(title, fontsize=11)
+    panel.set_title(title, fontsize=10.5)
     found = results.get("growth", {}).get(axis, {})
     scale = 1e6 if axis == "size" else 1
     for name in _names(results):
@@ -277,7 +277,7 @@ def _growth(panel: Axes, results: Results, axis: str, key: str, title: str, unit
 
 
 def _bars(panel: Axes, results: Results) -> None:
-    panel.set_title("1,000 callers of a 20 s image: answered in 60 s", fontsize=11)
+    panel.set_title("20 s images: 1,000 callers, answered in 60 s", fontsize=10.5)
     found = results.get("in_flight", {})
     names = list(found)
     answered = [found[name]["answered"] for name in names]
