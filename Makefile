@@ -43,16 +43,17 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 			$$extra pyproject.toml -o requirements/$${name:-service}.txt; \
 	done
 
+# A lock file is complete: without --no-deps an older pip looks for newer versions all the same, finds one, and gives up.
 .venv/run.stamp: requirements/demo.txt | .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
 .venv/dev.stamp: requirements/dev.txt | .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@ .venv/run.stamp
 
 .venv/bench.stamp .venv/fuzz.stamp: .venv/%.stamp: requirements/%.txt .venv/run.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
 .venv:
