@@ -19,7 +19,8 @@ from google.genai import types
 
 from app.emulator import Emulator
 from app.emulator.faults import Fault
-from app.gemini.network import BUFFER_BYTES, Network
+from app.gemini.connection import BUFFER_BYTES
+from app.gemini.network import Network
 from app.gemini.transport import AnswerTooLarge, Exchange, LiftingTransport
 from app.lifting import InMemory
 from app.pace import Pace

@@ -5,15 +5,14 @@ call; it is put in as base64 while the request is sent, and taken out while the 
 """
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from contextvars import ContextVar, Token
 from typing import Self
 
-import httpcore2
 import httpx2
 
-from app.gemini.network import Network
+from app.gemini.network import Answer, Network
 from app.lifting import Content, Decoder, Encoded, InMemory, InPieces, Lifter, Tokens, decode
 
 _OF_THE_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
@@ -117,7 +116,8 @@ class LiftingTransport(httpx2.AsyncBaseTransport):
         # The body is unpacked on the way: its length is not what these headers say, and it is not compressed any more.
         headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_THE_WIRE]
         stream = _Lifted(answer, request, lifter, self._max_answer_bytes)
-        return httpx2.Response(answer.status, headers=headers, stream=stream, extensions=answer.extensions)
+        assert answer.status is not None
+        return httpx2.Response(answer.status, headers=headers, stream=stream)
 
     async def aclose(self) -> None:
         await self._network.aclose()
@@ -148,15 +148,16 @@ class _Lifted(httpx2.AsyncByteStream):
     """A body as it arrives, unpacked, without what the lifter takes out of it."""
 
     def __init__(
-        self, answer: httpcore2.Response, request: httpx2.Request, lifter: Lifter[_Received] | None, max_bytes: int
+        self, answer: Answer, request: httpx2.Request, lifter: Lifter[_Received] | None, max_bytes: int
     ) -> None:
-        self._unpacked = httpx2.Response(answer.status, headers=answer.headers, stream=_Body(answer), request=request)
+        self._answer = answer
+        self._request = request
         self._lifter = lifter
         self._max_bytes = max_bytes
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
         room = self._max_bytes
-        async with aclosing(self._unpacked.aiter_bytes()) as chunks:
+        async with aclosing(self._unpacked()) as chunks:
             async for chunk in chunks:
                 room -= len(chunk)
                 if room < 0:
@@ -166,20 +167,26 @@ class _Lifted(httpx2.AsyncByteStream):
         if self._lifter and (rest := self._lifter.close()):
             yield rest
 
-    async def aclose(self) -> None:
-        await self._unpacked.aclose()
-
-
-class _Body(httpx2.AsyncByteStream):
-    """A body as httpcore hands it on."""
-
-    def __init__(self, answer: httpcore2.Response) -> None:
-        self._answer = answer
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async with aclosing(self._answer.aiter_stream()) as chunks:
-            async for chunk in chunks:
-                yield chunk
+    def _unpacked(self) -> AsyncGenerator[bytes]:
+        if all(name.lower() != b"content-encoding" for name, _ in self._answer.headers):
+            return self._answer.aiter_stream()
+        assert self._answer.status is not None
+        packed = httpx2.Response(
+            self._answer.status, headers=self._answer.headers, stream=_Body(self._answer), request=self._request
+        )
+        return packed.aiter_bytes()
 
     async def aclose(self) -> None:
         await self._answer.aclose()
+
+
+class _Body(httpx2.AsyncByteStream):
+    """A body as the network hands it on."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        async with aclosing(self._answer.aiter_stream()) as chunks:
+            async for chunk in chunks:
+                yield chunk

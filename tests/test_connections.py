@@ -1,0 +1,178 @@
+"""Whatever a server may do with a connection, spoken byte by byte over a real socket."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import httpcore2
+import httpx2
+import pytest
+
+from app.gemini.connection import MAX_HEAD_BYTES
+from app.gemini.network import Network
+from app.pace import Pace
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def talking(talk: Talk) -> AsyncGenerator[tuple[Network, str]]:
+    """A server that treats each connection as `talk` says, and the network to reach it with."""
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await talk(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(served, "127.0.0.1", 0)
+    network = Network(Pace(), trust_env=False)
+    async with server:
+        try:
+            yield network, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1beta/x"
+        finally:
+            await network.aclose()
+
+
+async def asked(network: Network, url: str, body: bytes = b"{}") -> tuple[int | None, bytes]:
+    timeout = {"connect": 5.0, "read": 5.0, "write": 5.0}
+    answer = await network.send(httpx2.Request("POST", url, content=body, extensions={"timeout": timeout}))
+    try:
+        async with aclosing(answer.aiter_stream()) as pieces:
+            return answer.status, b"".join([piece async for piece in pieces])
+    finally:
+        await answer.aclose()
+
+
+def saying(*replies: bytes, hang_up: bool = False) -> tuple[Talk, list[int]]:
+    """One reply after another on each connection, a request read before each; and how many connections there were."""
+    connections: list[int] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(0)
+        for reply in replies:
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+            connections[-1] += 1
+            writer.write(reply)
+            await writer.drain()
+        if not hang_up:
+            await reader.read()
+
+    return talk, connections
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        OK,
+        b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1;ext=1\r\nk\r\n0\r\nTrailer: t\r\n\r\n",
+    ],
+)
+async def test_a_connection_that_has_delivered_everything_is_used_again(reply: bytes) -> None:
+    talk, connections = saying(reply, reply, reply)
+    async with talking(talk) as (network, url):
+        answers = [await asked(network, url) for _ in range(3)]
+
+    assert answers == [(200, b"ok")] * 3
+    assert connections == [3]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        OK + b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnot ours",
+        OK + b"\r\n\r\nrubbish",
+    ],
+)
+async def test_a_connection_with_anything_odd_about_it_is_not(reply: bytes) -> None:
+    """
+    A second answer to one request would otherwise be taken for the answer to somebody else's.
+    """
+    talk, connections = saying(reply, reply)
+    async with talking(talk) as (network, url):
+        answers = [await asked(network, url) for _ in range(2)]
+
+    assert answers == [(200, b"ok")] * 2
+    assert connections == [1, 1]
+
+
+async def test_an_answer_may_end_with_its_connection() -> None:
+    talk, connections = saying(b"HTTP/1.1 200 OK\r\n\r\neverything", hang_up=True)
+    async with talking(talk) as (network, url):
+        answers = [await asked(network, url) for _ in range(2)]
+
+    assert answers == [(200, b"everything")] * 2
+    assert connections == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n",
+    ],
+)
+async def test_half_an_answer_or_none_is_an_error(reply: bytes) -> None:
+    talk, _ = saying(reply, hang_up=True)
+    async with talking(talk) as (network, url):
+        with pytest.raises((httpcore2.RemoteProtocolError, httpcore2.ReadError)):
+            await asyncio.wait_for(asked(network, url), 4)
+
+
+async def test_an_answer_that_comes_before_the_request_is_read_is_heard() -> None:
+    """
+    A server that refuses an upload early answers, closes, and never reads the rest.
+    """
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+        await writer.drain()
+        writer.write_eof()
+        await reader.read()
+
+    async with talking(talk) as (network, url):
+        answer = await asked(network, url, b"x" * 8_000_000)
+
+    assert answer == (413, b"no")
+
+
+async def test_a_header_that_no_header_can_be_is_not_sent() -> None:
+    talk, connections = saying(OK)
+    async with talking(talk) as (network, url):
+        request = httpx2.Request("POST", url, headers={"X-Goog-Api-Key": "a\r\nHost: elsewhere"})
+        with pytest.raises(httpcore2.LocalProtocolError):
+            await network.send(request)
+
+    assert sum(connections) == 0
+
+
+async def test_idle_connections_are_closed_after_a_while() -> None:
+    ended = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(OK)
+        await reader.read()
+        ended.set()
+
+    async with talking(talk) as (network, url):
+        await asked(network, url)
+        await asyncio.wait_for(ended.wait(), 8)
