@@ -19,6 +19,9 @@ emulator: .venv/run.stamp ## emulate the Gemini API alone on EMULATOR_PORT (9000
 test: .venv/dev.stamp ## run every test that needs no key
 	$(BIN)/python -m pytest
 
+storm: .venv/dev.stamp ## 2,000 generations in every weather, and a minute of overload; about three minutes
+	$(BIN)/python -m pytest -m storm -s
+
 check: .venv/dev.stamp ## check types, style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,4 +64,4 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 	@echo 'Installing into .venv, once; it takes about 20 seconds.'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help run emulator test check bench fuzz verify-live lock
+.PHONY: help run emulator test storm check bench fuzz verify-live lock

@@ -4,11 +4,11 @@ import argparse
 import re
 import sys
 
-import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from app.main import create_app
+from app.server import server_of
 from app.settings import Settings, UnsafeSettings
 
 MAX_OPEN_FILES = 65_536
@@ -39,16 +39,7 @@ def main() -> None:
         sys.exit(str(error))
     _allow_many_connections()
     print(_runs_on(settings, why), file=sys.stderr, flush=True)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,  # app.logs has set the loggers up
-        access_log=False,
-        server_header=False,
-        # Whoever is drawing may finish; whoever only holds a connection open does not keep the process.
-        timeout_graceful_shutdown=int(settings.upstream_timeout_seconds) + 5,
-    )
+    server_of(create_app(settings), settings).run()
 
 
 def _allow_many_connections() -> None:

@@ -62,6 +62,8 @@ class GenerationRequest:
     include_drafts: bool = False
     seed: int | None = None
     safety_settings: tuple[SafetySetting, ...] = ()
+    fallback_model: str | None = None
+    """Whom to ask if the model is out of capacity; an id or an alias."""
     accepted_types: tuple[str, ...] = ()
     """The image types the caller can take; empty when any will do."""
 
@@ -132,6 +134,8 @@ class Generation:
     finish_reason: str | None = None
     grounding: Grounding | None = None
     warnings: tuple[str, ...] = ()
+    attempts: int = 1
+    """Calls to Gemini that it took."""
 
 
 @dataclass(frozen=True, slots=True)

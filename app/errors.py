@@ -9,6 +9,7 @@
     │   ├── NotFound                    404 not_found
     │   ├── MethodNotAllowed            405 method_not_allowed
     │   ├── NotAcceptable               406 not_acceptable
+    │   ├── SlowUpload                  408 slow_upload
     │   ├── TooLarge                    413 too_large
     │   ├── UnsupportedMediaType        415 unsupported_media_type
     │   ├── UnsupportedImage            415 unsupported_image
@@ -23,6 +24,9 @@
     │   ├── UpstreamBusy                503 upstream_busy
     │   ├── UpstreamTimeout             504 upstream_timeout
     │   └── QuotaExhausted              429 quota_exhausted
+    ├── Overloaded                    503 overloaded
+    ├── CallerLeft                    499 caller_left        nobody is there to be told
+    ├── SlowReader                    499 slow_reader        nor is anybody here
     └── Internal                      500 internal
 
 Every error has two texts: `detail` is a sentence for the caller, which may hold Gemini's own words and is not logged;
@@ -31,7 +35,8 @@ Every error has two texts: `detail` is a sentence for the caller, which may hold
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from enum import Enum
+from typing import Any, ClassVar, Self
 
 from app.domain import Usage
 
@@ -42,6 +47,17 @@ class FieldError:
 
     field: str
     message: str
+
+
+class Again(Enum):
+    """Whether the same call may be made again."""
+
+    NEVER = "never"
+    """It would change nothing, or cost again what may have been paid already."""
+    SAFE = "safe"
+    """Nothing was done and nothing billed."""
+    ONCE = "once"
+    """The call was on its way, and nobody knows what became of it: it may have been billed."""
 
 
 class ServiceError(Exception):
@@ -57,6 +73,9 @@ class ServiceError(Exception):
         """Seconds to wait before the same request may succeed; it becomes the `Retry-After` header."""
         self.quote: str | None = None
         """What the other side said, word for word. It may quote prompts: logged only if the settings allow it."""
+        self.attempts: int | None = None
+        """How many calls to Gemini were made; `None` if it did not come to that."""
+        self.again = Again.NEVER
 
     def members(self) -> dict[str, Any]:
         """What the problem document says beyond the members that every problem has."""
@@ -110,6 +129,10 @@ class NotAcceptable(CallerError):
 
     def members(self) -> dict[str, Any]:
         return {"possible": list(self.possible)}
+
+
+class SlowUpload(CallerError):
+    status, code, title = 408, "slow_upload", "The body did not arrive in time"
 
 
 class TooLarge(CallerError):
@@ -197,6 +220,15 @@ class NoImage(Refused):
 class UpstreamError(ServiceError):
     status, code, title = 502, "upstream_error", "Gemini failed"
 
+    asked_wait: int | None = None
+    """Seconds that Gemini asked to wait, if it did; `retry_after` can be a guess of ours."""
+    of_the_model = False
+    """Whether it is the model that is short of something, so that another one may serve."""
+
+    def to_be_tried(self, again: Again, asked_wait: int | None = None) -> Self:
+        self.again, self.asked_wait = again, asked_wait
+        return self
+
 
 class UpstreamInvalidResponse(UpstreamError):
     code, title = "upstream_invalid_response", "Gemini's answer cannot be read"
@@ -208,14 +240,22 @@ class UpstreamRejectedCredentials(UpstreamError):
 
 class UpstreamBusy(UpstreamError):
     status, code, title = 503, "upstream_busy", "Gemini is busy"
+    of_the_model = True
 
 
 class UpstreamTimeout(UpstreamError):
     status, code, title = 504, "upstream_timeout", "Gemini did not answer in time"
 
+    waited_for: str | None = None
+    """What took too long: `queue`, `connection`, `first_byte`, `transfer`, or `retry`."""
+
+    def members(self) -> dict[str, Any]:
+        return {"waitedFor": self.waited_for} if self.waited_for else {}
+
 
 class QuotaExhausted(UpstreamError):
     status, code, title = 429, "quota_exhausted", "Gemini's quota for this service is used up"
+    of_the_model = True
 
     def __init__(self, detail: str, *, scope: str | None, cause: str | None = None, retry_after: int | None = None):
         super().__init__(detail, cause=cause, retry_after=retry_after)
@@ -224,3 +264,21 @@ class QuotaExhausted(UpstreamError):
 
     def members(self) -> dict[str, Any]:
         return {"quota": self.scope}
+
+
+class Overloaded(ServiceError):
+    """We have more to do than we take on at once, or are about to stop. Nothing was asked of Gemini."""
+
+    status, code, title = 503, "overloaded", "This service is busy"
+
+
+class CallerLeft(ServiceError):
+    """Nobody reads this; the number is nginx's."""
+
+    status, code, title = 499, "caller_left", "The caller left"
+
+
+class SlowReader(ServiceError):
+    """Somebody is there, but does not take the answer."""
+
+    status, code, title = 499, "slow_reader", "The caller did not read the answer"

@@ -23,7 +23,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 def install(settings: Settings) -> None:
     """Point the loggers of the service and of uvicorn at standard error, in the format that the settings name."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not handler.stream.isatty())
+    handler.setFormatter(_Json() if as_json else _Text())
     for name in ("app", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

@@ -9,13 +9,20 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__, logs
 from app.api import docs, generate, health, models, problems
+from app.api import metrics as metrics_route
 from app.api.answers import EXPOSED_HEADERS
 from app.api.dependencies import State
 from app.api.door import LOOPBACK_ORIGIN, Door
-from app.api.edge import AnnouncedLength, RequestContext, SafetyNet
+from app.api.edge import PROBES, AnnouncedLength, RequestContext, SafetyNet
+from app.api.intake import Intake
 from app.gemini import Gemini
 from app.memory import SpareMemory
+from app.metrics import Metrics
 from app.pace import Pace
+from app.room import Room
+from app.service.attempts import Attempts, RetryBudget
+from app.service.breaker import Breakers
+from app.service.gate import Gate
 from app.service.images import Images
 from app.service.references import References
 from app.settings import Settings
@@ -35,6 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     settings.require_startable()
     logs.install(settings)
+    gate = Gate(settings.max_in_flight, settings.max_queued, settings.queue_timeout_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[State]:
@@ -51,15 +59,45 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             pace = Pace()
             gemini = await stack.enter_async_context(Gemini(settings, pace, base_url))
             catalogue = settings.catalogue
+            uploads, answers = Room(settings.max_held_bytes // 2), Room(settings.max_held_bytes // 2)
+            attempts = Attempts(
+                settings.upstream_attempts,
+                settings.retry_first_wait_seconds,
+                settings.retry_max_wait_seconds,
+                RetryBudget(settings.retry_budget),
+            )
+            breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
+            metrics = Metrics()
+            metrics.watch(
+                lambda: {
+                    "in_flight": gate.under_way,
+                    "queued": gate.queued,
+                    "held_bytes": {"uploads": uploads.held, "answers": answers.held},
+                    "doubtful_retries": attempts.doubtful,
+                    "breaker_open": dict.fromkeys(breakers.open_models(), 1),
+                }
+            )
             yield State(
                 settings=settings,
                 catalogue=catalogue,
-                images=Images(gemini, catalogue, vertex=settings.google_genai_use_vertexai),
+                images=Images(
+                    gemini,
+                    catalogue,
+                    gate,
+                    attempts,
+                    breakers,
+                    fallback_model=settings.fallback_model,
+                    vertex=settings.google_genai_use_vertexai,
+                ),
                 references=References(
                     settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
                 ),
                 pace=pace,
                 spare_memory=SpareMemory(),
+                gate=gate,
+                intake=Intake(uploads, settings.slow_caller_seconds, settings.deadline_seconds),
+                room=answers,
+                metrics=metrics,
             )
 
     app = FastAPI(
@@ -72,11 +110,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url=None if settings.docs_access == "off" else "/openapi.json",
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
+        # Its log records hold messages of exceptions, which can quote prompts.
+        telemetry={"logs": False, "exclude": lambda scope: scope.get("path") in PROBES},
     )
+    app.state.gate = gate
     problems.install(app, log_sensitive=settings.log_sensitive)
     if settings.docs_access != "off":
         docs.install(app, keyed=bool(settings.service_api_keys))
-    for router in (generate.router, models.router, health.router):
+    observed = [metrics_route.router] if settings.metrics_access != "off" else []
+    for router in (generate.router, models.router, health.router, *observed):
         app.include_router(
             router,
             max_body_size=settings.max_body_bytes,

@@ -97,8 +97,56 @@ class Settings(BaseSettings):
     models: dict[ModelId, dict[str, Any]] = {}
     """Further models, or changes to listed ones, as JSON: `{"gemini-4-image": {"like": "gemini-3-pro-image"}}`."""
 
+    fallback_model: ModelId | None = None
+    """Whom to ask when the model is out of capacity or quota, for requests that do not name a `fallbackModel`."""
+
+    upstream_attempts: int = Field(default=3, ge=1, le=10)
+    """Calls to Gemini for one image at the most, the first included; docs/weather.md says what is tried again."""
     upstream_timeout_seconds: float = Field(default=300, gt=0, le=3600)
     """How long a call to Gemini may take altogether. 4K with references has been seen to need 250 s."""
+    upstream_connect_seconds: float = Field(default=10, gt=0, le=300)
+    """How long a connection to Gemini may take to come about."""
+    upstream_first_byte_seconds: float = Field(default=300, gt=0, le=3600)
+    """How long Gemini may take to begin its answer."""
+    upstream_stall_seconds: float = Field(default=30, gt=0, le=3600)
+    """How long Gemini may pause within its answer."""
+    retry_first_wait_seconds: float = Field(default=1, ge=0, le=60)
+    """The longest wait before the second attempt, if Gemini names none; twice that before the third, and so on. The
+    wait itself is anything up to that."""
+    retry_max_wait_seconds: float = Field(default=10, ge=0, le=600)
+    """The longest wait before another attempt. If Gemini asks for a longer one, the caller gets it as `Retry-After`."""
+    retry_budget: float = Field(default=0.2, ge=0, le=10)
+    """Further attempts for each call, over all calls of the last ten seconds; twenty are always allowed."""
+    breaker_failures: int = Field(default=10, ge=0)
+    """Failed attempts in a row after which a model is left alone for a while; 0 never does."""
+    breaker_seconds: float = Field(default=15, gt=0, le=3600)
+    """How long. After that one attempt at a time finds out whether it is back."""
+
+    deadline_seconds: float = Field(default=600, gt=0, le=7200)
+    """How long an image may take altogether, waiting and further attempts included. Callers may ask for less with
+    `X-Timeout-Seconds` or `Prefer: wait=…`."""
+    heartbeat_seconds: float = Field(default=10, gt=0, le=15)
+    """The longest silence in a stream of events."""
+
+    max_in_flight: int = Field(default=1000, ge=1)
+    """Images that are made at once."""
+    max_queued: int = Field(default=1000, ge=0)
+    """Requests that may wait for their turn; callers take turns."""
+    queue_timeout_seconds: float = Field(default=30, ge=0, le=3600)
+    """How long a request may wait. Who would have to wait longer is refused at once."""
+    max_held_bytes: int = Field(default=1024 * MIB, ge=2)
+    """References and images held at once: half of it for uploads, which are refused beyond it, half for answers, which
+    wait for room."""
+    max_connections: int = Field(default=4000, ge=1)
+    """Connections from callers. Under `python -m app` only, as are the two that follow."""
+    max_header_bytes: int = Field(default=64 * 1024, ge=1024)
+    """Largest head of a request, its address included."""
+    head_timeout_seconds: float = Field(default=15, gt=0, le=600)
+    """How long a connection may take to send the head of a request."""
+    slow_caller_seconds: float = Field(default=30, gt=0, le=3600)
+    """How long an upload may pause, or an answer go unread, before the connection is cut."""
+    shutdown_grace_seconds: float = Field(default=300, ge=0, le=7200)
+    """How long images in flight may still take when the service is told to stop."""
 
     max_upstream_body_bytes: int = Field(default=96 * MIB, ge=1)
     """Largest answer of Gemini's that is read, thought signatures included."""
@@ -111,6 +159,8 @@ class Settings(BaseSettings):
     docs_access: Literal["open", "key", "off"] = "open"
     """Who sees `/docs` and `/openapi.json`: `open` shows them to everybody, `key` to callers with a key, `off` to
     nobody."""
+    metrics_access: Literal["open", "key", "off"] = "key"
+    """Who sees `/metrics`, likewise. Without any keys, `key` means whoever may call."""
     cors_allow_origins: CommaSeparated = ()
     """Web origins that may call from a browser, comma-separated: `https://app.example`; or `*`. Without keys, pages
     from loopback may call anyway."""
@@ -126,8 +176,8 @@ class Settings(BaseSettings):
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"
     """`debug`, `info`, `warning` or `error`. No level logs keys, prompts or images."""
-    log_format: Literal["text", "json"] = "text"
-    """`text` or `json`: one line of text or one JSON object for each event."""
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """`text` or `json`: one line of text or one JSON object for each event. `auto` writes text to a terminal."""
     log_sensitive: bool = False
     """Log Google's error messages, and those of unexpected errors, as they are. They can quote prompts."""
 

@@ -1,7 +1,9 @@
 """Real servers on real ports: the service, behind it the real SDK, behind that the emulator."""
 
+import asyncio
 import io
 import os
+import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -61,8 +63,12 @@ def settings(gemini_url: str) -> Settings:
 
 
 def settings_for(gemini_url: str, **knobs: Any) -> Settings:
-    """Settings that look at nothing but their arguments."""
-    return Settings(_env_file=None, **{"gemini_api_key": KEY, "google_gemini_base_url": gemini_url, **knobs})
+    """Settings that look at nothing but their arguments.
+
+    Waits are short, and one test's failures do not open a circuit or use up a budget for the next one.
+    """
+    calm = {"retry_first_wait_seconds": 0.02, "breaker_failures": 0, "retry_budget": 10}
+    return Settings(_env_file=None, **{"gemini_api_key": KEY, "google_gemini_base_url": gemini_url, **calm, **knobs})
 
 
 @pytest.fixture(scope="session")
@@ -97,8 +103,24 @@ def client(_client: httpx2.AsyncClient, gemini: Emulator) -> httpx2.AsyncClient:
     return _client
 
 
+async def called(gemini: Emulator, times: int = 1) -> None:
+    """Return once Gemini has been called so often."""
+    while len(gemini.calls) < times:  # noqa: ASYNC110 - the emulator has no other way to tell
+        await asyncio.sleep(0.01)
+
+
 def picture(format_: str = "PNG", size: tuple[int, int] = (64, 48), colour: str = "teal", **options: Any) -> bytes:
     """A real image file."""
     out = io.BytesIO()
     Image.new("RGB", size, colour).save(out, format_, **options)
     return out.getvalue()
+
+
+_JPEG_START = bytes.fromhex(
+    "ffd8ffe000104a46494600010100000100010000ffc00011080400040003012200021101031101ffda000c03010002110311003f00"
+)
+
+
+def noise(seed: int, size: int) -> bytes:
+    """A JPEG of about `size` bytes, 1024 × 1024 by its header; its pixels are noise."""
+    return _JPEG_START + random.Random(seed).randbytes(size).replace(b"\xff", b"\xfe") + b"\xff\xd9"

@@ -346,7 +346,7 @@ def test_signatures_are_kept_for_those_who_ask() -> None:
     text = b'{"thoughtSignature": "QUJD", "thought_signature": "REVG", "data": "R0hJ"}'
 
     with Exchange() as plain, Exchange(keep_signatures=True) as keeping:
-        dropped, kept = json.loads(plain.lift().feed(text)), json.loads(keeping.lift().feed(text))
+        dropped, kept = json.loads(plain.lift(text)), json.loads(keeping.lift(text))
 
         assert (dropped["thoughtSignature"], dropped["thought_signature"]) == ("", "")
         assert plain.received(dropped["data"]).head(9) == b"GHI"

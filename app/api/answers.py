@@ -5,7 +5,7 @@ the base64 in their place.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +15,9 @@ from pydantic.alias_generators import to_camel
 from starlette.types import Receive, Scope, Send
 
 from app.api.negotiation import Wanted
+from app.api.sending import Sender, Sending
 from app.domain import Generation, Image
+from app.errors import CallerLeft, SlowReader
 from app.lifting import Content, Encoded, Tokens
 from app.pace import Pace
 
@@ -133,54 +135,61 @@ GROUNDING_EXAMPLE: dict[str, Any] = {
 EXPOSED_HEADERS = (
     "X-Request-Id", "X-Demo", "Retry-After", "Content-Disposition", "X-Generation-Id", "X-Model", "X-Model-Version",
     "X-Finish-Reason", "X-Image-Width", "X-Image-Height", "X-Usage", "X-Text", "X-Thoughts", "X-Warnings",
-    "X-Grounding", "X-Omitted",
+    "X-Grounding", "X-Omitted", "X-Upstream-Attempts", "X-Should-Retry",
 )  # fmt: skip
 """What a page on another origin may read of an answer."""
 
 
+Segment = bytes | Encoded | Content
+
+
+async def pieces_of(segments: Iterable[Segment], pace: Pace) -> AsyncGenerator[bytes]:
+    """The segments piece by piece, never joined, each encoded when its turn comes."""
+    for segment in segments:
+        if isinstance(segment, bytes):
+            yield segment
+            continue
+        async for piece in segment:
+            # The server waits only for callers who are slow; others would have all of it sent at one go.
+            await pace.turn()
+            yield piece
+
+
 class Pieces(Response):
-    """A body that is sent piece by piece, never joined, each piece encoded when its turn comes."""
+    """A body in segments, with its length."""
 
     def __init__(
-        self, segments: Sequence[bytes | Encoded | Content], media_type: str, headers: Mapping[str, str], pace: Pace
+        self, segments: Sequence[Segment], media_type: str, headers: Mapping[str, str], sending: Sending
     ) -> None:
         self._segments = segments
-        self._pace = pace
+        self._sending = sending
         super().__init__(None, headers=headers, media_type=media_type)
         self.headers["Content-Length"] = str(sum(map(len, segments)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for segment in self._segments:
-            if isinstance(segment, bytes):
-                await send({"type": "http.response.body", "body": segment, "more_body": True})
-                continue
-            async for piece in segment:
-                # The server waits only for callers who are slow; others would have all of it sent at one go.
-                await self._pace.turn()
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        sender = Sender(scope, send, self._sending.patience)
+        await sender.start(self.status_code, self.raw_headers)
+        try:
+            await sender.send_all(pieces_of(self._segments, self._sending.pace), receive)
+            await sender.end()
+        except (CallerLeft, SlowReader) as error:
+            self._sending.failed(error)
 
 
-def answer(generation: Generation, wanted: Wanted, pace: Pace) -> Response:
-    """The generation in the shape that the caller asked for, sent in turns of `pace`."""
+def answer(generation: Generation, wanted: Wanted, sending: Sending) -> Response:
+    """The generation in the shape that the caller asked for."""
     if generation.image.mime_type in wanted.image_types:
-        return _as_bytes(generation, pace)
-    return _as_json(generation, pace, with_url=wanted.with_url)
+        return _as_bytes(generation, sending)
+    segments = image_document(generation, with_url=wanted.with_url)
+    return Pieces(segments, "application/json", _headers(generation), sending)
 
 
-def _as_json(generation: Generation, pace: Pace, *, with_url: bool) -> Response:
-    tokens = Tokens()
-    images: dict[str, Encoded] = {}
-
-    def read(image: Image) -> ImageRead:
-        place = tokens.next()
-        images[place] = Encoded(image.content)
-        url = f"data:{image.mime_type};base64,{place}" if with_url else None
-        return ImageRead(data=place, mime_type=image.mime_type, url=url, width=image.width, height=image.height)
-
+def image_document(generation: Generation, *, with_url: bool) -> list[Segment]:
+    """The JSON document of a generation, its images as segments of their own."""
+    places = _Places(with_url=with_url)
     fields = {name: getattr(generation, name) for name in GenerationRead.model_fields}
-    fields |= {"image": read(generation.image), "drafts": [read(draft) for draft in generation.drafts] or None}
+    drafts = [places.read(draft) for draft in generation.drafts]
+    fields |= {"image": places.read(generation.image), "drafts": drafts or None}
     document = GenerationRead.model_validate(fields).model_dump(mode="json", by_alias=True)
     for optional in ("thoughts", "drafts"):
         if document[optional] is None:
@@ -188,24 +197,54 @@ def _as_json(generation: Generation, pace: Pace, *, with_url: bool) -> Response:
     for image in [document["image"], *document.get("drafts", ())]:
         if image["url"] is None:
             del image["url"]
-    segments: list[bytes | Encoded | Content] = []
-    text = json.dumps(document, separators=(",", ":")).encode()
-    for place, image in images.items():
-        for _ in range(2 if with_url else 1):
-            before, _, text = text.partition(place.encode())
-            segments += [before, image]
-    return Pieces([*segments, text], "application/json", _headers(generation), pace)
+    return places.filled(document)
 
 
-def _as_bytes(generation: Generation, pace: Pace) -> Response:
+def image_read(image: Image, *, with_url: bool) -> list[Segment]:
+    """The JSON document of a single image."""
+    places = _Places(with_url=with_url)
+    return places.filled(places.read(image).model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+class _Places:
+    """Where images belong in a document that is encoded without them."""
+
+    def __init__(self, *, with_url: bool) -> None:
+        self._with_url = with_url
+        self._tokens = Tokens()
+        self._images: dict[str, Encoded] = {}
+
+    def read(self, image: Image) -> ImageRead:
+        place = self._tokens.next()
+        self._images[place] = Encoded(image.content)
+        url = f"data:{image.mime_type};base64,{place}" if self._with_url else None
+        return ImageRead(data=place, mime_type=image.mime_type, url=url, width=image.width, height=image.height)
+
+    def filled(self, document: dict[str, Any]) -> list[Segment]:
+        segments: list[Segment] = []
+        text = json.dumps(document, separators=(",", ":")).encode()
+        places = sorted(self._images, key=lambda place: text.index(place.encode()))
+        for place in places:
+            for _ in range(2 if self._with_url else 1):
+                before, _found, text = text.partition(place.encode())
+                segments += [before, self._images[place]]
+        return [*segments, text]
+
+
+def _as_bytes(generation: Generation, sending: Sending) -> Response:
     image, words = generation.image, _words(generation)
     name = f"{generation.id}.{_EXTENSIONS[image.mime_type]}"
     headers = _headers(generation) | {"Content-Disposition": f'inline; filename="{name}"'} | words
-    return Pieces([image.content], image.mime_type, headers, pace)
+    return Pieces([image.content], image.mime_type, headers, sending)
 
 
 def _headers(generation: Generation) -> dict[str, str]:
-    return {"Cache-Control": "no-store", "Vary": "Accept", "X-Generation-Id": generation.id}
+    return {
+        "Cache-Control": "no-store",
+        "Vary": "Accept",
+        "X-Generation-Id": generation.id,
+        "X-Upstream-Attempts": str(generation.attempts),
+    }
 
 
 def _words(generation: Generation) -> dict[str, str]:

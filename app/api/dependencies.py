@@ -1,17 +1,23 @@
 """What handlers reach for: who asks, and what does the work."""
 
 import email.message
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated, TypedDict, cast
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from app.api.attending import Attendance
+from app.api.intake import Intake
 from app.catalogue import Catalogue
 from app.domain import Caller
 from app.errors import UnsupportedMediaType
 from app.memory import SpareMemory
+from app.metrics import Metrics
 from app.pace import Pace
+from app.room import Room, Share
+from app.service.gate import Gate
 from app.service.images import Images
 from app.service.references import References
 from app.settings import Settings
@@ -26,6 +32,10 @@ class State(TypedDict):
     references: References
     pace: Pace
     spare_memory: SpareMemory
+    gate: Gate
+    intake: Intake
+    room: Room
+    metrics: Metrics
 
 
 async def caller(
@@ -58,10 +68,44 @@ async def _settings(request: Request) -> Settings:
     return cast("Settings", request.state.settings)
 
 
-async def at_work(request: Request) -> AsyncGenerator[None]:
+async def _metrics(request: Request) -> Metrics:
+    return cast("Metrics", request.state.metrics)
+
+
+async def _gate(request: Request) -> Gate:
+    return cast("Gate", request.state.gate)
+
+
+async def _seconds(
+    request: Request,
+    x_timeout_seconds: Annotated[
+        float | None, Header(gt=0, description="How long the image may take altogether; a setting is the most.")
+    ] = None,
+    prefer: Annotated[str | None, Header(description="`wait=N` is the same for clients that speak RFC 7240.")] = None,
+) -> float:
+    """How long the caller is willing to wait, as far as we are willing to work."""
+    most = cast("Settings", request.state.settings).deadline_seconds
+    wait = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", prefer or "")
+    asked = x_timeout_seconds or (float(wait[1]) if wait else most)
+    return min(asked or most, most)
+
+
+async def attendance(
+    request: Request,
+    caller: Annotated[Caller, Depends(caller)],
+    images: Annotated[Images, Depends(_images)],
+    metrics: Annotated[Metrics, Depends(_metrics)],
+    seconds: Annotated[float, Depends(_seconds)],
+) -> AsyncGenerator[Attendance]:
     """Holds until the answer is sent."""
+    share = Share(cast("Room", request.state.room))
+    attending = Attendance(images, caller, share, seconds, metrics)
     with cast("SpareMemory", request.state.spare_memory).at_work():
-        yield
+        try:
+            yield attending
+        finally:
+            share.become(0)
+            attending.finish()
 
 
 ImagesDep = Annotated[Images, Depends(_images)]
@@ -69,6 +113,9 @@ ReferencesDep = Annotated[References, Depends(_references)]
 CatalogueDep = Annotated[Catalogue, Depends(_catalogue)]
 PaceDep = Annotated[Pace, Depends(_pace)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
+GateDep = Annotated[Gate, Depends(_gate)]
+MetricsDep = Annotated[Metrics, Depends(_metrics)]
+AttendanceDep = Annotated[Attendance, Depends(attendance)]
 
 
 def body_of(type_: str) -> Callable[[Request], Awaitable[None]]:

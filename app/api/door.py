@@ -45,6 +45,8 @@ class Door:
     def _open_to_all(self, path: str) -> bool:
         if path in PROBES:
             return True
+        if path == "/metrics":
+            return self._settings.metrics_access == "open"
         documentation = path in _DOCS or path.startswith("/docs/")
         return documentation and self._settings.docs_access == "open"
 

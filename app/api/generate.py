@@ -2,6 +2,7 @@
 
 import mmap
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Annotated, Any, Self
 
@@ -10,21 +11,34 @@ from starlette.formparsers import MultiPartParser
 
 from app import errors
 from app.api.answers import EXAMPLE, EXPOSED_HEADERS, GROUNDING_EXAMPLE, GenerationRead, answer
-from app.api.dependencies import ImagesDep, PaceDep, ReferencesDep, at_work, body_of, caller
+from app.api.dependencies import AttendanceDep, ImagesDep, PaceDep, ReferencesDep, SettingsDep, body_of, caller
+from app.api.events import Events
 from app.api.inline import LiftedRequest, LiftingRoute
 from app.api.negotiation import AnswerWanted, Wanted
 from app.api.problems import documented
+from app.api.sending import Sending
 from app.api.wire import FormCreate, GenerationCreate, GenerationOptions
 from app.domain import GenerationRequest, Reference
 from app.lifting import Data
 from app.service.references import Upload
 
 _BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+_EVENTS = {
+    "schema": {"type": "string"},
+    "example": 'event: started\ndata: {"requestId":"req_…","model":"gemini-3-pro-image","attempt":1}\n\n'
+    ": still at it\n\nevent: image\ndata: {…}\n\nevent: done\ndata: {}\n\n",
+}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The image: JSON by default, its own bytes for `Accept: image/*`.",
+        "description": "The image: JSON by default, its own bytes for `Accept: image/*`, events for "
+        "`text/event-stream`.",
         "model": GenerationRead,
-        "content": {"application/json": {"example": EXAMPLE}, "image/jpeg": _BINARY, "image/png": _BINARY},
+        "content": {
+            "application/json": {"example": EXAMPLE},
+            "image/jpeg": _BINARY,
+            "image/png": _BINARY,
+            "text/event-stream": _EVENTS,
+        },
         "headers": {name: {"schema": {"type": "string"}} for name in EXPOSED_HEADERS if name != "Retry-After"},
     },
     **documented(
@@ -33,6 +47,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         errors.Unauthorized,
         errors.ForbiddenOrigin,
         errors.NotAcceptable,
+        errors.SlowUpload,
         errors.TooLarge,
         errors.UnsupportedMediaType,
         errors.UnsupportedImage,
@@ -47,6 +62,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         errors.UpstreamRejectedCredentials,
         errors.UpstreamBusy,
         errors.UpstreamTimeout,
+        errors.Overloaded,
     ),
 }
 
@@ -70,7 +86,7 @@ router = APIRouter(
     responses=_ANSWERS,
     default_response_class=Response,
     route_class=LiftingRoute,
-    dependencies=[Depends(caller), Depends(at_work)],
+    dependencies=[Depends(caller)],
 )
 
 
@@ -115,16 +131,39 @@ AskedInJson = Annotated[Asked, Depends(_from_json)]
 AskedInForm = Annotated[Asked, Depends(_from_form)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Answering:
+    """What the three routes do with a valid request."""
+
+    request: Request
+    images: ImagesDep
+    attendance: AttendanceDep
+    settings: SettingsDep
+    pace: PaceDep
+
+    async def answer(self, asked: Asked) -> Response:
+        plan = self.images.plan(asked.request)
+        sending = Sending(self.pace, self.settings.slow_caller_seconds, self.attendance.failed)
+        if asked.wanted.events:
+            make = partial(self.attendance.make, plan)
+            heartbeat = self.settings.heartbeat_seconds
+            return Events(make, plan.model.id, sending, with_url=asked.wanted.with_url, heartbeat_seconds=heartbeat)
+        return answer(await self.attendance.make(plan, self.request.receive), asked.wanted, sending)
+
+
+Answering = Annotated[_Answering, Depends()]
+
+
 @router.post("", dependencies=[Depends(body_of("application/json"))])
-async def generate(asked: AskedInJson, images: ImagesDep, pace: PaceDep) -> Response:
+async def generate(asked: AskedInJson, answering: Answering) -> Response:
     """Generate an image from a prompt, and from reference images given inline."""
-    return answer(await images.generate(asked.request), asked.wanted, pace)
+    return await answering.answer(asked)
 
 
 @router.post("/with-references", dependencies=[Depends(body_of("multipart/form-data"))])
-async def generate_with_references(asked: AskedInForm, images: ImagesDep, pace: PaceDep) -> Response:
+async def generate_with_references(asked: AskedInForm, answering: Answering) -> Response:
     """Generate an image from a prompt and uploaded reference images: editing, compositing, consistent characters."""
-    return answer(await images.generate(asked.request), asked.wanted, pace)
+    return await answering.answer(asked)
 
 
 @router.post(
@@ -138,9 +177,9 @@ async def generate_with_references(asked: AskedInForm, images: ImagesDep, pace: 
         }
     },
 )
-async def generate_with_search(asked: AskedInJson, images: ImagesDep, pace: PaceDep) -> Response:
+async def generate_with_search(asked: AskedInJson, answering: Answering) -> Response:
     """Generate an image grounded in Google Search.
 
     Google obliges you to show `grounding` to whoever wrote the prompt.
     """
-    return answer(await images.generate(replace(asked.request, google_search=True)), asked.wanted, pace)
+    return await answering.answer(replace(asked, request=replace(asked.request, google_search=True)))

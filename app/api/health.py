@@ -5,7 +5,9 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.api.dependencies import SettingsDep
+from app.api.dependencies import GateDep, SettingsDep
+from app.api.problems import documented
+from app.errors import Overloaded
 
 router = APIRouter(tags=["health"])
 
@@ -28,8 +30,15 @@ async def alive() -> Alive:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get(
-    "/readyz", responses={200: {"content": {"application/json": {"example": {"status": "ready", "demo": False}}}}}
+    "/readyz",
+    responses={
+        200: {"content": {"application/json": {"example": {"status": "ready", "demo": False}}}},
+        **documented(Overloaded),
+    },
 )
-async def ready(settings: SettingsDep) -> Ready:
-    """Answer as soon as requests can be served. `demo` says whether an emulator draws the pictures."""
+async def ready(settings: SettingsDep, gate: GateDep) -> Ready:
+    """Answer as soon as requests can be served, and no more once the service has been told to stop. `demo` says whether
+    an emulator draws the pictures."""
+    if gate.draining:
+        raise Overloaded("This service is about to stop.", retry_after=1)
     return Ready(demo=settings.demo)

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
+from app.api.intake import intake_of
 from app.lifting import Decoder, Lifter
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
@@ -102,7 +103,9 @@ class LiftingRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            request.state.gate.require_room()  # nobody uploads a hundred megabytes to be told that there is none
             await request.state.pace.turn(_READING)
-            return await handler(LiftedRequest(request.scope, request.receive))
+            async with intake_of(request).taking(request.scope, request.receive) as receive:
+                return await handler(LiftedRequest(request.scope, receive))
 
         return handle

@@ -10,6 +10,7 @@ from app.errors import NotAcceptable
 from app.imagefile import MIME_TYPES
 
 JSON = "application/json"
+EVENTS = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class Wanted:
 
     image_types: tuple[str, ...]
     json: bool
+    events: bool = False
+    """Whether the caller likes a stream of events better than either."""
     with_url: bool = True
     """Whether JSON holds each image as a data URL besides its base64."""
 
@@ -32,7 +35,8 @@ async def wanted(
         str | None,
         Header(
             alias="accept",
-            description="`application/json` (default), or `image/*`, `image/jpeg` … for the image's own bytes.",
+            description="`application/json` (default); `image/*`, `image/jpeg` … for the image's own bytes; "
+            "`text/event-stream` for events on the way.",
         ),
     ] = None,
 ) -> Wanted:
@@ -51,9 +55,11 @@ async def wanted(
     if not ranges:
         return Wanted((), json=True)
     json_quality = mimeparse.quality_parsed(JSON, ranges)
+    if mimeparse.quality_parsed(EVENTS, ranges) > json_quality:
+        return Wanted((), json=True, events=True)
     better = tuple(type_ for type_ in MIME_TYPES if mimeparse.quality_parsed(type_, ranges) > json_quality)
     if not better and not json_quality:
-        raise NotAcceptable("The answer is JSON or an image.", possible=(JSON, "image/*"))
+        raise NotAcceptable("The answer is JSON, an image, or a stream of events.", possible=(JSON, "image/*", EVENTS))
     return Wanted(better, json=json_quality > 0)
 
 

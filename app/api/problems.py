@@ -16,6 +16,7 @@ from app import logs
 from app.api.wire import FormCreate, GenerationCreate
 from app.domain import Usage
 from app.errors import (
+    Again,
     ContentBlocked,
     FieldError,
     Internal,
@@ -27,9 +28,12 @@ from app.errors import (
     NotAcceptable,
     NotFound,
     QuotaExhausted,
+    Refused,
     ServiceError,
+    SlowUpload,
     TooLarge,
     Unauthorized,
+    UpstreamInvalidResponse,
 )
 
 log = logging.getLogger(__name__)
@@ -103,6 +107,12 @@ def response(error: ServiceError) -> Response:
     headers = {"Cache-Control": "no-store"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
+    if error.attempts is not None:
+        headers["X-Upstream-Attempts"] = str(error.attempts)
+    if error.again is Again.ONCE or isinstance(error, Refused | UpstreamInvalidResponse):
+        headers["X-Should-Retry"] = "false"  # OpenAI's clients heed it: the same again may cost again
+    if isinstance(error, SlowUpload):
+        headers["Connection"] = "close"  # the rest of the body is still on its way
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, MethodNotAllowed):
@@ -154,7 +164,8 @@ def _example(class_: type[ServiceError]) -> dict[str, Any]:
     return document(next(fitting, None) or class_(f"{class_.title}."), "req_1d0f6c6be5a04b1e9d53a1d0a4a5c7fb")
 
 
-def _logged(error: ServiceError, log_sensitive: bool) -> Response:
+def note(error: ServiceError, *, log_sensitive: bool = False) -> None:
+    """Write a failure into the log."""
     quote = {"quote": error.quote} if log_sensitive and error.quote else {}
     members = error.members()
     log.log(
@@ -169,6 +180,10 @@ def _logged(error: ServiceError, log_sensitive: bool) -> Response:
         }
         | quote,
     )
+
+
+def _logged(error: ServiceError, log_sensitive: bool) -> Response:
+    note(error, log_sensitive=log_sensitive)
     return response(error)
 
 
@@ -203,6 +218,8 @@ def _message(found: dict[str, Any]) -> str:
 
 
 def _from_http(error: HTTPException, request: Request) -> ServiceError:
+    if isinstance(error.__cause__, ServiceError):
+        return error.__cause__  # FastAPI makes a 400 of whatever is raised while it reads a body
     if error.status_code == 404:
         return NotFound("There is no such route; /docs lists them.")
     if error.status_code == 405:

@@ -130,6 +130,11 @@ class GenerationOptions(_Body):
         description="An id or an alias from `GET /models`, or any well-formed id that Gemini may know.",
         examples=["gemini-3-pro-image"],
     )
+    fallback_model: Annotated[str, Field(pattern=MODEL_ID)] | None = Field(
+        None,
+        description="Whom to ask when the model is out of capacity or quota. Default `FALLBACK_MODEL`, or nobody.",
+        examples=["gemini-nano-banana-2.1"],
+    )
     google_search: Flag = Field(
         False, description="Ground the image in Google Search; the answer then has `grounding`."
     )
@@ -161,6 +166,7 @@ class GenerationOptions(_Body):
         return GenerationRequest(
             prompt=self.prompt,
             model=self.model.removeprefix("models/") if self.model else None,
+            fallback_model=self.fallback_model.removeprefix("models/") if self.fallback_model else None,
             aspect_ratio=self.aspect_ratio,
             image_size=self.image_size,
             references=references,

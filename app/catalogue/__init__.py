@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from app.catalogue.aliases import ALIASES, Alias
-from app.catalogue.model import Model, Prices, unlisted
+from app.catalogue.model import IMAGE_SIZES, Model, Prices, unlisted
 from app.catalogue.models import MODELS
 
-__all__ = ["Alias", "Catalogue", "Model", "Prices", "Resolved"]
+__all__ = ["IMAGE_SIZES", "Alias", "Catalogue", "Model", "Prices", "Resolved"]
 
 _READ_MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 

@@ -23,6 +23,8 @@ class Fault:
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     times: int = 1
+    prompt: str | None = None
+    """Only calls whose last text is this are meant; others pass."""
 
     status: int | None = None
     """An error with this HTTP status, in Google's envelope."""

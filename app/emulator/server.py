@@ -112,7 +112,7 @@ class Emulator:
             raise ApiError(400, 'Invalid JSON payload received. Unknown name "": Root element must be a message.')
         headers = {key.lower(): value for key, value in request.headers.items()}
         self.calls.append(Call(match["model"] or "", match["method"] or "", request.url.path, headers, body))
-        fault = self._next_fault()
+        fault = self._next_fault(recorded.prompt_of(body))
         if fault.delay_seconds or self.delay_seconds:
             await asyncio.sleep(fault.delay_seconds or self.delay_seconds)
         if fault.reset == "before_headers":
@@ -142,13 +142,16 @@ class Emulator:
             return await _prepared(request, stream, {"Content-Type": "text/event-stream"}, fault)
         return await _prepared(request, json.dumps(chunks).encode(), {}, fault)
 
-    def _next_fault(self) -> Fault:
-        if not self.faults:
-            return Fault()
-        fault = self.faults.popleft()
-        if fault.times > 1:
-            self.faults.appendleft(replace(fault, times=fault.times - 1))
-        return fault
+    def _next_fault(self, prompt: str | None) -> Fault:
+        """The first fault that is meant for this prompt, used up by one."""
+        for place, fault in enumerate(self.faults):
+            if fault.prompt in (None, prompt):
+                if fault.times > 1:
+                    self.faults[place] = replace(fault, times=fault.times - 1)
+                else:
+                    del self.faults[place]
+                return fault
+        return Fault()
 
     async def _scripted(self, request: Request) -> Response:
         match request.method, request.url.path:

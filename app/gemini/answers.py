@@ -6,7 +6,7 @@ A 200 is not a success until an image is in hand: refusals, blocked prompts and 
 import json
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from pydantic import ValidationError
@@ -24,6 +24,7 @@ from app.errors import (
 from app.gemini import grounding, wire
 from app.gemini.transport import Exchange
 from app.imagefile import UnreadableImage, read_content_header
+from app.journey import Draft, Notice, Thought
 
 _BLOCKED = {
     "SAFETY", "PROHIBITED_CONTENT", "SPII", "BLOCKLIST", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "MODEL_ARMOR",
@@ -39,21 +40,20 @@ _BASE64_IN_TEXT = re.compile(
 """In one line or in many, with or without a data URL's beginning. (Possessive: no text makes it try twice.)"""
 
 
-def generation(body: str, exchange: Exchange, request: GenerationRequest, model: Model) -> Generation:
-    """Read what Gemini answered to `request`.
+def generation(answer: wire.Answer, exchange: Exchange, request: GenerationRequest, model: Model) -> Generation:
+    """What Gemini answered to `request`.
 
     Args:
-        body: the answer's JSON, with tokens for the images that `exchange` has received.
+        answer: with tokens for the images that `exchange` has received.
         exchange: that of the call.
         request: what was asked for.
         model: the model that was asked.
 
     Raises:
         Refused: there is no image, with Gemini's reason, words and usage.
-        UpstreamInvalidResponse: the body is no answer, or its image is none.
+        UpstreamInvalidResponse: what should be the image is none.
         UpstreamRejectedCredentials: Google has limited the account.
     """
-    answer = _read(body)
     if answer.error is not None:
         raise UpstreamInvalidResponse("Gemini sent an error as if it were an answer.", cause="error in a 200")
     candidate = answer.candidates[0] if answer.candidates else wire.Candidate()
@@ -90,7 +90,12 @@ def generation(body: str, exchange: Exchange, request: GenerationRequest, model:
     )
 
 
-def _read(body: str) -> wire.Answer:
+def read(body: str) -> wire.Answer:
+    """Read the JSON of an answer, or of one chunk of it.
+
+    Raises:
+        UpstreamInvalidResponse: the body is no answer.
+    """
     body = body.removeprefix("\ufeff")
     try:
         return wire.Answer.model_validate_json(body)
@@ -122,6 +127,33 @@ def _final(pictures: list[wire.Part], exchange: Exchange) -> tuple[wire.Part, Im
             first_error = first_error or error
     assert first_error
     raise first_error
+
+
+class Unfolding:
+    """A stream as it arrives: what there is to tell on the way."""
+
+    def __init__(self, exchange: Exchange, request: GenerationRequest, tell: Callable[[Notice], None]) -> None:
+        self._exchange = exchange
+        self._request = request
+        self._tell = tell
+        self._latest: wire.Part | None = None
+
+    def see(self, chunk: wire.Answer) -> None:
+        for candidate in chunk.candidates or []:
+            for part in _parts(candidate):
+                if part.thought and part.text and self._request.include_thoughts:
+                    self._tell(Thought(without_base64(part.text) or ""))
+                elif part.inline_data and part.inline_data.data and self._request.include_drafts:
+                    self._see_picture(part)
+
+    def _see_picture(self, part: wire.Part) -> None:
+        """An image is a draft if it is a thought, or if another one follows."""
+        draft = part if part.thought else self._latest
+        if not part.thought:
+            self._latest = part
+        if draft is not None:
+            for image in _readable([draft], self._exchange):
+                self._tell(Draft(image))
 
 
 def _readable(drafts: list[wire.Part], exchange: Exchange) -> Iterator[Image]:

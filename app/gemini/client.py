@@ -1,7 +1,9 @@
 """The one client of the process, and the one call the service makes with it."""
 
 import asyncio
-from typing import Self
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Self, cast
 
 import httpx2
 from google import genai
@@ -9,14 +11,18 @@ from google.genai import types
 
 from app.catalogue import Model
 from app.domain import Generation, GenerationRequest
-from app.gemini import answers, requests
+from app.errors import UpstreamInvalidResponse
+from app.gemini import answers, requests, wire
 from app.gemini.failures import as_service_errors
 from app.gemini.network import Network
-from app.gemini.transport import Exchange, LiftingTransport
+from app.gemini.telemetry import Telemetry
+from app.gemini.transport import Exchange, LiftingTransport, Trip
+from app.journey import Journey, Stage
 from app.pace import Pace
 from app.settings import Settings
 
-CONNECT_TIMEOUT_SECONDS = 10.0
+_EXPECTED_BYTES = {"512": 500_000, "1K": 1_000_000, "2K": 4_000_000, "4K": 15_000_000}
+"""What an image takes, by image size. No source has measured it; these are on the safe side of what was recorded."""
 
 _PREPARING = 4
 """The SDK takes one to two milliseconds to turn a request into JSON; in the units of `Pace`."""
@@ -35,13 +41,22 @@ class Gemini:
         """
         self._timeout = settings.upstream_timeout_seconds
         self._pace = pace
+        self._telemetry = Telemetry(vertex=settings.google_genai_use_vertexai)
         # Named, not detected: with aiohttp installed the SDK would change transports by itself. A demo's emulator is on
         # loopback, where the environment's proxies have nothing to do.
         network = Network(pace, trust_env=not settings.demo)
         self._http = httpx2.AsyncClient(
             transport=LiftingTransport(network, settings.max_upstream_body_bytes),
             trust_env=False,
-            event_hooks={"request": [_connect_quickly]},
+            event_hooks={
+                "request": [
+                    _limits(
+                        settings.upstream_connect_seconds,
+                        settings.upstream_first_byte_seconds,
+                        settings.upstream_stall_seconds,
+                    )
+                ]
+            },
         )
         vertex = settings.google_genai_use_vertexai and not settings.demo
         key = settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else None
@@ -68,22 +83,64 @@ class Gemini:
         else:
             self._sdk = genai.Client(vertexai=True, api_key=key, http_options=options)
 
-    async def generate(self, request: GenerationRequest, model: Model) -> Generation:
+    async def generate(self, request: GenerationRequest, model: Model, journey: Journey) -> Generation:
         """Ask Gemini once for the image that `request` describes.
 
         Raises:
             ServiceError: every way this can fail, refusals and answers without an image included.
         """
         await self._pace.turn(_PREPARING)
-        with Exchange() as exchange:
-            contents, config = requests.contents(request, exchange), requests.config(request, model)
-            with as_service_errors(self._timeout):
-                async with asyncio.timeout(self._timeout):
-                    response = await self._sdk.aio.models.generate_content(
-                        model=model.id, contents=contents, config=config
-                    )
-            raw = response.sdk_http_response
-            return answers.generation((raw and raw.body) or "", exchange, request, model)
+        journey.enter(Stage.FIRST_BYTE)
+        trip = Trip(journey, _EXPECTED_BYTES.get(request.image_size or "", _EXPECTED_BYTES["2K"]))
+        with self._telemetry.attempt(model.id, request) as attempt:
+            try:
+                with Exchange(trip) as exchange:
+                    ask = self._streamed if journey.listened_to else self._asked
+                    with as_service_errors(journey):
+                        async with aclosing(exchange), asyncio.timeout(min(self._timeout, journey.remaining())):
+                            answer = await ask(request, model, exchange, journey)
+                    generation = answers.generation(answer, exchange, request, model)
+            except BaseException:
+                journey.share.become(0)
+                raise
+            journey.share.become(sum(len(image.content) for image in (generation.image, *generation.drafts)))
+            attempt.answered(generation)
+            return generation
+
+    async def _asked(
+        self, request: GenerationRequest, model: Model, exchange: Exchange, journey: Journey
+    ) -> wire.Answer:
+        response = await self._sdk.aio.models.generate_content(
+            model=model.id,
+            contents=requests.contents(request, exchange),
+            config=requests.config(request, model, seconds=self._less_than_usual(journey)),
+        )
+        raw = response.sdk_http_response
+        return answers.read((raw and raw.body) or "")
+
+    async def _streamed(
+        self, request: GenerationRequest, model: Model, exchange: Exchange, journey: Journey
+    ) -> wire.Answer:
+        """The SDK drives the stream and raises its errors; what is in it we read ourselves, as everywhere."""
+        stream = await self._sdk.aio.models.generate_content_stream(
+            model=model.id,
+            contents=requests.contents(request, exchange),
+            config=requests.config(request, model, stream=True, seconds=self._less_than_usual(journey)),
+        )
+        unfolding = answers.Unfolding(exchange, request, journey.tell)
+        chunks: list[wire.Answer] = []
+        async with aclosing(cast("AsyncGenerator[object]", stream)) as events:
+            while await _another(events):
+                for document in exchange.documents():
+                    chunks.append(answers.read(document))
+                    unfolding.see(chunks[-1])
+        chunks += map(answers.read, exchange.documents(ended=True))
+        return wire.joined(chunks)
+
+    def _less_than_usual(self, journey: Journey) -> float | None:
+        """The seconds that are left, where they are fewer than a call may take anyway."""
+        left = journey.remaining()
+        return left if left < self._timeout else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -93,8 +150,30 @@ class Gemini:
         await self._http.aclose()  # the SDK leaves a client that it was given open
 
 
-async def _connect_quickly(request: httpx2.Request) -> None:
-    """Minutes are for drawing, not for a handshake; the SDK knows one time limit for everything."""
-    limits = request.extensions.get("timeout")
-    if limits is not None:
-        request.extensions["timeout"] = {**limits, "connect": CONNECT_TIMEOUT_SECONDS}
+async def _another(events: AsyncGenerator[object]) -> bool:
+    """Wait for the next chunk; whether there is one.
+
+    Raises:
+        UpstreamInvalidResponse: there is, and the SDK cannot make anything of it.
+    """
+    try:
+        await anext(events)
+    except StopAsyncIteration:
+        return False
+    except (ValueError, TypeError, AttributeError, KeyError) as exc:
+        raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=type(exc).__name__) from exc
+    return True
+
+
+def _limits(connect: float, first_byte: float, stall: float) -> Callable[[httpx2.Request], Awaitable[None]]:
+    """The SDK knows one time limit for everything; minutes are for drawing, not for a handshake or a pause."""
+
+    async def limit(request: httpx2.Request) -> None:
+        limits = request.extensions.get("timeout")
+        if limits is None:
+            return
+        # A stream is silent while Gemini draws.
+        pause = first_byte if request.url.path.endswith(":streamGenerateContent") else stall
+        request.extensions["timeout"] = {**limits, "connect": connect, "read": first_byte, "stall": pause}
+
+    return limit

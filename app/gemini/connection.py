@@ -112,7 +112,7 @@ class Connection(asyncio.BufferedProtocol):
                 await self._write(piece, limits.get("write"))
         except httpcore2.WriteError:
             pass  # some servers answer before they have read everything, and then close
-        answer = Answer(self, limits.get("read"), whole)
+        answer = Answer(self, limits.get("read"), limits.get("stall", limits.get("read")), whole)
         while answer.status is None:
             await self.advance(answer)
         return answer
@@ -125,7 +125,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._paused = False
                 self._transport.resume_reading()
             try:
-                async with asyncio.timeout(answer.read_timeout):
+                async with asyncio.timeout(answer.patience):
                     await self._arrival
             except TimeoutError as exc:
                 raise httpcore2.ReadTimeout(str(exc)) from exc
@@ -203,10 +203,25 @@ class Connection(asyncio.BufferedProtocol):
 class Answer:
     """What came back: status and headers, and the body while it arrives."""
 
-    def __init__(self, connection: Connection, read_timeout: float | None, whole: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        first_byte_seconds: float | None,
+        stall_seconds: float | None,
+        whole: Callable[[], object],
+    ) -> None:
+        """
+        Args:
+            connection: where it comes from.
+            first_byte_seconds: how long the headers may be waited for.
+            stall_seconds: how long the body may pause.
+            whole: called when it has been read to its end, if the connection can be used again then.
+        """
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
-        self.read_timeout = read_timeout
+        self.patience = first_byte_seconds
+        """Seconds that silence may last."""
+        self._stall_seconds = stall_seconds
         self._connection = connection
         self._whole = whole
         self._parser = httptools.HttpResponseParser(self)
@@ -267,6 +282,7 @@ class Answer:
             self.headers.clear()
         elif self.status is None:
             self.status = status
+            self.patience = self._stall_seconds
 
     def on_body(self, body: bytes) -> None:
         if not self._complete:

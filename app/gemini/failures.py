@@ -7,6 +7,7 @@ ours, the log gets status, reason and quota ids, and Google's own words only whe
 import json
 import math
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.genai import errors as sdk
 
 from app.errors import (
+    Again,
     FieldError,
     InvalidRequest,
     QuotaExhausted,
@@ -29,6 +31,7 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.gemini.transport import AnswerTooLarge
+from app.journey import Journey, Stage
 
 BUSY_RETRY_AFTER_SECONDS = 10
 """What to tell callers when Gemini is short of capacity and does not say for how long."""
@@ -47,25 +50,30 @@ _FIELDS = (
 
 
 @contextmanager
-def as_service_errors(timeout_seconds: float) -> Iterator[None]:
+def as_service_errors(journey: Journey) -> Iterator[None]:
     """Raise whatever goes wrong between us and Gemini inside the block as a `ServiceError`."""
     try:
         yield
     except sdk.APIError as exc:
         raise _from_api_error(exc) from exc
     except httpcore2.ConnectTimeout as exc:
-        raise UpstreamTimeout("No connection to Gemini could be made in time.", cause=_name(exc)) from exc
+        late = UpstreamTimeout("No connection to Gemini could be made in time.", cause=_name(exc))
+        late.waited_for = "connection"
+        raise late.to_be_tried(Again.SAFE) from exc
     except (httpcore2.TimeoutException, TimeoutError) as exc:
-        detail = f"Gemini did not answer within {timeout_seconds:g} seconds."
-        raise UpstreamTimeout(detail, cause=_name(exc)) from exc
+        raise _late(journey, exc) from exc
     except (httpcore2.ConnectError, httpcore2.ProxyError, httpcore2.UnsupportedProtocol) as exc:
-        raise UpstreamError("No connection to Gemini could be made.", cause=_name(exc)) from exc
+        # A certificate that is not trusted is none the next moment either.
+        again = Again.NEVER if isinstance(exc.__cause__, ssl.SSLCertVerificationError) else Again.SAFE
+        raise UpstreamError("No connection to Gemini could be made.", cause=_why(exc)).to_be_tried(again) from exc
     except AnswerTooLarge as exc:
         raise UpstreamInvalidResponse("Gemini's answer is larger than this service takes.", cause=str(exc)) from exc
     except httpx2.DecodingError as exc:
         raise UpstreamInvalidResponse("Gemini's answer cannot be unpacked.", cause=_name(exc)) from exc
+    except httpcore2.LocalProtocolError as exc:
+        raise UpstreamError("The request to Gemini could not be written.", cause=_name(exc)) from exc
     except (httpcore2.NetworkError, httpcore2.ProtocolError, httpx2.HTTPError) as exc:
-        raise UpstreamError("The connection to Gemini broke.", cause=_name(exc)) from exc
+        raise UpstreamError("The connection to Gemini broke.", cause=_name(exc)).to_be_tried(Again.ONCE) from exc
     except GoogleAuthError as exc:
         detail = "This service has no valid Google Cloud credentials."
         raise UpstreamRejectedCredentials(detail, cause=_name(exc)) from exc
@@ -73,6 +81,23 @@ def as_service_errors(timeout_seconds: float) -> Iterator[None]:
         raise  # ours: a key that no header can carry
     except (json.JSONDecodeError, UnicodeError, RecursionError) as exc:
         raise UpstreamInvalidResponse("Gemini's answer is not JSON.", cause=_name(exc)) from exc
+
+
+def _late(journey: Journey, exc: BaseException) -> UpstreamTimeout:
+    """It may have been drawn and billed all the same, so nobody should ask again unawares."""
+    if journey.remaining() <= 0:
+        detail = f"There was no image within the {journey.seconds:g} seconds that it may take."
+    elif journey.stage is Stage.TRANSFER:
+        detail = "Gemini stopped in the middle of its answer."
+    else:
+        detail = f"Gemini did not answer within {journey.in_stage():.3g} seconds."
+    late = UpstreamTimeout(detail, cause=f"{_name(exc)} in {journey.stage}")
+    late.waited_for = str(journey.stage)
+    return late
+
+
+def _why(exc: BaseException) -> str:
+    return f"{_name(exc)} {_name(exc.__cause__)}" if exc.__cause__ else _name(exc)
 
 
 def _name(exc: BaseException) -> str:
@@ -137,7 +162,19 @@ def _from_api_error(exc: sdk.APIError) -> ServiceError:
     told = _Told(exc)
     error = _matching(told)
     error.quote = told.message
+    if isinstance(error, UpstreamError) and not isinstance(error, UpstreamRejectedCredentials):
+        error.to_be_tried(_again(told, error), told.retry_after)
     return error
+
+
+def _again(told: _Told, error: UpstreamError) -> Again:
+    """Google's errors say that nothing was drawn; of its own deadline that is not so clear."""
+    if told.code == 504:
+        return Again.ONCE
+    if told.code not in (408, 429, 500, 502, 503):
+        return Again.NEVER
+    lasting = isinstance(error, QuotaExhausted) and (error.scope == "day" or told.says(r"limit: 0\b"))
+    return Again.NEVER if lasting else Again.SAFE
 
 
 def _matching(told: _Told) -> ServiceError:
@@ -166,8 +203,8 @@ def _matching(told: _Told) -> ServiceError:
             "Gemini is overloaded at the moment.", cause=cause, retry_after=told.retry_after or BUSY_RETRY_AFTER_SECONDS
         )
     if told.code in (408, 504):
-        return UpstreamTimeout("Gemini gave up on its own deadline.", cause=cause)
-    return UpstreamError("Gemini failed inside.", cause=cause)
+        return UpstreamTimeout("Gemini gave up on its own deadline.", cause=cause, retry_after=told.retry_after)
+    return UpstreamError("Gemini failed inside.", cause=cause, retry_after=told.retry_after)
 
 
 def _from_429(told: _Told) -> ServiceError:

@@ -1,5 +1,7 @@
 """A `GenerationRequest`, as the SDK wants it said."""
 
+import math
+
 from google.genai import types
 
 from app.catalogue import Model
@@ -29,8 +31,17 @@ def contents(request: GenerationRequest, exchange: Exchange) -> list[types.Conte
     return [types.Content(role="user", parts=parts)]
 
 
-def config(request: GenerationRequest, model: Model) -> types.GenerateContentConfig:
-    """Only what was asked for: a knob left out is Gemini's to choose."""
+def config(
+    request: GenerationRequest, model: Model, *, stream: bool = False, seconds: float | None = None
+) -> types.GenerateContentConfig:
+    """Only what was asked for: a knob left out is Gemini's to choose.
+
+    Args:
+        request: what was asked for.
+        model: who is asked.
+        stream: whether the answer is to come in chunks, of which the SDK gives no raw bodies.
+        seconds: how long Gemini may take, if that is less than usual.
+    """
     return types.GenerateContentConfig(
         response_modalities=["TEXT", "IMAGE"],
         image_config=_image_config(request),
@@ -45,7 +56,8 @@ def config(request: GenerationRequest, model: Model) -> types.GenerateContentCon
             for setting in request.safety_settings
         ]
         or None,
-        should_return_http_response=True,  # the body as it is; app/gemini/wire.py says why
+        should_return_http_response=not stream or None,  # the body as it is; app/gemini/wire.py says why
+        http_options=types.HttpOptions(timeout=math.ceil(1000 * seconds)) if seconds is not None else None,
         # Both cost further calls that nobody asked for.
         automatic_continuation=False,
         automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),

@@ -5,14 +5,16 @@ call; it is put in as base64 while the request is sent, and taken out while the 
 """
 
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from contextvars import ContextVar, Token
+from dataclasses import dataclass
 from typing import Self
 
 import httpx2
 
 from app.gemini.network import Answer, Network
+from app.journey import Journey, Stage
 from app.lifting import Content, Decoder, Encoded, InMemory, InPieces, Lifter, Tokens, decode
 
 _OF_THE_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
@@ -24,15 +26,25 @@ class AnswerTooLarge(Exception):
     """Gemini sends more than we are willing to hold."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """What an answer is for."""
+
+    journey: Journey
+    expected_bytes: int
+    """How much of it will be kept, as far as one can know beforehand."""
+
+
 class Exchange:
     """What one call carries beside its JSON, for as long as the block around call and reading lasts.
 
     Each attempt of the call sends the same again, from its beginning, and forgets what an earlier one has received.
     """
 
-    def __init__(self, *, keep_signatures: bool = False) -> None:
+    def __init__(self, trip: Trip | None = None, *, keep_signatures: bool = False) -> None:
         """
         Args:
+            trip: what the answer is for, and how much it may hold.
             keep_signatures: hold thought signatures too, which are often larger than the image. Else they are dropped
                 while they arrive.
         """
@@ -42,6 +54,9 @@ class Exchange:
         sinks = {"data": _Received, **dict.fromkeys(("thoughtSignature", "thought_signature"), _Received)}
         self._sinks = sinks if keep_signatures else {**sinks, "thoughtSignature": None, "thought_signature": None}
         self._lifter = Lifter[_Received](self._sinks)
+        self._trip = trip
+        self._answer: Answer | None = None
+        self._text = b""  # of a stream, what has arrived and not been read
 
     def __enter__(self) -> Self:
         """Requests that are made inside the block, by this task, are this exchange's."""
@@ -89,10 +104,45 @@ class Exchange:
             request.method, request.url, headers=headers, stream=_Spliced(segments), extensions=request.extensions
         )
 
-    def lift(self) -> "Lifter[_Received]":
-        """A lifter for a new answer."""
+    async def begin(self, answer: Answer) -> None:
+        """An answer arrives. Its bytes need room."""
+        self._answer = answer
         self._lifter = Lifter(self._sinks)
-        return self._lifter
+        self._text = b""
+        if self._trip is not None:
+            self._trip.journey.received_bytes = 0
+            self._trip.journey.enter(Stage.TRANSFER)
+            await self._trip.journey.share.take(self._trip.expected_bytes)
+
+    def lift(self, chunk: bytes) -> bytes:
+        """Take out of the next piece of the answer what does not belong into JSON."""
+        if self._trip is not None:
+            self._trip.journey.received_bytes += len(chunk)
+        return self._seen(self._lifter.feed(chunk))
+
+    def end(self) -> bytes:
+        """The answer has ended; what was held back of it comes back."""
+        return self._seen(self._lifter.close())
+
+    def _seen(self, rest: bytes) -> bytes:
+        if self._trip is not None and self._trip.journey.listened_to:
+            self._text += rest
+        return rest
+
+    async def aclose(self) -> None:
+        """Let go of the connection, which the SDK does not do where it fails in the middle of a stream."""
+        if self._answer is not None:
+            await self._answer.aclose()
+
+    def documents(self, *, ended: bool = False) -> Iterator[str]:
+        """The JSON of the server-sent events that have arrived since the last time."""
+        *events, self._text = self._text.replace(b"\r\n", b"\n").split(b"\n\n")
+        if ended:
+            events.append(self._text)
+        for event in events:
+            data = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
+            if data:
+                yield b"\n".join(data).decode(errors="replace")
 
 
 class LiftingTransport(httpx2.AsyncBaseTransport):
@@ -112,10 +162,13 @@ class LiftingTransport(httpx2.AsyncBaseTransport):
         if exchange is not None:
             request = exchange.splice(request, await request.aread())
         answer = await self._network.send(request)
-        lifter = exchange.lift() if exchange is not None and answer.status == httpx2.codes.OK else None
+        if answer.status != httpx2.codes.OK:
+            exchange = None
+        if exchange is not None:
+            await exchange.begin(answer)
         # The body is unpacked on the way: its length is not what these headers say, and it is not compressed any more.
         headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_THE_WIRE]
-        stream = _Lifted(answer, request, lifter, self._max_answer_bytes)
+        stream = _Lifted(answer, request, exchange, self._max_answer_bytes)
         assert answer.status is not None
         return httpx2.Response(answer.status, headers=headers, stream=stream)
 
@@ -147,12 +200,10 @@ class _Spliced(httpx2.AsyncByteStream):
 class _Lifted(httpx2.AsyncByteStream):
     """A body as it arrives, unpacked, without what the lifter takes out of it."""
 
-    def __init__(
-        self, answer: Answer, request: httpx2.Request, lifter: Lifter[_Received] | None, max_bytes: int
-    ) -> None:
+    def __init__(self, answer: Answer, request: httpx2.Request, exchange: Exchange | None, max_bytes: int) -> None:
         self._answer = answer
         self._request = request
-        self._lifter = lifter
+        self._exchange = exchange
         self._max_bytes = max_bytes
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
@@ -162,9 +213,9 @@ class _Lifted(httpx2.AsyncByteStream):
                 room -= len(chunk)
                 if room < 0:
                     raise AnswerTooLarge(f"more than {self._max_bytes:,} bytes")
-                if rest := self._lifter.feed(chunk) if self._lifter else chunk:
+                if rest := self._exchange.lift(chunk) if self._exchange else chunk:
                     yield rest
-        if self._lifter and (rest := self._lifter.close()):
+        if self._exchange and (rest := self._exchange.end()):
             yield rest
 
     def _unpacked(self) -> AsyncGenerator[bytes]:

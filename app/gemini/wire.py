@@ -6,6 +6,7 @@ it is, and keeps URL, credentials, request and errors. What surrounds a paid ima
 if Google changes it, the image still arrives.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -134,3 +135,31 @@ class Answer(_Wire):
     usage_metadata: Lenient[UsageMetadata] = None
     model_version: Lenient[str] = None
     model_status: Lenient[ModelStatus] = None
+
+
+def joined(chunks: Sequence[Answer]) -> Answer:
+    """The chunks of a stream as one answer. Reason, sources and usage come in whichever of them."""
+    candidates = [chunk.candidates[0] for chunk in chunks if chunk.candidates]
+    parts = [part for one in candidates if one.content for part in one.content.parts or []]
+    candidate = Candidate(
+        content=Content(parts=parts),
+        finish_reason=_last(one.finish_reason for one in candidates),
+        finish_message=_last(one.finish_message for one in candidates),
+        grounding_metadata=_last(one.grounding_metadata for one in candidates),
+    )
+    counted = [chunk.usage_metadata for chunk in chunks if chunk.usage_metadata]
+    return Answer(
+        error=_last(chunk.error for chunk in chunks),
+        candidates=[candidate] if candidates else None,
+        prompt_feedback=_last(chunk.prompt_feedback for chunk in chunks),
+        usage_metadata=_last(one for one in counted if one.total_token_count) or _last(counted),
+        model_version=_last(chunk.model_version for chunk in chunks),
+        model_status=_last(chunk.model_status for chunk in chunks),
+    )
+
+
+def _last(values: Iterable[T | None]) -> T | None:
+    found = None
+    for value in values:
+        found = value if value is not None else found
+    return found

@@ -1,39 +1,141 @@
-"""Generating an image: look the model up, refuse what it cannot do, ask Gemini once, check what came."""
+"""Generating an image: look the model up, refuse what it cannot do, wait for a place, ask Gemini, check what came."""
 
 import re
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from app.catalogue import Catalogue, Model
-from app.domain import Generation, GenerationRequest
-from app.errors import NotAcceptable
+from app.domain import Caller, Generation, GenerationRequest
+from app.errors import NotAcceptable, ServiceError, UpstreamError, UpstreamTimeout
 from app.gemini import Gemini
+from app.journey import Journey, Stage, Started
 from app.service import limits
+from app.service.attempts import Attempts
+from app.service.breaker import Breakers
+from app.service.gate import Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request that a model can fulfil, and what the caller should know about how."""
+
+    request: GenerationRequest
+    model: Model
+    warnings: tuple[str, ...] = ()
 
 
 class Images:
-    def __init__(self, gemini: Gemini, catalogue: Catalogue, *, vertex: bool = False) -> None:
+    def __init__(
+        self,
+        gemini: Gemini,
+        catalogue: Catalogue,
+        gate: Gate,
+        attempts: Attempts,
+        breakers: Breakers,
+        *,
+        fallback_model: str | None = None,
+        vertex: bool = False,
+    ) -> None:
         self._gemini = gemini
         self._catalogue = catalogue
+        self._gate = gate
+        self._attempts = attempts
+        self._breakers = breakers
+        self._fallback_model = fallback_model
         self._vertex = vertex
 
-    async def generate(self, requested: GenerationRequest) -> Generation:
-        """Ask for one image.
+    def plan(self, requested: GenerationRequest) -> Plan:
+        """Refuse whatever can be refused before anything is paid, or waited for.
 
         Raises:
-            InvalidRequest: the model cannot do this; nothing was asked of Gemini.
-            NotAcceptable: the image is of a type the caller cannot take; told beforehand where the model's is known.
-            Refused, UpstreamError: as Gemini decides.
+            InvalidRequest: the model cannot do this.
+            NotAcceptable: the image is of a type the caller cannot take, as far as the model's is known.
+            Overloaded: there is no room for it.
         """
         resolved = self._catalogue.resolve(requested.model or self._catalogue.default)
+        _require_acceptable(resolved.model.output_type, requested)
+        fitted, warnings = limits.fit(requested, resolved.model, vertex=self._vertex)
+        self._gate.require_room()
+        return Plan(fitted, resolved.model, (*resolved.warnings, *warnings))
+
+    async def make(self, plan: Plan, caller: Caller, journey: Journey) -> Generation:
+        """Make the image.
+
+        Raises:
+            Overloaded: no place was free in time.
+            Refused, UpstreamError: as Gemini decides.
+            NotAcceptable: the image is of a type that the caller cannot take.
+        """
+        try:
+            async with self._gate.place(caller.name):
+                generation = await self._made(plan, journey)
+        except ServiceError as error:
+            error.attempts = journey.attempts or None
+            raise
+        _require_acceptable(generation.image.mime_type, plan.request)
+        return replace(generation, attempts=journey.attempts)
+
+    async def _made(self, plan: Plan, journey: Journey) -> Generation:
+        try:
+            return await self._attempted(plan, journey)
+        except UpstreamError as error:
+            instead = self._instead(plan) if error.of_the_model else None
+            if instead is None or journey.remaining() <= 0:
+                raise
+        return await self._attempted(instead, journey)
+
+    async def _attempted(self, plan: Plan, journey: Journey) -> Generation:
+        before = journey.attempts
+
+        async def attempt() -> Generation:
+            if journey.remaining() <= 0:
+                raise _too_late(journey)
+            self._breakers.enter(plan.model.id)
+            failure: BaseException | None = None
+            try:
+                journey.attempts += 1
+                journey.tell(Started(plan.model.id, journey.attempts))
+                return await self._gemini.generate(plan.request, plan.model, journey)
+            except BaseException as error:
+                failure = error
+                raise
+            finally:
+                self._breakers.leave(plan.model.id, failure)
+
+        generation = await self._attempts.make(attempt, journey)
+        warnings = [*plan.warnings, *generation.warnings, *_size_warnings(generation, plan.request, plan.model)]
+        if (took := journey.attempts - before) > 1:
+            warnings.append(f"It took {took} attempts.")
+        return replace(generation, warnings=tuple(warnings))
+
+    def _instead(self, plan: Plan) -> Plan | None:
+        """The plan for the fallback model, if there is one that can do what matters of the request."""
+        name = plan.request.fallback_model or self._fallback_model
+        if name is None:
+            return None
+        resolved = self._catalogue.resolve(name)
         model = resolved.model
-        _require_acceptable(model.output_type, requested)
-        fitted, warnings = limits.fit(requested, model, vertex=self._vertex)
-        generation = await self._gemini.generate(fitted, model)
-        _require_acceptable(generation.image.mime_type, requested)
-        return replace(
-            generation,
-            warnings=(*resolved.warnings, *warnings, *generation.warnings, *_size_warnings(generation, fitted, model)),
-        )
+        if model.id == plan.model.id:
+            return None
+        if model.output_type and plan.request.accepted_types and model.output_type not in plan.request.accepted_types:
+            return None
+        adapted = limits.adapt(plan.request, model, vertex=self._vertex)
+        if adapted is None:
+            return None
+        request, warnings = adapted
+        said = f"{plan.model.id} is out of capacity; {model.id} answered instead."
+        return Plan(request, model, (said, *_without_alias(resolved.warnings, name), *warnings))
+
+
+def _without_alias(warnings: Sequence[str], name: str) -> list[str]:
+    """How the fallback was named is nothing to tell whoever asked for another model."""
+    return [warning for warning in warnings if not warning.startswith(f"{name} is another name")]
+
+
+def _too_late(journey: Journey) -> UpstreamTimeout:
+    late = UpstreamTimeout(f"There was no image within the {journey.seconds:g} seconds that it may take.")
+    late.waited_for = str(Stage.QUEUE if not journey.attempts else Stage.RETRY)
+    return late
 
 
 def _require_acceptable(type_: str | None, requested: GenerationRequest) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from app.catalogue import Model
+from app.catalogue import IMAGE_SIZES, Model
 from app.domain import GenerationRequest, Reference, Role
 from app.errors import FieldError, InvalidRequest
 
@@ -29,6 +29,46 @@ def fit(request: GenerationRequest, model: Model, *, vertex: bool = False) -> tu
     size = request.image_size or model.default_image_size()
     ratio = request.aspect_ratio or (None if request.references else model.default_aspect_ratio())
     return replace(request, aspect_ratio=ratio, image_size=size if model.sends_image_size else None), warnings
+
+
+def adapt(
+    request: GenerationRequest, model: Model, *, vertex: bool = False
+) -> tuple[GenerationRequest, list[str]] | None:
+    """A request that was fit for one model, for another one: knobs that this one lacks are left out, or come closest.
+
+    Args:
+        request: what was fit for the first model.
+        model: the second one.
+        vertex: whether it is asked on Vertex.
+
+    Returns:
+        The request and what has changed; `None` if the image would be something else than what was asked for.
+    """
+    changed: list[str] = []
+    request = replace(request, thinking_level=_level(request.thinking_level, model, changed))
+    if model.listed and request.image_size not in (None, *model.image_sizes):
+        size = next((one for one in reversed(_up_to(request.image_size)) if one in model.image_sizes), None)
+        request = replace(request, image_size=size)
+        changed.append(f"{model.id} draws at {size or 'a size of its own'}.")
+    if model.listed and request.include_thoughts and not model.include_thoughts:
+        request = replace(request, include_thoughts=False)
+        changed.append(f"{model.id} has no thoughts to show.")
+    try:
+        fitted, warnings = fit(request, model, vertex=vertex)
+    except InvalidRequest:
+        return None
+    return fitted, [*changed, *warnings]
+
+
+def _level(level: str | None, model: Model, changed: list[str]) -> str | None:
+    if level is None or not model.listed or (model.thinking == "levels" and level in model.thinking_levels):
+        return level
+    changed.append(f"thinkingLevel does not apply to {model.id}.")
+    return None
+
+
+def _up_to(size: str | None) -> tuple[str, ...]:
+    return IMAGE_SIZES[: IMAGE_SIZES.index(size) + 1] if size in IMAGE_SIZES else ()
 
 
 def _errors(request: GenerationRequest, model: Model, vertex: bool) -> Iterator[FieldError]:

@@ -1,0 +1,124 @@
+"""Attending to a generation for a caller: as long as the caller is there, within the time there is, and on the record.
+
+What becomes of work whose caller has left is decided in one place, `_abandon`: today it is dropped.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from starlette.types import Receive
+
+from app.api.sending import until_gone
+from app.domain import Caller, Generation
+from app.errors import CallerLeft, Refused, ServiceError, SlowReader
+from app.journey import Journey, Notice, Stage
+from app.metrics import Metrics
+from app.room import Share
+from app.service.images import Images, Plan
+
+log = logging.getLogger(__name__)
+
+
+class Attendance:
+    """One caller's generation, from its plan to the last byte of its answer."""
+
+    def __init__(self, images: Images, caller: Caller, share: Share, seconds: float, metrics: Metrics) -> None:
+        """
+        Args:
+            images: what does the work.
+            caller: who asks.
+            share: of the room for answers.
+            seconds: how long it may take altogether.
+            metrics: where it is counted.
+        """
+        self._images = images
+        self._caller = caller
+        self._share = share
+        self._seconds = seconds
+        self._metrics = metrics
+        self._plan: Plan | None = None
+        self._journey: Journey | None = None
+        self._generation: Generation | None = None
+        self._failure: ServiceError | None = None
+
+    async def make(self, plan: Plan, receive: Receive, listener: Callable[[Notice], None] | None = None) -> Generation:
+        """Make the image, as long as the caller is there.
+
+        Args:
+            plan: what to make.
+            receive: tells when the caller has left; nothing else may be left to be read.
+            listener: told of everything on the way.
+
+        Raises:
+            CallerLeft: before there was an answer.
+            ServiceError: as the service decides.
+        """
+        self._plan, self._journey = plan, Journey(self._seconds, self._share, listener)
+        try:
+            async with until_gone(receive) as gone:
+                work = asyncio.create_task(self._images.make(plan, self._caller, self._journey))
+                try:
+                    await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not work.done():
+                        await self._abandon(work)
+                if work.cancelled():
+                    raise CallerLeft("The caller left before the image was there.")
+                self._generation = work.result()
+        except ServiceError as error:
+            self.failed(error)
+            raise
+        self._journey.enter(Stage.ANSWER)
+        return self._generation
+
+    async def _abandon(self, work: asyncio.Task[Generation]) -> None:
+        work.cancel()
+        with suppress(asyncio.CancelledError, ServiceError):
+            await work
+
+    def failed(self, error: ServiceError) -> None:
+        """This is what came of it."""
+        self._failure = error
+
+    def finish(self) -> None:
+        """Everything has been said: write the line, count it."""
+        journey, plan = self._journey, self._plan
+        if journey is None or plan is None:
+            return
+        abandoned = journey.stage if isinstance(self._failure, CallerLeft | SlowReader) else None
+        journey.enter(journey.stage)
+        usage = self._generation.usage if self._generation else None
+        if usage is None and isinstance(self._failure, Refused):
+            usage = self._failure.usage
+        outcome = self._failure.code if self._failure else "ok"
+        model = self._generation.model if self._generation else plan.model.id
+        log.info(
+            "generation",
+            extra={
+                "caller": self._caller.name,
+                "model": model,
+                "attempts": journey.attempts,
+                "outcome": outcome,
+                "abandonedIn": abandoned and str(abandoned),
+                "finishReason": self._generation.finish_reason
+                if self._generation
+                else getattr(self._failure, "finish_reason", None),
+                **{f"{stage}Ms": round(1000 * seconds) for stage, seconds in _by_stage(journey).items()},
+                "receivedBytes": journey.received_bytes,
+                "imageBytes": len(self._generation.image.content) if self._generation else None,
+                "tokens": usage and usage.total_tokens,
+                "costUsd": usage and usage.estimated_cost_usd,
+            },
+        )
+        self._metrics.count(
+            model if plan.model.listed else "other", outcome, journey, usage, abandoned and str(abandoned)
+        )
+
+
+def _by_stage(journey: Journey) -> dict[str, float]:
+    """`firstByteMs` and the like for the log, in the order in which stages come."""
+    names = {Stage.QUEUE: "queue", Stage.FIRST_BYTE: "firstByte", Stage.TRANSFER: "transfer", Stage.RETRY: "retry"}
+    names[Stage.ANSWER] = "answer"
+    return {name: journey.took[stage] for stage, name in names.items() if stage in journey.took}

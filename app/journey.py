@@ -1,0 +1,102 @@
+"""What a generation goes through: how far it is, how long each stage took, what there is to tell on the way.
+
+The layers below write into it as they go; logs, metrics, events and time limits read it.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.domain import Image
+from app.room import Share
+
+
+class Stage(StrEnum):
+    QUEUE = "queue"
+    """Waiting for a place."""
+    FIRST_BYTE = "first_byte"
+    """Gemini is being reached, and draws."""
+    TRANSFER = "transfer"
+    """Its answer arrives."""
+    RETRY = "retry"
+    """Waiting before another attempt."""
+    ANSWER = "answer"
+    """Ours is on its way to the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An attempt begins."""
+
+    model: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """An attempt has failed, and another one follows."""
+
+    attempt: int
+    wait_seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    image: Image
+
+
+Notice = Started | Retrying | Thought | Draft
+
+
+class Journey:
+    """One generation's. It begins when it is made, waiting for a place."""
+
+    def __init__(self, seconds: float, share: Share, listener: Callable[[Notice], None] | None = None) -> None:
+        """
+        Args:
+            seconds: how long all of it may take, waiting and further attempts included.
+            share: of the room for answers; held until ours has been delivered.
+            listener: told of everything as it happens. With one, Gemini is asked for a stream.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._listener = listener
+        self.share = share
+        self.seconds = seconds
+        self.deadline = self._since + seconds
+        """In the event loop's time."""
+        self.stage = Stage.QUEUE
+        self.took: defaultdict[Stage, float] = defaultdict(float)
+        """Seconds by stage, of stages that are over."""
+        self.attempts = 0
+        self.received_bytes = 0
+        """From Gemini, in the last attempt."""
+
+    @property
+    def listened_to(self) -> bool:
+        return self._listener is not None
+
+    def tell(self, notice: Notice) -> None:
+        if self._listener is not None:
+            self._listener(notice)
+
+    def enter(self, stage: Stage) -> None:
+        now = self._loop.time()
+        self.took[self.stage] += now - self._since
+        self.stage, self._since = stage, now
+
+    def in_stage(self) -> float:
+        """Seconds since the present stage began."""
+        return self._loop.time() - self._since
+
+    def remaining(self) -> float:
+        """Seconds until the deadline; none left is 0."""
+        return max(0.0, self.deadline - self._loop.time())

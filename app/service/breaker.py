@@ -1,0 +1,79 @@
+"""A circuit breaker for each model: who is told time and again that there is no capacity stops asking for a while."""
+
+import time
+from dataclasses import dataclass
+from math import ceil
+
+from app.errors import QuotaExhausted, ServiceError, UpstreamBusy, UpstreamError, UpstreamTimeout
+
+
+@dataclass(slots=True)
+class _Circuit:
+    failures: int = 0
+    """In a row."""
+    opened: float | None = None
+    probing: bool = False
+
+
+class Breakers:
+    """Closed, an attempt passes. Open, it fails at once, until the rest is over; then one at a time tests the water."""
+
+    def __init__(self, failures: int, rest_seconds: float) -> None:
+        """
+        Args:
+            failures: how many in a row open a circuit; 0 leaves all of them closed.
+            rest_seconds: how long an open one lets nobody pass.
+        """
+        self._failures = failures
+        self._rest = rest_seconds
+        self._circuits: dict[str, _Circuit] = {}
+
+    def open_models(self) -> list[str]:
+        return [model for model, circuit in self._circuits.items() if circuit.opened is not None]
+
+    def enter(self, model: str) -> None:
+        """An attempt is about to be made; `leave` has to follow.
+
+        Raises:
+            UpstreamBusy: the circuit is open.
+        """
+        circuit = self._circuits.get(model)
+        if circuit is None or circuit.opened is None:
+            return
+        left = circuit.opened + self._rest - time.monotonic()
+        if left > 0 or circuit.probing:
+            raise UpstreamBusy(
+                f"{model} has been out of capacity for a while; it is not being asked at the moment.",
+                cause="circuit open",
+                retry_after=max(1, ceil(left)),
+            )
+        circuit.probing = True
+
+    def leave(self, model: str, failure: BaseException | None) -> None:
+        """An attempt has ended.
+
+        Args:
+            model: whose it was.
+            failure: what came of it; `None` for an image.
+        """
+        if not self._failures:
+            return
+        circuit = self._circuits.setdefault(model, _Circuit())
+        circuit.probing = False
+        if _says_nothing(failure):
+            return
+        if not _is_shortage(failure):
+            del self._circuits[model]  # closed again, and nothing to remember
+            return
+        circuit.failures += 1
+        if circuit.failures >= self._failures:
+            circuit.opened = time.monotonic()
+
+
+def _is_shortage(failure: BaseException | None) -> bool:
+    return isinstance(failure, UpstreamBusy | UpstreamTimeout) or type(failure) is UpstreamError
+
+
+def _says_nothing(failure: BaseException | None) -> bool:
+    """A caller who has left, and a quota, tell nothing about a model's capacity."""
+    return failure is not None and (not isinstance(failure, ServiceError) or isinstance(failure, QuotaExhausted))

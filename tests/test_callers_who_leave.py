@@ -1,0 +1,186 @@
+"""Callers who hang up, read slowly or write slowly: nobody else pays for it."""
+
+import asyncio
+import base64
+import json
+import socket
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator, Fault
+from app.main import create_app
+from app.server import server_of
+from app.settings import Settings
+from tests.conftest import Serve, called, noise
+
+ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
+
+
+async def metric(client: httpx2.AsyncClient, name: str) -> float:
+    text = (await client.get("/metrics")).text
+    return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(name)), 0.0)
+
+
+async def soon(client: httpx2.AsyncClient, name: str, value: float) -> bool:
+    """Whether a metric comes to a value within a second."""
+    for _ in range(50):
+        if await metric(client, name) == value:
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize(
+    ("fault", "stage"),
+    [(Fault(delay_seconds=20), "first_byte"), (Fault(stall_seconds=20), "transfer"),
+     (Fault(status=503, headers={"Retry-After": "9"}), "retry")],
+)  # fmt: skip
+async def test_whoever_leaves_frees_everything(
+    serve: Serve, gemini: Emulator, accept: str, fault: Fault, stage: str
+) -> None:
+    """
+    Place, connection to Gemini and memory, within a second; and it is counted by how far it was.
+    """
+    gemini.faults.append(fault)
+    async with serve() as client:
+        asking = asyncio.create_task(client.post("/generate-image", json=ASK, headers={"Accept": accept}))
+        await called(gemini)
+        await asyncio.sleep(0.3)
+        in_flight = await metric(client, "gemini_images_in_flight")
+        asking.cancel()
+
+        assert in_flight == 1
+        assert await soon(client, "gemini_images_in_flight", 0)
+        assert await soon(client, f'gemini_images_abandoned_total{{stage="{stage}"}}', 1)
+        assert await metric(client, 'gemini_images_held_bytes{of="answers"}') == 0
+    assert len(gemini.calls) == 1
+
+
+async def test_whoever_leaves_the_queue_is_never_asked_for(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(delay_seconds=1))
+    async with serve(max_in_flight=1) as client:
+        first = asyncio.create_task(client.post("/generate-image", json=ASK))
+        await called(gemini)
+        second = asyncio.create_task(client.post("/generate-image", json=ASK))
+        assert await soon(client, "gemini_images_queued", 1)
+        second.cancel()
+        assert await soon(client, "gemini_images_queued", 0)
+        assert (await first).status_code == 200
+
+    assert len(gemini.calls) == 1
+
+
+@asynccontextmanager
+async def under_our_own_server(settings: Settings, **knobs: object) -> AsyncGenerator[int]:
+    """The service as `python -m app` runs it, in this process; its port."""
+    changed = Settings.model_validate({**dict(settings), **knobs})
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = server_of(create_app(changed), changed)
+    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]  # signals are for the tests
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:  # noqa: ASYNC110 - uvicorn has only the flag
+        await asyncio.sleep(0.01)
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def request(body: bytes) -> bytes:
+    head = "POST /generate-image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def test_a_reader_who_takes_nothing_is_cut_off(settings: Settings, gemini: Emulator) -> None:
+    """
+    The connection ends, and what was held for it is let go, long before the rest of the answer would be read.
+    """
+    large = base64.b64encode(noise(1, 12_000_000)).decode()
+    gemini.faults.append(Fault(image_base64=large))
+    async with under_our_own_server(settings, slow_caller_seconds=0.5) as port:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, ("127.0.0.1", port))
+        body = json.dumps(ASK).encode()
+        await loop.sock_sendall(sock, request(body))
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            for _ in range(500):
+                if await metric(client, 'gemini_images_generations_total{model="gemini-3-pro-image",outcome="slow'):
+                    break
+                await asyncio.sleep(0.02)
+            held = await metric(client, 'gemini_images_held_bytes{of="answers"}')
+            abandoned = await metric(client, 'gemini_images_abandoned_total{stage="answer"}')
+        with pytest.raises(ConnectionResetError):
+            await _drained(sock)
+        sock.close()
+
+    assert held == 0
+    assert abandoned == 1
+
+
+async def _drained(sock: socket.socket) -> None:
+    while await asyncio.get_running_loop().sock_recv(sock, 1 << 20):
+        pass
+
+
+async def test_an_upload_that_stops_is_refused(serve: Serve, gemini: Emulator) -> None:
+    async with serve(slow_caller_seconds=0.3) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+        writer.write(request(b'{"prompt": "x"}').replace(b"Content-Length: 15", b"Content-Length: 500000"))
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408")
+    assert b"connection: close" in head.lower()
+    assert json.loads(body)["code"] == "slow_upload"
+    assert not gemini.calls
+
+
+async def test_the_head_of_a_request_has_its_limits(settings: Settings) -> None:
+    async with under_our_own_server(settings, head_timeout_seconds=0.3, max_header_bytes=2048) as port:
+
+        async def said(first: bytes) -> tuple[bytes, float]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            began = time.perf_counter()
+            writer.write(first)
+            try:
+                answer = await asyncio.wait_for(reader.read(), 5)
+            except ConnectionResetError:
+                answer = b""
+            writer.close()
+            return answer, time.perf_counter() - began
+
+        silent = await said(b"")
+        half = await said(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-")
+        long = await said(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 3000 + b"\r\n\r\n")
+        odd = await said(b"\x16\x03\x01\x02")
+
+    assert (silent[0], half[0]) == (b"", b"")
+    assert silent[1] < 2
+    assert half[1] < 2
+    assert long[0].startswith(b"HTTP/1.1 431")
+    assert json.loads(long[0].partition(b"\r\n\r\n")[2])["code"] == "too_large"
+    assert odd[0].startswith(b"HTTP/1.1 400")
+    assert json.loads(odd[0].partition(b"\r\n\r\n")[2])["code"] == "invalid_http"
+
+
+async def test_there_are_only_so_many_connections(settings: Settings) -> None:
+    async with under_our_own_server(settings, max_connections=2) as port:
+        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answer = await asyncio.wait_for(reader.read(), 5)
+        for _, one in [*kept, (reader, writer)]:
+            one.close()
+
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"Retry-After" in answer

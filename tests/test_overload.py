@@ -1,0 +1,267 @@
+"""More than can be done at once, and an end in good order."""
+
+import asyncio
+import base64
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator, Fault
+from app.errors import Overloaded
+from app.room import Room, Share
+from app.service.gate import Gate
+from tests.conftest import KEY, Serve, called, picture
+
+ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
+JPEG = picture("JPEG", (1024, 1024), "navy")
+IMAGE = base64.b64encode(JPEG).decode()
+
+
+# The gate.
+
+
+async def test_callers_take_turns_however_often_they_have_asked() -> None:
+    gate, order = Gate(1, 100, 60), list[str]()
+
+    async def work(caller: str) -> None:
+        async with gate.place(caller):
+            order.append(caller)
+            await asyncio.sleep(0.001)
+
+    await asyncio.gather(*(work(caller) for caller in "aaaaaabbc"))
+
+    assert order == list("aabcabaaa") or order[1:5] == list("abca"), order
+    assert gate.under_way == gate.queued == 0
+
+
+async def test_whoever_would_wait_too_long_is_told_at_once() -> None:
+    """
+    How long is known from how long it has taken lately, and is what `Retry-After` says.
+    """
+    gate = Gate(1, 100, 1)
+    async with gate.place("a"):
+        await asyncio.sleep(0.6)
+
+    async def work() -> None:
+        async with gate.place("a"):
+            await asyncio.sleep(0.6)
+
+    running = [asyncio.create_task(work()) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    began = time.perf_counter()
+    with pytest.raises(Overloaded) as refused:
+        gate.require_room()
+
+    assert time.perf_counter() - began < 0.1
+    assert refused.value.retry_after == 2
+    await asyncio.gather(*running)
+
+
+async def test_a_full_queue_and_a_wait_that_is_over_are_overload() -> None:
+    gate = Gate(1, 1, 0.05)
+    async with gate.place("a"):
+        waiting = asyncio.create_task(gate.place("b").__aenter__())
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            gate.require_room()
+        with pytest.raises(Overloaded, match=r"0\.05"):
+            await waiting
+
+    assert gate.under_way == gate.queued == 0
+
+
+async def test_cancelled_waiters_lose_no_place() -> None:
+    """
+    Not even if they are cancelled in the moment in which a place comes free.
+    """
+    gate = Gate(1, 100, 60)
+
+    async def work() -> None:
+        async with gate.place("a"):
+            await asyncio.sleep(0)
+
+    for _ in range(200):
+        first, second, third = (asyncio.create_task(work()) for _ in range(3))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.gather(first, second, third, return_exceptions=True)
+
+    assert gate.under_way == gate.queued == 0
+
+
+async def test_room_is_shared_in_order_and_given_back() -> None:
+    room = Room(100)
+    one, two, three = Share(room), Share(room), Share(room)
+    await one.take(80)
+    waiting = [asyncio.create_task(two.take(50)), asyncio.create_task(three.take(10))]
+    await asyncio.sleep(0)
+    assert room.held == 80
+    assert not room.fits(1), "nobody may overtake whoever waits"
+
+    one.become(20)
+    await asyncio.gather(*waiting)
+
+    assert room.held == 80
+    for share in (one, two, three):
+        share.become(0)
+    assert room.held == 0
+    await one.take(1000)  # alone, anything fits
+    cancelled = asyncio.create_task(two.take(1))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    one.become(0)
+    assert room.held == 0
+
+
+# The service.
+
+
+async def test_refusals_are_quick_and_health_checks_too(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(times=1000, delay_seconds=0.5, image_base64=IMAGE))
+    async with serve(max_in_flight=4, max_queued=4) as client:
+
+        async def ask() -> tuple[int, float, httpx2.Response]:
+            began = time.perf_counter()
+            response = await client.post("/generate-image", json=ASK)
+            return response.status_code, time.perf_counter() - began, response
+
+        answers = await asyncio.gather(*(ask() for _ in range(30)))
+        health = await client.get("/healthz")
+
+    assert Counter(status for status, _, _ in answers) == {200: 8, 503: 22}
+    refused = [(seconds, response) for status, seconds, response in answers if status == 503]
+    assert {response.json()["code"] for _, response in refused} == {"overloaded"}
+    assert all(int(response.headers["retry-after"]) >= 1 for _, response in refused)
+    assert max(seconds for seconds, _ in refused) < 0.5, "a refusal must not wait for a place"
+    assert health.status_code == 200
+    assert len(gemini.calls) == 8
+
+
+async def test_uploads_beyond_the_room_are_refused_unread(serve: Serve, gemini: Emulator) -> None:
+    """
+    One alone may be as large as any; a second one that does not fit beside it is refused.
+    """
+    gemini.faults.append(Fault(delay_seconds=1, image_base64=IMAGE))
+    large = picture(size=(900, 900), compress_level=0)
+    async with serve(max_held_bytes=4_000_000) as client:
+        upload = {"data": {"prompt": "x", "imageSize": "1K"}, "files": [("images", ("a.png", large))]}
+        first = asyncio.create_task(client.post("/generate-image/with-references", **upload))  # type: ignore[arg-type]
+        await called(gemini)
+        second = await client.post("/generate-image/with-references", **upload)  # type: ignore[arg-type]
+        small = await client.post("/generate-image", json=ASK)
+        assert (await first).status_code == 200
+        third = await client.post("/generate-image/with-references", **upload)  # type: ignore[arg-type]
+
+    assert (second.status_code, second.json()["code"]) == (503, "overloaded")
+    assert (small.status_code, third.status_code) == (200, 200)
+
+
+async def test_answers_wait_for_room_and_all_arrive(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(times=100, image_base64=IMAGE))
+    async with serve(max_held_bytes=2_200_000) as client:
+        answers = await asyncio.gather(*(client.post("/generate-image", json=ASK) for _ in range(20)))
+        metrics = (await client.get("/metrics")).text
+
+    assert {one.status_code for one in answers} == {200}
+    assert 'gemini_images_held_bytes{of="answers"} 0.0' in metrics
+
+
+# The end.
+
+
+@asynccontextmanager
+async def process(gemini_url: str, **settings: object) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str]]:
+    """The service in a process of its own."""
+    own = {"PATH": os.environ["PATH"], "PORT": "0", "GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": gemini_url}
+    started = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "app",
+        env=own | {name.upper(): str(value) for name, value in settings.items()},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert started.stderr
+    try:
+        while b"Uvicorn running on" not in (line := await started.stderr.readline()):
+            assert line, "the service has not started"
+        drained = asyncio.create_task(started.stderr.read())
+        yield started, line.split(b" on ")[1].split()[0].decode()
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.wait()
+        await drained
+
+
+async def test_whatever_is_in_flight_is_delivered_before_the_end(gemini: Emulator, gemini_url: str) -> None:
+    """
+    Sixty are under way when SIGTERM comes: sixty are delivered, readiness fails at once, nothing new is taken on, and
+    the process exits with 0 as soon as the slowest is done.
+    """
+    gemini.faults.append(Fault(times=60, delay_seconds=2, image_base64=IMAGE))
+    async with process(gemini_url) as (service, url), httpx2.AsyncClient(base_url=url, timeout=30) as client:
+        idle = httpx2.AsyncClient(base_url=url, timeout=30)
+        assert (await idle.get("/readyz")).status_code == 200
+        asked = [asyncio.create_task(client.post("/generate-image", json=ASK)) for _ in range(60)]
+        await called(gemini, 20)  # the emulator remembers no more
+        await asyncio.sleep(0.7)
+        assert "gemini_images_in_flight 60.0" in (await idle.get("/metrics")).text
+        began = time.perf_counter()
+        service.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        ready, refused = await idle.get("/readyz"), await idle.post("/generate-image", json=ASK)
+        answers = await asyncio.gather(*asked)
+        await idle.aclose()
+        code = await asyncio.wait_for(service.wait(), 10)
+        took = time.perf_counter() - began
+
+    assert (ready.status_code, refused.status_code, refused.json()["code"]) == (503, 503, "overloaded")
+    assert [one.status_code for one in answers] == [200] * 60
+    assert {base64.b64decode(one.json()["image"]["data"]) for one in answers} == {JPEG}
+    assert code == 0
+    assert took < 2 + 3
+
+
+async def test_whoever_is_not_done_within_the_grace_gets_a_problem(gemini: Emulator, gemini_url: str) -> None:
+    gemini.faults.append(Fault(times=2, delay_seconds=30))
+    async with (
+        process(gemini_url, shutdown_grace_seconds=0.5) as (service, url),
+        httpx2.AsyncClient(base_url=url, timeout=30) as client,
+    ):
+        plain = asyncio.create_task(client.post("/generate-image", json=ASK))
+        streamed = asyncio.create_task(
+            client.post("/generate-image", json=ASK, headers={"Accept": "text/event-stream"})
+        )
+        await called(gemini, 2)
+        service.send_signal(signal.SIGTERM)
+        answers = await asyncio.gather(plain, streamed)
+        code = await asyncio.wait_for(service.wait(), 10)
+
+    assert (answers[0].status_code, answers[0].json()["code"]) == (503, "overloaded")
+    assert b"event: problem" in answers[1].content
+    assert code == 0
+
+
+async def test_a_second_signal_ends_at_once(gemini: Emulator, gemini_url: str) -> None:
+    gemini.faults.append(Fault(delay_seconds=30))
+    async with process(gemini_url) as (service, url), httpx2.AsyncClient(base_url=url, timeout=30) as client:
+        asked = asyncio.create_task(client.post("/generate-image", json=ASK))
+        await called(gemini)
+        service.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        began = time.perf_counter()
+        service.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(service.wait(), 5)
+        answer = await asked
+
+    assert time.perf_counter() - began < 3
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")

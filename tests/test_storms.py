@@ -1,0 +1,177 @@
+"""Long runs, bounded in number and time: `make storm`. What each caller gets is known beforehand."""
+
+import asyncio
+import base64
+import hashlib
+import os
+import random
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from statistics import quantiles
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator, Fault, served
+from tests.conftest import Serve, noise
+from tests.test_overload import process
+from tests.weather import TABLE, Weather
+
+pytestmark = pytest.mark.storm
+
+SEED = 20261124
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def sockets() -> int:
+    count = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            count += entry.readlink().name.startswith("socket:")
+        except OSError:
+            continue
+    return count
+
+
+async def test_two_thousand_generations_each_get_what_the_table_says(serve: Serve) -> None:
+    """
+    Any mix of everything that can happen, forty at once: each caller gets the answer of the table, each image is
+    bit-exact, Gemini is called as often as the table says, and nothing is left behind: no work, connection or memory.
+    """
+    chance = random.Random(SEED)
+    emulator = Emulator(keep_calls=100_000)
+    wrong: list[str] = []
+    met: Counter[str] = Counter()
+    places = asyncio.Semaphore(40)
+
+    async with served(emulator) as url, serve(google_gemini_base_url=url) as client:
+
+        async def generation(number: int, row: Weather, size: int) -> None:
+            prompt, sent = f"generation {number}", noise(number, size)
+            image = base64.b64encode(sent).decode()
+            async with places:
+                fault = replace(row.fault or Fault(), prompt=prompt)
+                emulator.faults.append(replace(fault, image_base64=fault.image_base64 or image))
+                if fault.times == 1:
+                    emulator.faults.append(Fault(prompt=prompt, times=99, image_base64=image))
+                body = {"prompt": prompt, "imageSize": "1K", "responseFormat": "b64"}
+                response = await client.post("/generate-image", json=body, headers=row.headers)
+                for left in [one for one in emulator.faults if one.prompt == prompt]:
+                    emulator.faults.remove(left)
+            document = response.json()
+            got = (response.status_code, document.get("code", "ok"), response.headers.get("x-upstream-attempts"))
+            if got != (row.status, row.code, str(row.calls)):
+                wrong.append(f"{number} {row.what}: {got}")
+            elif row.code == "ok" and base64.b64decode(document["image"]["data"]) != sent:
+                wrong.append(f"{number} {row.what}: another image")
+            made[prompt] += row.calls
+            met[row.what] += 1
+
+        async def run(numbers: range) -> None:
+            rows = [
+                (number, chance.choice(TABLE), chance.choice((8_000, 60_000, 60_000, 700_000))) for number in numbers
+            ]
+            await asyncio.gather(*(generation(*one) for one in rows))
+
+        async def at_rest() -> tuple[int, int, int]:
+            await asyncio.sleep(
+                7
+            )  # idle connections are closed after four and five seconds, memory given back after three
+            return len(asyncio.all_tasks()), sockets(), resident()
+
+        made: Counter[str] = Counter()
+        await run(range(-200, 0))
+        before = await at_rest()
+        await run(range(2_000))
+        after = await at_rest()
+        metrics = (await client.get("/metrics")).text
+
+    calls = Counter(call.body["contents"][0]["parts"][0]["text"] for call in emulator.calls)
+    print(
+        f"\n{sum(met.values())} generations of {len(met)} kinds, {calls.total()} calls; at rest {before} then {after}"
+    )
+    assert not wrong, f"{len(wrong)} wrong: {wrong[:10]}"
+    assert calls == made
+    assert set(met) == {row.what for row in TABLE}
+    for gauge in ("in_flight", "queued", 'held_bytes{of="answers"}', 'held_bytes{of="uploads"}'):
+        assert f"gemini_images_{gauge} 0.0" in metrics
+    assert after[:2] == before[:2]
+    assert after[2] - before[2] < 40_000_000  # the record of calls included
+
+
+async def test_four_times_the_capacity_for_a_minute() -> None:
+    """
+    Eight places and a quarter of a second each make 32 images a second; 128 are asked for. At least nine tenths of
+    what could be made is made, whoever is refused knows it within a tenth of a second, and memory keeps its bound.
+    """
+    seconds, places, drawing, limit = 60, 8, 0.25, 64_000_000
+    offered, capacity = 4 * places / drawing, places / drawing
+    sent = noise(1, 500_000)
+    digest = hashlib.sha256(sent).digest()
+    emulator = Emulator(keep_calls=0)
+    emulator.faults.append(Fault(times=10**6, delay_seconds=drawing, image_base64=base64.b64encode(sent).decode()))
+    refused: list[float] = []
+    health: list[float] = []
+    good = 0
+
+    async with (
+        served(emulator) as url,
+        process(url, max_in_flight=places, max_queued=places, max_held_bytes=limit, log_level="error") as (service, at),
+        httpx2.AsyncClient(base_url=at, timeout=30, limits=httpx2.Limits(max_connections=None)) as client,
+    ):
+        status = Path(f"/proc/{service.pid}/status")
+
+        async def ask() -> None:
+            nonlocal good
+            began = time.perf_counter()
+            body = {"prompt": "x", "imageSize": "1K"}
+            response = await client.post("/generate-image", json=body, headers={"Accept": "image/*"})
+            if response.status_code == 200:
+                assert hashlib.sha256(response.content).digest() == digest
+                good += 1
+            else:
+                assert response.json()["code"] == "overloaded", response.text
+                assert int(response.headers["retry-after"]) >= 1
+                refused.append(time.perf_counter() - began)
+
+        async def probe() -> None:
+            while True:
+                began = time.perf_counter()
+                await client.get("/healthz")
+                health.append(time.perf_counter() - began)
+                await asyncio.sleep(0.1)
+
+        await ask()
+        idle = _megabytes(status, "VmRSS")
+        good, probing = 0, asyncio.create_task(probe())
+        began, asked = time.perf_counter(), set[asyncio.Task[None]]()
+        for number in range(int(offered * seconds)):
+            early = number / offered - (time.perf_counter() - began)
+            if early > 0:
+                await asyncio.sleep(early)
+            asked.add(asyncio.create_task(ask()))
+        took = time.perf_counter() - began
+        await asyncio.gather(*asked)
+        probing.cancel()
+        peak = _megabytes(status, "VmHWM")
+
+    p99 = quantiles(refused, n=100)[98]
+    print(
+        f"\n{good} good of {capacity * took:.0f}, {len(refused)} refused, p99 {1000 * p99:.0f} ms, most "
+        f"{1000 * max(refused):.0f} ms; health p99 {1000 * quantiles(health, n=100)[98]:.0f} ms; "
+        f"{peak - idle:.0f} MB more"
+    )
+    assert good >= 0.9 * capacity * took
+    assert p99 < 0.1
+    assert quantiles(health, n=100)[98] < 0.05
+    assert (peak - idle) * 1e6 < 1.2 * limit
+
+
+def _megabytes(status: Path, name: str) -> float:
+    return int(status.read_text().partition(f"{name}:")[2].split()[0]) * 1024 / 1e6

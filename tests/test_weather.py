@@ -1,0 +1,350 @@
+"""The table of tests/weather.py, row by row, and what it says besides."""
+
+import asyncio
+import base64
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import trustme
+
+from app.emulator import Emulator, Fault
+from tests import weather
+from tests.conftest import Serve
+from tests.test_moving_images import served_with_tls
+from tests.weather import TABLE, Weather
+
+ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
+BUSY = Fault(status=503, times=99)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.what)
+async def test_the_table_holds(client: httpx2.AsyncClient, gemini: Emulator, row: Weather) -> None:
+    if row.fault is not None:
+        gemini.faults.append(row.fault)
+    after = len(gemini.calls)
+
+    response = await client.post("/generate-image", json=ASK, headers=row.headers)
+
+    document = response.json()
+    assert (response.status_code, document.get("code", "ok")) == (row.status, row.code), response.text[:500]
+    assert len(gemini.calls) - after == row.calls
+    assert response.headers["x-upstream-attempts"] == str(row.calls)
+    assert response.headers.get("retry-after") == row.retry_after
+    if row.code == "ok":
+        assert any("attempts" in warning for warning in document["warnings"]) == (row.calls > 1)
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.code != "ok"], ids=lambda row: row.what)
+async def test_clients_are_not_made_to_pay_twice(client: httpx2.AsyncClient, gemini: Emulator, row: Weather) -> None:
+    """
+    OpenAI's and Vercel's clients try 408, 409, 429 and 5xx again; a refusal has none of these, and what may have been
+    paid says that it should not be.
+    """
+    assert row.fault is not None
+    gemini.faults.append(row.fault)
+
+    response = await client.post("/generate-image", json=ASK, headers=row.headers)
+
+    if row.billed == weather.REFUSED:
+        assert response.status_code == 422
+    if row.billed not in (weather.NOTHING,) and response.status_code != 422 and response.status_code != 504:
+        assert response.headers["x-should-retry"] == "false"
+
+
+def test_the_page_says_what_the_table_says() -> None:
+    """
+    `python -m tests.weather > docs/weather.md` makes it.
+    """
+    assert Path("docs/weather.md").read_text() == weather.page()
+
+
+# Deadlines.
+
+
+@pytest.mark.parametrize("headers", [{"X-Timeout-Seconds": "0.5"}, {"Prefer": "respond-async, wait=1"}])
+async def test_a_caller_says_how_long_to_wait(
+    client: httpx2.AsyncClient, gemini: Emulator, headers: dict[str, str]
+) -> None:
+    gemini.faults.append(Fault(delay_seconds=5))
+    began = time.perf_counter()
+
+    response = await client.post("/generate-image", json=ASK, headers=headers)
+
+    assert (response.status_code, response.json()["code"]) == (504, "upstream_timeout")
+    assert response.json()["waitedFor"] == "first_byte"
+    assert time.perf_counter() - began < 3
+    assert int(gemini.calls[-1].headers["x-server-timeout"]) <= 1
+
+
+async def test_a_wait_that_is_no_number_is_refused(client: httpx2.AsyncClient) -> None:
+    response = await client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "soon"})
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "x-timeout-seconds"
+
+
+async def test_a_retry_that_would_come_too_late_is_not_waited_for(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(status=503, headers={"Retry-After": "5"}))
+    async with serve() as client:
+        began = time.perf_counter()
+        response = await client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "2"})
+
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert time.perf_counter() - began < 2
+    assert len(gemini.calls) == 1
+
+
+async def test_what_gemini_asks_to_wait_is_waited(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(status=503, headers={"Retry-After": "1"}))
+    began = time.perf_counter()
+
+    response = await client.post("/generate-image", json=ASK)
+
+    assert response.status_code == 200
+    assert time.perf_counter() - began >= 1
+
+
+@pytest.mark.parametrize(
+    ("knob", "fault", "waited_for"),
+    [
+        ("upstream_first_byte_seconds", Fault(delay_seconds=5), "first_byte"),
+        ("upstream_stall_seconds", Fault(stall_seconds=5), "transfer"),
+    ],
+)
+async def test_silence_has_limits_of_its_own(
+    serve: Serve, gemini: Emulator, knob: str, fault: Fault, waited_for: str
+) -> None:
+    gemini.faults.append(fault)
+    async with serve(**{knob: 0.3}) as client:
+        response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 4)
+
+    assert (response.status_code, response.json()["waitedFor"]) == (504, waited_for)
+
+
+# Nobody there.
+
+
+async def test_a_refused_connection_is_tried_three_times(serve: Serve) -> None:
+    async with serve(google_gemini_base_url="http://127.0.0.1:1") as client:
+        response = await client.post("/generate-image", json=ASK)
+
+    assert (response.status_code, response.json()["code"]) == (502, "upstream_error")
+    assert response.headers["x-upstream-attempts"] == "3"
+
+
+async def test_an_unknown_host_is_an_upstream_error(serve: Serve) -> None:
+    async with serve(google_gemini_base_url="http://gemini.invalid", deadline_seconds=5) as client:
+        response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 8)
+
+    assert response.status_code in (502, 504)
+
+
+async def test_a_certificate_that_is_not_trusted_is_not_tried_again(serve: Serve, gemini: Emulator) -> None:
+    async with served_with_tls(gemini, trustme.CA()) as url, serve(google_gemini_base_url=url) as client:
+        response = await client.post("/generate-image", json=ASK)
+
+    assert (response.status_code, response.json()["code"]) == (502, "upstream_error")
+    assert response.headers["x-upstream-attempts"] == "1"
+
+
+# Another model.
+
+
+async def test_a_fallback_answers_when_the_model_is_out_of_capacity(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    gemini.faults.append(replace(BUSY, times=3))
+    body = ASK | {"fallbackModel": "nano-banana-2.1", "thinkingLevel": "high"}
+
+    response = await client.post("/generate-image", json=body)
+
+    assert response.status_code == 200, response.text
+    assert response.json()["model"] == "gemini-nano-banana-2.1"
+    assert (
+        "gemini-3-pro-image is out of capacity; gemini-nano-banana-2.1 answered instead."
+        in (response.json()["warnings"])
+    )
+    assert [call.model for call in gemini.calls] == ["gemini-3-pro-image"] * 3 + ["gemini-nano-banana-2.1"]
+    assert response.headers["x-upstream-attempts"] == "4"
+
+
+async def test_a_fallback_is_not_sent_what_it_rejects(serve: Serve, gemini: Emulator) -> None:
+    """
+    Its size is the largest it has below what was asked for; levels of thinking that it lacks are left out.
+    """
+    gemini.faults.append(replace(BUSY, times=3))
+    body = {"prompt": "x", "model": "gemini-nano-banana-2.1", "imageSize": "4K", "thinkingLevel": "medium"}
+    async with serve(fallback_model="gemini-3.1-flash-lite-image") as client:
+        response = await client.post("/generate-image", json=body)
+
+    assert response.status_code == 200, response.text
+    config = gemini.calls[-1].body["generationConfig"]
+    assert config["imageConfig"]["imageSize"] == "1K"
+    assert "thinkingConfig" not in config
+    assert any("1K" in warning for warning in response.json()["warnings"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"googleSearch": True, "fallbackModel": "gemini-3.1-flash-lite-image"},
+        {"aspectRatio": "8:1", "model": "nano-banana-2.1", "fallbackModel": "gemini-3-pro-image"},
+        {"fallbackModel": "gemini-3-pro-image"},
+        {"fallbackModel": "nano-banana-pro"},
+    ],
+)
+async def test_a_fallback_that_cannot_do_it_is_not_asked(
+    client: httpx2.AsyncClient, gemini: Emulator, body: dict[str, Any]
+) -> None:
+    gemini.faults.append(BUSY)
+
+    response = await client.post("/generate-image", json={"prompt": "x", **body})
+
+    assert (response.status_code, response.json()["code"]) == (503, "upstream_busy")
+    assert len(gemini.calls) == 3
+
+
+async def test_a_refusal_is_no_reason_for_another_model(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(finish_reason="IMAGE_SAFETY"))
+
+    response = await client.post("/generate-image", json=ASK | {"fallbackModel": "nano-banana-2.1"})
+
+    assert response.status_code == 422
+    assert len(gemini.calls) == 1
+
+
+# The breaker, and the budget.
+
+
+async def test_a_model_that_keeps_failing_is_left_alone_and_tested_by_one(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.append(replace(BUSY, times=4))
+    async with serve(breaker_failures=4, breaker_seconds=0.5, upstream_attempts=2) as client:
+        failed = [await client.post("/generate-image", json=ASK) for _ in range(3)]
+        while_open = len(gemini.calls)
+        instead = await client.post("/generate-image", json=ASK | {"fallbackModel": "nano-banana-2.1"})
+        metrics = (await client.get("/metrics")).text
+        await asyncio.sleep(0.6)
+        gemini.faults.append(replace(BUSY, times=1))
+        probe_failed = await client.post("/generate-image", json=ASK)
+        await asyncio.sleep(0.6)
+        gemini.faults.append(Fault(delay_seconds=0.3))
+        probes = await asyncio.gather(*(client.post("/generate-image", json=ASK) for _ in range(4)))
+        after = await client.post("/generate-image", json=ASK)
+
+    assert [one.status_code for one in failed] == [503] * 3
+    assert while_open == 4
+    assert failed[2].headers["retry-after"] == "1"
+    assert "x-upstream-attempts" not in failed[2].headers
+    assert instead.json()["model"] == "gemini-nano-banana-2.1"
+    assert 'gemini_images_breaker_open{of="gemini-3-pro-image"} 1.0' in metrics
+    assert probe_failed.status_code == 503
+    assert sorted(one.status_code for one in probes) == [200, 503, 503, 503]
+    assert after.status_code == 200
+
+
+async def test_a_storm_is_not_answered_by_a_storm(serve: Serve, gemini: Emulator) -> None:
+    """
+    When everything fails, one call in five is made again, not each of them twice.
+    """
+    gemini.faults.append(Fault(status=503, times=1000))
+    before = len(gemini.calls)
+    async with serve(retry_budget=0.2) as client:
+        for _ in range(3):
+            await asyncio.gather(*(client.post("/generate-image", json=ASK) for _ in range(50)))
+        metrics = (await client.get("/metrics")).text
+
+    made = _value(metrics, 'gemini_images_upstream_attempts_total{model="gemini-3-pro-image"}')
+    assert before == 0
+    assert 150 < made <= 150 * 1.2 + 1
+
+
+def _value(metrics: str, name: str) -> float:
+    return float(next(line for line in metrics.splitlines() if line.startswith(name)).split()[-1])
+
+
+# What is seen of it.
+
+
+async def test_metrics_tell_what_came_of_it_and_what_it_cost(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.extend([Fault(status=503), Fault(), Fault(finish_reason="IMAGE_SAFETY")])
+    async with serve() as client:
+        good = await client.post("/generate-image", json=ASK)
+        await client.post("/generate-image", json=ASK)
+        metrics = (await client.get("/metrics")).text
+
+    pro = 'model="gemini-3-pro-image"'
+    assert _value(metrics, f'gemini_images_generations_total{{{pro},outcome="ok"}}') == 1
+    assert _value(metrics, f'gemini_images_generations_total{{{pro},outcome="content_blocked"}}') == 1
+    assert _value(metrics, f"gemini_images_upstream_attempts_total{{{pro}}}") == 3
+    assert _value(metrics, f"gemini_images_cost_dollars_total{{{pro}}}") > good.json()["usage"]["estimatedCostUsd"]
+    assert _value(metrics, 'gemini_images_held_bytes{of="answers"}') == 0
+    assert _value(metrics, "gemini_images_in_flight") == 0
+
+
+async def test_metrics_are_behind_the_door(serve: Serve) -> None:
+    async with serve(service_api_keys="web:secret") as client:
+        without = await client.get("/metrics")
+        with_key = await client.get("/metrics", headers={"X-API-Key": "secret"})
+    async with serve(metrics_access="off") as client:
+        off = await client.get("/metrics")
+
+    assert [without.status_code, with_key.status_code, off.status_code] == [401, 200, 404]
+
+
+async def test_each_generation_has_its_line_without_its_words(
+    serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gemini.faults.append(Fault(status=503))
+    async with serve(log_format="json") as client:
+        response = await client.post("/generate-image", json={"prompt": "a very secret prompt", "imageSize": "1K"})
+
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    line = next(line for line in lines if line["message"] == "generation")
+    assert line["requestId"] == response.headers["x-request-id"]
+    assert (line["model"], line["attempts"], line["outcome"]) == ("gemini-3-pro-image", 2, "ok")
+    assert {"queueMs", "firstByteMs", "transferMs", "retryMs", "answerMs", "tokens", "costUsd"} <= line.keys()
+    assert line["imageBytes"] == len(base64.b64decode(response.json()["image"]["data"]))
+    assert "secret" not in json.dumps(lines)
+
+
+async def test_spans_and_measurements_carry_the_conventions_names(serve: Serve, gemini: Emulator) -> None:
+    """
+    One span an attempt, below FastAPI's own, and nothing of the prompt in either.
+    """
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    trace.set_tracer_provider(provider)
+    metrics.set_meter_provider(MeterProvider([reader]))
+    gemini.faults.append(Fault(status=503))
+
+    async with serve() as client:
+        await client.post("/generate-image", json={"prompt": "a very secret prompt", "imageSize": "1K"})
+
+    finished = spans.get_finished_spans()
+    attempts = [span for span in finished if span.name == "generate_content gemini-3-pro-image"]
+    assert [dict(span.attributes or {}).get("error.type") for span in attempts] == ["upstream_busy", None]
+    good = dict(attempts[1].attributes or {})
+    assert good["gen_ai.provider.name"] == "gcp.gemini"
+    assert good["gen_ai.output.type"] == "image"
+    assert good["gen_ai.response.finish_reasons"] == ("STOP",)
+    assert int(str(good["gen_ai.usage.output_tokens"])) > 1000
+    server = next(span for span in finished if span.parent is None)
+    assert {span.context.trace_id for span in attempts} == {server.context.trace_id}
+    data = reader.get_metrics_data()
+    assert data is not None
+    names = {m.name for r in data.resource_metrics for scope in r.scope_metrics for m in scope.metrics}
+    assert {"gen_ai.client.token.usage", "gen_ai.client.operation.duration"} <= names
+    assert "secret" not in "".join(span.to_json() for span in finished)
