@@ -17,7 +17,7 @@ emulator: .venv/run.stamp ## emulate the Gemini API alone on EMULATOR_PORT (9000
 	@$(BIN)/python -m app.emulator --port $(EMULATOR_PORT)
 
 test: .venv/dev.stamp ## run every test that needs no key
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3
 
 storm: .venv/dev.stamp ## 2,000 generations in every weather, and a minute of overload; about three minutes
 	$(BIN)/python -m pytest -m storm -s

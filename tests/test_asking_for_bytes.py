@@ -67,7 +67,7 @@ async def test_otherwise_the_answer_is_json(client: httpx2.AsyncClient, accept: 
     [
         ("image/png", ["application/json", "image/jpeg"]),
         ("image/png, image/jpeg;q=0", ["application/json", "image/jpeg"]),
-        ("text/html", ["application/json", "image/*"]),
+        ("text/html", ["application/json", "image/*", "text/event-stream"]),
     ],
 )
 async def test_a_type_the_model_does_not_make_is_refused_before_it_is_paid(

@@ -32,7 +32,7 @@ async def test_a_preflight_needs_no_key(serve: Serve) -> None:
     ("key", "body", "fault", "status"),
     [
         ("secret", {"prompt": "x"}, Fault(), 200),
-        ("secret", {"prompt": "x"}, Fault(status=503), 503),
+        ("secret", {"prompt": "x"}, Fault(status=503, times=3), 503),
         ("secret", {"prompt": "x"}, Fault(finish_reason="IMAGE_SAFETY"), 422),
         ("secret", {}, Fault(), 422),
         ("wrong", {"prompt": "x"}, Fault(), 401),

@@ -78,14 +78,15 @@ async def test_no_key_prompt_or_image_is_ever_logged(
 async def test_every_line_has_its_request_id(serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]) -> None:
     async with serve(log_format="json") as client:
         gemini.faults.append(
-            Fault(status=429, message="You exceeded your current quota", details=[{"retryDelay": "5s"}])
+            Fault(status=429, message="You exceeded your current quota", details=[{"retryDelay": "50s"}])
         )
         capfd.readouterr()
         await client.post("/generate-image", json={"prompt": "x"}, headers={"X-Request-Id": "order-66"})
         lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
-    assert [line["requestId"] for line in lines] == ["order-66", "order-66"]
-    problem, access = lines
+    assert [line["requestId"] for line in lines] == ["order-66"] * 3
+    generation, problem, access = lines
+    assert (generation["message"], generation["outcome"]) == ("generation", "quota_exhausted")
     assert problem["message"] == "problem quota_exhausted"
     assert problem["cause"] == "429 RESOURCE_EXHAUSTED"
     assert access["status"] == 429

@@ -79,7 +79,7 @@ async def _gate(request: Request) -> Gate:
 async def _seconds(
     request: Request,
     x_timeout_seconds: Annotated[
-        float | None, Header(gt=0, description="How long the image may take altogether; a setting is the most.")
+        float | None, Header(ge=0.2, description="How long the image may take altogether; a setting is the most.")
     ] = None,
     prefer: Annotated[str | None, Header(description="`wait=N` is the same for clients that speak RFC 7240.")] = None,
 ) -> float:

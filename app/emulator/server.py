@@ -112,7 +112,7 @@ class Emulator:
             raise ApiError(400, 'Invalid JSON payload received. Unknown name "": Root element must be a message.')
         headers = {key.lower(): value for key, value in request.headers.items()}
         self.calls.append(Call(match["model"] or "", match["method"] or "", request.url.path, headers, body))
-        fault = self._next_fault(recorded.prompt_of(body))
+        fault = self._next_fault(_prompt(body))
         if fault.delay_seconds or self.delay_seconds:
             await asyncio.sleep(fault.delay_seconds or self.delay_seconds)
         if fault.reset == "before_headers":
@@ -173,6 +173,14 @@ class Emulator:
                 (self.faults if request.url.path.endswith("faults") else self.calls).clear()
                 return Response(status_code=204)
         return JSONResponse({"error": "There are /emulator/faults and /emulator/calls."}, 404)
+
+
+def _prompt(body: dict[str, Any]) -> str | None:
+    """The prompt, of a body that may be anything."""
+    try:
+        return recorded.prompt_of(body)
+    except (AttributeError, KeyError, TypeError):
+        return None
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -90,7 +90,7 @@ def _late(journey: Journey, exc: BaseException) -> UpstreamTimeout:
     elif journey.stage is Stage.TRANSFER:
         detail = "Gemini stopped in the middle of its answer."
     else:
-        detail = f"Gemini did not answer within {journey.in_stage():.3g} seconds."
+        detail = f"Gemini did not answer within {round(journey.in_stage(), 1):g} seconds."
     late = UpstreamTimeout(detail, cause=f"{_name(exc)} in {journey.stage}")
     late.waited_for = str(journey.stage)
     return late
