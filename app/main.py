@@ -1,5 +1,6 @@
 """The whole process, assembled on one page. Run it with `python -m app`, or `uvicorn app.main:create_app --factory`."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -72,6 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 lambda: {
                     "in_flight": gate.under_way,
                     "queued": gate.queued,
+                    "event_loop_tasks": len(asyncio.all_tasks()),
                     "held_bytes": {"uploads": uploads.held, "answers": answers.held},
                     "doubtful_retries": attempts.doubtful,
                     "breaker_open": dict.fromkeys(breakers.open_models(), 1),
