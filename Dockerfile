@@ -1,6 +1,6 @@
 FROM python:3.13-slim AS build
 RUN python -m venv /opt/venv
-COPY requirements/demo.txt /tmp/requirements.txt
+COPY requirements/container.txt /tmp/requirements.txt
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r /tmp/requirements.txt \
     && /opt/venv/bin/pip uninstall --yes --quiet pip
 COPY app /srv/app

@@ -39,11 +39,12 @@ fuzz: .venv/fuzz.stamp ## feed the lifter whatever reaches new branches, for FUZ
 
 lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions and their hashes
 	$(BIN)/python -m pip install --quiet uv
-	@for extra in '' '--extra demo' '--extra dev' '--extra bench' '--extra fuzz'; do \
-		name=$${extra#--extra }; \
+	@for lock in 'service' 'demo --extra demo' 'container --extra demo --extra telemetry' 'dev --extra dev' \
+		'bench --extra bench' 'fuzz --extra fuzz'; do \
+		set -- $$lock; name=$$1; shift; \
 		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package gemini-images \
-			$$extra pyproject.toml -o requirements/$${name:-service}.txt; \
+			"$$@" pyproject.toml -o requirements/$$name.txt; \
 	done
 
 # A lock file is complete: without --no-deps an older pip looks for newer versions all the same, finds one, and gives up.

@@ -102,7 +102,8 @@ async def test_two_thousand_generations_each_get_what_the_table_says() -> None:
     assert set(met) == {row.what for row in TABLE}
     for gauge in ("in_flight", "queued", 'held_bytes{of="answers"}', 'held_bytes{of="uploads"}'):
         assert f"gemini_images_{gauge} 0.0" in metrics
-    assert after[:2] == before[:2]
+    assert after[0] == before[0]
+    assert after[1] <= before[1]
     assert after[2] - before[2] < 15  # megabytes
 
 

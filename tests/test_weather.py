@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import re
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -348,3 +350,37 @@ async def test_spans_and_measurements_carry_the_conventions_names(serve: Serve, 
     names = {m.name for r in data.resource_metrics for scope in r.scope_metrics for m in scope.metrics}
     assert {"gen_ai.client.token.usage", "gen_ai.client.operation.duration"} <= names
     assert "secret" not in "".join(span.to_json() for span in finished)
+
+
+async def test_an_upstream_that_is_killed_in_the_middle_of_its_answer(serve: Serve) -> None:
+    """
+    SIGKILL, which leaves nobody to say goodbye: the second attempt finds nobody, and that is what the caller hears.
+    """
+    emulator = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "app.emulator",
+        "--port",
+        "0",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert emulator.stdout
+    try:
+        while b"http://" not in (line := await emulator.stdout.readline()):
+            assert line, "the emulator has not started"
+        url = re.search(r"http://[\d.:]+", line.decode())
+        assert url
+        async with httpx2.AsyncClient(base_url=url[0]) as scripting, serve(google_gemini_base_url=url[0]) as client:
+            await scripting.post("/emulator/faults", json={"stall_seconds": 20})
+            asked = asyncio.create_task(client.post("/generate-image", json=ASK))
+            await asyncio.sleep(1)
+            emulator.kill()
+            response = await asyncio.wait_for(asked, 5)
+    finally:
+        if emulator.returncode is None:
+            emulator.kill()
+        await emulator.wait()
+
+    assert (response.status_code, response.json()["code"]) == (502, "upstream_error")
+    assert int(response.headers["x-upstream-attempts"]) >= 2

@@ -1,12 +1,12 @@
 """`python -m app.emulator`: the emulator alone, for whoever builds against Gemini without paying for it."""
 
 import argparse
+import asyncio
+import contextlib
 from pathlib import Path
 
-import uvicorn
-
 from app.emulator.server import Emulator
-from app.emulator.serving import ResettableProtocol
+from app.emulator.serving import served
 
 
 def main() -> None:
@@ -22,8 +22,14 @@ def main() -> None:
     emulator = Emulator(
         delay_seconds=given.delay, signature_bytes=given.signature_bytes, recorded_dir=given.recorded_dir
     )
-    print(f"Emulating the Gemini API on http://{given.host}:{given.port}, faults at /emulator/faults", flush=True)
-    uvicorn.run(emulator, host=given.host, port=given.port, http=ResettableProtocol, log_level="warning")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(emulator, given.host, given.port))
+
+
+async def _serve(emulator: Emulator, host: str, port: int) -> None:
+    async with served(emulator, host, port) as url:
+        print(f"Emulating the Gemini API on {url}, faults at /emulator/faults", flush=True)
+        await asyncio.Event().wait()
 
 
 main()
