@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,15 @@ async def test_a_retry_that_would_come_too_late_is_not_waited_for(serve: Serve, 
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
     assert time.perf_counter() - began < 2
     assert len(gemini.calls) == 1
+
+
+async def test_a_wait_may_be_given_as_a_date(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(status=503, headers={"Retry-After": formatdate(time.time() + 90, usegmt=True)}))
+
+    response = await client.post("/generate-image", json=ASK)
+
+    assert response.status_code == 503
+    assert 85 <= int(response.headers["retry-after"]) <= 91
 
 
 async def test_what_gemini_asks_to_wait_is_waited(client: httpx2.AsyncClient, gemini: Emulator) -> None:

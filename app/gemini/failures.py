@@ -10,6 +10,8 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpcore2
@@ -154,8 +156,15 @@ def _list(value: Any) -> list[Any]:
 
 def _retry_after_header(exc: sdk.APIError) -> int | None:
     headers = getattr(exc.response, "headers", None) or {}
-    value = str(headers.get("retry-after", ""))
-    return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else None
+    value = str(headers.get("retry-after", "")).strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", value):
+        return math.ceil(float(value))
+    try:
+        when = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0, math.ceil((aware - datetime.now(UTC)).total_seconds()))
 
 
 def _from_api_error(exc: sdk.APIError) -> ServiceError:

@@ -5,10 +5,11 @@ call; it is put in as base64 while the request is sent, and taken out while the 
 """
 
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import httpx2
@@ -32,7 +33,7 @@ class Trip:
 
     journey: Journey
     expected_bytes: int
-    """How much of it will be kept, as far as one can know beforehand."""
+    """How much of it will be kept, if it does not say how long it is."""
 
 
 class Exchange:
@@ -51,11 +52,13 @@ class Exchange:
         self._tokens = Tokens()
         self._before: Token[Exchange] | None = None
         self._sent: list[tuple[bytes, Content]] = []
-        sinks = {"data": _Received, **dict.fromkeys(("thoughtSignature", "thought_signature"), _Received)}
-        self._sinks = sinks if keep_signatures else {**sinks, "thoughtSignature": None, "thought_signature": None}
+        received = partial(_Received, self._hold)
+        signature = received if keep_signatures else None
+        self._sinks = {"data": received, "thoughtSignature": signature, "thought_signature": signature}
         self._lifter = Lifter[_Received](self._sinks)
         self._trip = trip
         self._answer: Answer | None = None
+        self._held = 0
         self._text = b""  # of a stream, what has arrived and not been read
 
     def __enter__(self) -> Self:
@@ -109,10 +112,15 @@ class Exchange:
         self._answer = answer
         self._lifter = Lifter(self._sinks)
         self._text = b""
+        self._held = 0
         if self._trip is not None:
             self._trip.journey.received_bytes = 0
             self._trip.journey.enter(Stage.TRANSFER)
-            await self._trip.journey.share.take(self._trip.expected_bytes)
+            announced = next((value for name, value in answer.headers if name.lower() == b"content-length"), None)
+            # Nearly all of an answer is base64, and some of that are signatures that are not kept.
+            await self._trip.journey.share.take(
+                int(announced) * 3 // 4 if announced is not None else self._trip.expected_bytes
+            )
 
     def lift(self, chunk: bytes) -> bytes:
         """Take out of the next piece of the answer what does not belong into JSON."""
@@ -128,6 +136,12 @@ class Exchange:
         if self._trip is not None and self._trip.journey.listened_to:
             self._text += rest
         return rest
+
+    def _hold(self, count: int) -> None:
+        """So many bytes more are kept. What was expected may have been too little."""
+        self._held += count
+        if self._trip is not None and self._held > self._trip.journey.share.held:
+            self._trip.journey.share.become(self._held)
 
     async def aclose(self) -> None:
         """Let go of the connection, which the SDK does not do where it fails in the middle of a stream."""
@@ -179,9 +193,18 @@ class LiftingTransport(httpx2.AsyncBaseTransport):
 class _Received(Decoder):
     """A string of the answer, decoded while it arrives."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: Callable[[int], None]) -> None:
+        """
+        Args:
+            count: told of the bytes that are kept, as they come.
+        """
         self.pieces: list[bytes] = []
-        super().__init__(self.pieces.append)
+        self._count = count
+        super().__init__(self._keep)
+
+    def _keep(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+        self._count(len(piece))
 
 
 class _Spliced(httpx2.AsyncByteStream):
