@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 RetryBudget(settings.retry_budget),
             )
             breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
-            metrics = Metrics()
+            metrics = Metrics(catalogue.models)
             metrics.watch(
                 lambda: {
                     "in_flight": gate.under_way,

@@ -1,6 +1,6 @@
 """What an operator watches, as Prometheus series: few, and each with a question it answers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -17,7 +17,12 @@ Gauges = Callable[[], dict[str, float | dict[str, float]]]
 class Metrics:
     """The series of one service; two in a process do not share them."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: Collection[str]) -> None:
+        """
+        Args:
+            models: those that are counted by their ids. Callers can name any number of others: they are all `other`.
+        """
+        self._models = models
         self._registry = CollectorRegistry()
         self._outcomes = Counter(
             "gemini_images_generations",
@@ -59,12 +64,13 @@ class Metrics:
         """A generation is over.
 
         Args:
-            model: its id; one that is not in the catalogue is `other`, as callers could name any number of them.
+            model: its id.
             outcome: `ok` or the code of its problem.
             journey: how it went.
             usage: what Gemini says it used.
             abandoned_in: how far it was when the caller left.
         """
+        model = model if model in self._models else "other"
         self._outcomes.labels(model, outcome).inc()
         self._attempts.labels(model).inc(journey.attempts)
         for stage, seconds in journey.took.items():

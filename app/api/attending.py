@@ -6,13 +6,12 @@ What becomes of work whose caller has left is decided in one place, `_abandon`: 
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 from starlette.types import Receive
 
 from app.api.sending import until_gone
 from app.domain import Caller, Generation
-from app.errors import CallerLeft, Refused, ServiceError, SlowReader
+from app.errors import CallerLeft, Internal, Refused, ServiceError, SlowReader
 from app.journey import Journey, Notice, Stage
 from app.metrics import Metrics
 from app.room import Share
@@ -70,13 +69,15 @@ class Attendance:
         except ServiceError as error:
             self.failed(error)
             raise
+        except BaseException as error:
+            self.failed(Internal("It broke.", cause=type(error).__name__))
+            raise
         self._journey.enter(Stage.ANSWER)
         return self._generation
 
     async def _abandon(self, work: asyncio.Task[Generation]) -> None:
         work.cancel()
-        with suppress(asyncio.CancelledError, ServiceError):
-            await work
+        await asyncio.wait({work})
 
     def failed(self, error: ServiceError) -> None:
         """This is what came of it."""
@@ -112,9 +113,7 @@ class Attendance:
                 "costUsd": usage and usage.estimated_cost_usd,
             },
         )
-        self._metrics.count(
-            model if plan.model.listed else "other", outcome, journey, usage, abandoned and str(abandoned)
-        )
+        self._metrics.count(model, outcome, journey, usage, abandoned and str(abandoned))
 
 
 def _by_stage(journey: Journey) -> dict[str, float]:

@@ -8,13 +8,10 @@ import asyncio
 import re
 import selectors
 import socket
-import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
-from typing import Self, cast
+from collections.abc import AsyncGenerator, Callable
+from typing import cast
 
-import aiohappyeyeballs
 import httpcore2
 import httptools
 import httpx2
@@ -29,12 +26,6 @@ FIRST_BUFFER_BYTES = 16 * 1024
 
 MAX_HEAD_BYTES = 64 * 1024
 """How long the headers of an answer may be, and of the trailers behind it."""
-
-_HAPPY_EYEBALLS_SECONDS = 0.25
-
-_PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""An image takes minutes, and whatever tracks connections on the way forgets silent ones: probe after 30 seconds, and
-give a path up that is dead for another 30."""
 
 _NO_HEADER_S = re.compile(rb"[\r\n\0]")
 
@@ -58,32 +49,6 @@ class Connection(asyncio.BufferedProtocol):
         self._lost: Exception | None = None
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # there while the other side does not take any more
-
-    @classmethod
-    async def open(
-        cls, host: str, port: int, *, tls: ssl.SSLContext | None, pace: Pace, timeout_seconds: float | None
-    ) -> Self:
-        """Connect, to whichever of the host's addresses answers first.
-
-        Raises:
-            httpcore2.ConnectTimeout, httpcore2.ConnectError: nothing of a request has been sent.
-        """
-        loop = asyncio.get_running_loop()
-        with _as_connect_errors():
-            async with asyncio.timeout(timeout_seconds):
-                addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                connected = await aiohappyeyeballs.start_connection(
-                    addresses, happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS
-                )
-                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                for name, value in _PROBES.items():
-                    if hasattr(socket, name):  # not every system has all of them
-                        connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-                _, connection = await loop.create_connection(
-                    lambda: cls(pace), sock=connected, ssl=tls, server_hostname=host if tls else None
-                )
-                return connection
 
     @property
     def usable(self) -> bool:
@@ -309,13 +274,3 @@ def _is_readable(connection: socket.socket) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(connection.fileno(), selectors.EVENT_READ)
         return bool(selector.select(0))
-
-
-@contextmanager
-def _as_connect_errors() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError as exc:
-        raise httpcore2.ConnectTimeout(str(exc)) from exc
-    except OSError as exc:  # an unknown host, and whatever is wrong with TLS, too
-        raise httpcore2.ConnectError(str(exc)) from exc

@@ -5,13 +5,16 @@ coroutines each; for answers of many megabytes that costs more than everything e
 """
 
 import asyncio
+import socket
 import ssl
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 from urllib.request import getproxies, proxy_bypass
 
+import aiohappyeyeballs
 import httpcore2
 import httpx2
 
@@ -21,6 +24,12 @@ from app.pace import Pace
 _MAX_IDLE_CONNECTIONS = 20
 _IDLE_SECONDS = 4.0
 """Many servers close idle connections after five; a request on its way at that moment would be lost."""
+
+_HAPPY_EYEBALLS_SECONDS = 0.25
+
+_PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""An image takes minutes, and whatever tracks connections on the way forgets silent ones: probe after 30 seconds, and
+give a path up that is dead for another 30."""
 
 _Origin = tuple[str, str, int]
 
@@ -78,10 +87,28 @@ class Network:
         url = request.url
         tls = _tls_of(url.scheme, self._tls)
         origin = (url.scheme, url.host, url.port or (443 if tls else 80))
-        connection = self._take(origin) or await Connection.open(
-            *origin[1:], tls=tls, pace=self._pace, timeout_seconds=request.extensions.get("timeout", {}).get("connect")
-        )
+        limits = request.extensions.get("timeout", {})
+        connection = self._take(origin) or await self._open(*origin[1:], tls, limits.get("connect"))
         return await connection.ask(request, partial(self._give_back, origin, connection))
+
+    async def _open(self, host: str, port: int, tls: ssl.SSLContext | None, seconds: float | None) -> Connection:
+        """Connect to whichever of the host's addresses answers first."""
+        loop = asyncio.get_running_loop()
+        with _as_connect_errors():
+            async with asyncio.timeout(seconds):
+                addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                connected = await aiohappyeyeballs.start_connection(
+                    addresses, happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS
+                )
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for name, value in _PROBES.items():
+                    if hasattr(socket, name):  # not every system has all of them
+                        connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._pace), sock=connected, ssl=tls, server_hostname=host if tls else None
+                )
+                return connection
 
     def _take(self, origin: _Origin) -> Connection | None:
         idle = self._idle[origin]
@@ -146,3 +173,13 @@ def _as_proxy(url: str) -> httpcore2.Proxy:
     proxy = httpx2.Proxy(url)
     target = httpcore2.URL(scheme=proxy.url.raw_scheme, host=proxy.url.raw_host, port=proxy.url.port, target=b"/")
     return httpcore2.Proxy(target, auth=proxy.raw_auth)
+
+
+@contextmanager
+def _as_connect_errors() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as exc:
+        raise httpcore2.ConnectTimeout(str(exc)) from exc
+    except OSError as exc:  # an unknown host, and whatever is wrong with TLS, too
+        raise httpcore2.ConnectError(str(exc)) from exc
