@@ -26,7 +26,7 @@ class Decoder:
             write: takes each decoded piece.
         """
         self._write = write
-        self._waiting = bytearray()
+        self._waiting = bytearray()  # many crumbs may come before there is enough
         self._odd = self._ended = False
         self.valid = True
         self.empty = True
@@ -38,44 +38,44 @@ class Decoder:
         self.empty = False
         if not self.valid:
             return
-        if self._waiting or len(text) < _WORTH_DECODING:
+        length = len(self._waiting) + len(text)
+        if length < _WORTH_DECODING:
             self._waiting += text
-            if len(self._waiting) < _WORTH_DECODING:
-                return
-            text = self._taken()
-        self._decode(text)
+            return
+        rest = length % 4  # less than the text, which is what made it enough
+        groups: bytes | memoryview = memoryview(text)[: len(text) - rest]
+        if self._waiting:
+            groups = b"".join((self._waiting, groups))
+        self._waiting = bytearray(text[len(text) - rest :])
+        self._decode(groups)
 
     def close(self) -> None:
         """There is no more text."""
-        if self._waiting and self.valid:
-            self._decode(self._taken())
-        if self._waiting and self.valid and (text := _standard(self._taken())):
+        text, self._waiting = bytes(self._waiting), bytearray()
+        if text and self.valid:
+            self._decode(text[: len(text) & ~3])
+            text = bytes(self._waiting) + text[len(text) & ~3 :]
+        if self.valid and (text := _standard(text)):
             self._decode(text + b"=" * (-len(text) % 4))  # a group that lacks its padding
 
-    def _taken(self) -> bytes:
-        text = bytes(self._waiting)
-        self._waiting.clear()
-        return text
-
-    def _decode(self, text: bytes) -> None:
+    def _decode(self, groups: bytes | memoryview) -> None:
+        """Decode text whose length is a multiple of four; of one with spaces in it, what fills no group waits again."""
         if self._odd:
-            text = _standard(text)
-        whole = len(text) & ~3
-        rest = text[whole:]
+            text = _standard(bytes(groups))
+            groups, self._waiting = text[: len(text) & ~3], bytearray(text[len(text) & ~3 :]) + self._waiting
         try:
-            decoded = pybase64.b64decode(text[:whole] if rest else text, validate=True)
+            decoded = pybase64.b64decode(groups, validate=True)
         except binascii.Error:
             if self._odd:
                 self.valid = False
             else:
                 self._odd = True
-                self._decode(text)
+                self._decode(groups)
             return
         if decoded and self._ended:
             self.valid = False
             return
         self._ended = self._ended or len(decoded) % 3 != 0
-        self._waiting += rest
         if decoded:
             self._write(decoded)
 
