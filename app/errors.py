@@ -76,6 +76,8 @@ class ServiceError(Exception):
         self.attempts: int | None = None
         """How many calls to Gemini were made; `None` if it did not come to that."""
         self.again = Again.NEVER
+        self.may_have_cost = False
+        """Whether Google may bill for it, so that nobody should ask again unawares."""
 
     def members(self) -> dict[str, Any]:
         """What the problem document says beyond the members that every problem has."""
@@ -186,6 +188,7 @@ class Refused(ServiceError):
         self.text = text
         self.model = model
         self.usage = usage
+        self.may_have_cost = True
 
     def members(self) -> dict[str, Any]:
         usage = self.usage and {
@@ -227,11 +230,16 @@ class UpstreamError(ServiceError):
 
     def to_be_tried(self, again: Again, asked_wait: int | None = None) -> Self:
         self.again, self.asked_wait = again, asked_wait
+        self.may_have_cost = again is Again.ONCE
         return self
 
 
 class UpstreamInvalidResponse(UpstreamError):
     code, title = "upstream_invalid_response", "Gemini's answer cannot be read"
+
+    def __init__(self, detail: str, *, cause: str | None = None) -> None:
+        super().__init__(detail, cause=cause)
+        self.may_have_cost = True
 
 
 class UpstreamRejectedCredentials(UpstreamError):
@@ -247,7 +255,9 @@ class UpstreamTimeout(UpstreamError):
     status, code, title = 504, "upstream_timeout", "Gemini did not answer in time"
 
     waited_for: str | None = None
-    """What took too long: `queue`, `connection`, `first_byte`, `transfer`, or `retry`."""
+    """What took too long: `queue`, `connection`, `first_byte`, `room`, `transfer`, or `retry`."""
+    gemini_s = True
+    """Whether it is Gemini that took too long: a caller's short patience says nothing about it."""
 
     def members(self) -> dict[str, Any]:
         return {"waitedFor": self.waited_for} if self.waited_for else {}

@@ -4,7 +4,7 @@ The layers below write into it as they go; logs, metrics, events and time limits
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +18,8 @@ class Stage(StrEnum):
     """Waiting for a place."""
     FIRST_BYTE = "first_byte"
     """Gemini is being reached, and draws."""
+    ROOM = "room"
+    """Its answer is there, and waits until there is memory for it."""
     TRANSFER = "transfer"
     """Its answer arrives."""
     RETRY = "retry"
@@ -76,7 +78,10 @@ class Journey:
         self.stage = Stage.QUEUE
         self.took: defaultdict[Stage, float] = defaultdict(float)
         """Seconds by stage, of stages that are over."""
-        self.attempts = 0
+        self.asked: Counter[str] = Counter()
+        """Calls to Gemini, by model."""
+        self.doubts = 0
+        """Those of them that broke off on their way, and may have been billed."""
         self.received_bytes = 0
         """From Gemini, in the last attempt."""
 
@@ -87,6 +92,14 @@ class Journey:
     def tell(self, notice: Notice) -> None:
         if self._listener is not None:
             self._listener(notice)
+
+    @property
+    def attempts(self) -> int:
+        return self.asked.total()
+
+    def count(self, model: str) -> None:
+        """One more call is made."""
+        self.asked[model] += 1
 
     def enter(self, stage: Stage) -> None:
         now = self._loop.time()

@@ -68,6 +68,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 RetryBudget(settings.retry_budget),
             )
             breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
+            intake = Intake(uploads, settings.slow_caller_seconds, settings.deadline_seconds)
+            gate.on_drain.append(intake.stop)
             metrics = Metrics(catalogue.models)
             metrics.watch(
                 lambda: {
@@ -97,7 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 pace=pace,
                 spare_memory=SpareMemory(),
                 gate=gate,
-                intake=Intake(uploads, settings.slow_caller_seconds, settings.deadline_seconds),
+                intake=intake,
                 room=answers,
                 metrics=metrics,
             )

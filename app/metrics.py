@@ -72,7 +72,8 @@ class Metrics:
         """
         model = model if model in self._models else "other"
         self._outcomes.labels(model, outcome).inc()
-        self._attempts.labels(model).inc(journey.attempts)
+        for asked, times in journey.asked.items():
+            self._attempts.labels(asked if asked in self._models else "other").inc(times)
         for stage, seconds in journey.took.items():
             self._stages.labels(str(stage)).observe(seconds)
         if abandoned_in is not None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import signal
 import socket
 import struct
@@ -19,7 +20,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.sending import ABORT
+from app.api.edge import PROBES
+from app.api.sending import CONNECTION
 from app.service.gate import Gate
 from app.settings import Settings
 
@@ -27,6 +29,14 @@ log = logging.getLogger(__name__)
 
 _LAST_WORDS_SECONDS = 0.1
 """For telling callers that they were sent away."""
+
+_FOR_PROBES = 50
+"""Connections beyond the limit on which nothing but a health check is answered."""
+
+_FULL = "This service has as many connections as it takes."
+
+_UPGRADE = re.compile(rb"(\r\n)upgrade:(?=[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)
+"""Some clients offer HTTP/2 with each request. A parser that sees it takes the body for something else."""
 
 _REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
 
@@ -101,6 +111,7 @@ def _limited(settings: Settings) -> type[asyncio.Protocol]:
         max_connections = settings.max_connections
         max_head_bytes = settings.max_header_bytes
         head_seconds = settings.head_timeout_seconds
+        slow_seconds = settings.slow_caller_seconds
 
     return Protocol
 
@@ -109,31 +120,51 @@ class _Protocol(HttpToolsProtocol):
     max_connections: int
     max_head_bytes: int
     head_seconds: float
+    slow_seconds: float
 
     _head_bytes = 0
-    _too_long = False
+    _too_long = _probes_only = _deaf = False
     _head_timer: asyncio.TimerHandle | None = None
+    _flush_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
-            self._refuse(503, "overloaded", "This service has as many connections as it takes.")
+        beyond = len(self.connections) - self.max_connections
+        if beyond > _FOR_PROBES:
+            self._refuse(503, "overloaded", _FULL)
         else:
+            self._probes_only = beyond > 0
             self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        if self._at_work and self.cycle.more_body is False:
+            # A second request before the first is answered: nobody does that any more, and reading on is the only way
+            # to notice that a caller has left. It is not answered, and the connection ends with the first one's answer.
+            self._deaf = True
+            self.cycle.keep_alive = False
+            return
+        if not self._at_work:
+            data = _UPGRADE.sub(rb"\1x-ignored:", data, count=1) if _UPGRADE.search(data) else data
         super().data_received(data)
-        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+        if self._head_timer is None and not self._at_work:
             self._expect_head()  # a second request has begun, on a connection that was idle
+
+    @property
+    def _at_work(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
-        self.scope["extensions"] = {ABORT: {"abort": self._abort}}
+        self.scope["extensions"] = {CONNECTION: {"connection": self}}
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))
@@ -145,19 +176,57 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_is_there()
+        if self._probes_only and self.url.partition(b"?")[0].decode("latin-1") not in PROBES:
+            self._deaf = True
+            self._refuse(503, "overloaded", _FULL)
+            return
+        if self._at_work:  # in one piece with the first request
+            self._deaf = True
+            self.cycle.keep_alive = False
+            return
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        if not self._deaf:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._deaf:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.unread():
+            self._flush_timer = self.loop.call_later(self.slow_seconds, self._flushed_or_cut, self.unread())
+
     def send_400_response(self, msg: str) -> None:
-        if self._too_long:
+        if self._at_work:
+            self._deaf = True
+            self.cycle.keep_alive = False
+        elif self._too_long:
             self._refuse(431, "too_large", f"The head of a request may have {self.max_head_bytes:,} bytes.")
         else:
             self._refuse(400, "invalid_http", "This is not HTTP that can be read.")
 
-    def _abort(self) -> None:
+    # What the application may ask of its connection.
+
+    def unread(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def cut(self) -> None:
         # Lingering for zero seconds makes the kernel forget what it still holds for a reader who takes nothing.
         sock = self.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
+
+    def _flushed_or_cut(self, before: int) -> None:
+        """The last of an answer waits to be taken too, even by whoever keeps the connection open."""
+        self._flush_timer = None
+        unread = self.unread()
+        if unread >= before:
+            self.cut()
+        elif unread:
+            self._flush_timer = self.loop.call_later(self.slow_seconds, self._flushed_or_cut, unread)
 
     def _count(self, length: int) -> None:
         self._head_bytes += length

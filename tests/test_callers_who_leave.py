@@ -177,10 +177,18 @@ async def test_there_are_only_so_many_connections(settings: Settings) -> None:
     async with under_our_own_server(settings, max_connections=2) as port:
         kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         await asyncio.sleep(0.05)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        answer = await asyncio.wait_for(reader.read(), 5)
-        for _, one in [*kept, (reader, writer)]:
+
+        async def said(path: str) -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            answer = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            return answer
+
+        models, health = await said("/models"), await said("/healthz")
+        for _, one in kept:
             one.close()
 
-    assert answer.startswith(b"HTTP/1.1 503")
-    assert b"Retry-After" in answer
+    assert models.startswith(b"HTTP/1.1 503")
+    assert b"Retry-After" in models
+    assert health.startswith(b"HTTP/1.1 200"), "whoever is full is alive all the same"

@@ -57,7 +57,7 @@ async def test_whoever_would_wait_too_long_is_told_at_once() -> None:
     await asyncio.sleep(0.01)
     began = time.perf_counter()
     with pytest.raises(Overloaded) as refused:
-        gate.require_room()
+        gate.require_room("c")
 
     assert time.perf_counter() - began < 0.1
     assert refused.value.retry_after == 2
@@ -70,7 +70,7 @@ async def test_a_full_queue_and_a_wait_that_is_over_are_overload() -> None:
         waiting = asyncio.create_task(gate.place("b").__aenter__())
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            gate.require_room()
+            gate.require_room("c")
         with pytest.raises(Overloaded, match=r"0\.05"):
             await waiting
 

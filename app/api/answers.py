@@ -167,9 +167,9 @@ class Pieces(Response):
         self.headers["Content-Length"] = str(sum(map(len, segments)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sender = Sender(scope, send, self._sending.patience)
-        await sender.start(self.status_code, self.raw_headers)
+        sender = Sender(scope, send, self._sending)
         try:
+            await sender.start(self.status_code, self.raw_headers)
             await sender.send_all(pieces_of(self._segments, self._sending.pace), receive)
             await sender.end()
         except (CallerLeft, SlowReader) as error:

@@ -5,8 +5,10 @@ What becomes of work whose caller has left is decided in one place, `_abandon`: 
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable
 
+from pydantic.alias_generators import to_camel
 from starlette.types import Receive
 
 from app.api.sending import until_gone
@@ -78,6 +80,10 @@ class Attendance:
     async def _abandon(self, work: asyncio.Task[Generation]) -> None:
         work.cancel()
         await asyncio.wait({work})
+        try:
+            work.result()
+        except BaseException as error:
+            forget_frames(error)
 
     def failed(self, error: ServiceError) -> None:
         """This is what came of it."""
@@ -114,10 +120,19 @@ class Attendance:
             },
         )
         self._metrics.count(model, outcome, journey, usage, abandoned and str(abandoned))
+        forget_frames(self._failure)
+        self._generation = self._failure = None
 
 
 def _by_stage(journey: Journey) -> dict[str, float]:
     """`firstByteMs` and the like for the log, in the order in which stages come."""
-    names = {Stage.QUEUE: "queue", Stage.FIRST_BYTE: "firstByte", Stage.TRANSFER: "transfer", Stage.RETRY: "retry"}
-    names[Stage.ANSWER] = "answer"
+    names = {stage: to_camel(str(stage)) for stage in Stage}
     return {name: journey.took[stage] for stage, name in names.items() if stage in journey.took}
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of everything that the functions an error came through have held: with images in it, it is too much to
+    leave to the garbage collector."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -81,13 +81,15 @@ async def _seconds(
     x_timeout_seconds: Annotated[
         float | None, Header(ge=0.2, description="How long the image may take altogether; a setting is the most.")
     ] = None,
-    prefer: Annotated[str | None, Header(description="`wait=N` is the same for clients that speak RFC 7240.")] = None,
+    _prefer: Annotated[
+        str | None, Header(alias="prefer", description="`wait=N` is the same for clients that speak RFC 7240.")
+    ] = None,
 ) -> float:
     """How long the caller is willing to wait, as far as we are willing to work."""
     most = cast("Settings", request.state.settings).deadline_seconds
-    wait = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", prefer or "")
-    asked = x_timeout_seconds or (float(wait[1]) if wait else most)
-    return min(asked or most, most)
+    preferences = ",".join(request.headers.getlist("prefer"))
+    wait = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", preferences, re.IGNORECASE)
+    return min(x_timeout_seconds or (float(wait[1]) if wait else 0) or most, most)
 
 
 async def attendance(

@@ -20,6 +20,12 @@ PROBES = ("/healthz", "/readyz")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 
 
+def announced_length(scope: Scope) -> int | None:
+    """What a request says of its body's length."""
+    said = Headers(scope=scope).get("content-length", "").lstrip("0")[:20]
+    return int(said) if said.isdecimal() else None
+
+
 def route_path(scope: Scope) -> str:
     """The path as the routes have it, wherever a proxy has put the service."""
     path: str = scope["path"]
@@ -117,8 +123,8 @@ class AnnouncedLength:
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
-        if length.isdecimal() and int(length) > self.max_body_bytes:
+        length = announced_length(scope) if scope["type"] == "http" else None
+        if length is not None and length > self.max_body_bytes:
             answer = problems.response(TooLarge(f"A request body may have {self.max_body_bytes:,} bytes."))
             return await answer(scope, receive, send)
         await self.app(scope, receive, send)

@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Response
@@ -51,16 +51,20 @@ class Events(Response):
         self._with_url = with_url
         self._heartbeat_seconds = heartbeat_seconds
         self._sending = sending
+        self.at_end: Callable[[], None] = lambda: None
+        """Called when nothing is held for it any more."""
         super().__init__(None, headers=HEADERS, media_type="text/event-stream")
         del self.headers["Content-Length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sender = Sender(scope, send, self._sending.patience)
-        await sender.start(self.status_code, self.raw_headers)
+        # There is no saying how long a drawing takes, only how long it may take: that comes on top.
+        sending = replace(self._sending, most_seconds=self._sending.most_seconds * 2)
+        sender = Sender(scope, send, sending)
         happened: asyncio.Queue[Notice | None] = asyncio.Queue()
         work = asyncio.ensure_future(self._make(receive, happened.put_nowait))
         work.add_done_callback(lambda _: happened.put_nowait(None))
         try:
+            await sender.start(self.status_code, self.raw_headers)
             await sender.send(_event("started", self._started(Started(self._model, 1))))
             async for notice in self._with_heartbeats(happened, sender):
                 await self._tell(notice, sender)
@@ -70,8 +74,10 @@ class Events(Response):
             self._sending.failed(error)
         finally:
             work.cancel()
-            with suppress(asyncio.CancelledError, ServiceError):
-                await work
+            await asyncio.wait({work})
+            if not work.cancelled():
+                work.exception()  # it has been told, or there is nobody to tell
+            self.at_end()
 
     async def _with_heartbeats(self, happened: asyncio.Queue[Notice | None], sender: Sender) -> AsyncIterator[Notice]:
         """Until the work is done, whatever there is to tell of it."""
@@ -88,7 +94,7 @@ class Events(Response):
 
     async def _tell(self, notice: Notice, sender: Sender) -> None:
         match notice:
-            case Started(attempt=attempt) if attempt > 1:
+            case Started() if (notice.model, notice.attempt) != (self._model, 1):
                 await sender.send(_event("started", self._started(notice)))
             case Retrying():
                 about = {"attempt": notice.attempt, "waitSeconds": notice.wait_seconds, "reason": notice.reason}

@@ -18,7 +18,7 @@ from app.api.negotiation import AnswerWanted, Wanted
 from app.api.problems import documented
 from app.api.sending import Sending
 from app.api.wire import FormCreate, GenerationCreate, GenerationOptions
-from app.domain import GenerationRequest, Reference
+from app.domain import Caller, GenerationRequest, Reference
 from app.lifting import Data
 from app.service.references import Upload
 
@@ -136,14 +136,16 @@ class _Answering:
     """What the three routes do with a valid request."""
 
     request: Request
+    caller: Annotated[Caller, Depends(caller)]
     images: ImagesDep
     attendance: AttendanceDep
     settings: SettingsDep
     pace: PaceDep
 
     async def answer(self, asked: Asked) -> Response:
-        plan = self.images.plan(asked.request)
-        sending = Sending(self.pace, self.settings.slow_caller_seconds, self.attendance.failed)
+        plan = self.images.plan(asked.request, self.caller)
+        patience, most = self.settings.slow_caller_seconds, self.settings.deadline_seconds
+        sending = Sending(self.pace, patience, most, self.attendance.failed)
         if asked.wanted.events:
             make = partial(self.attendance.make, plan)
             heartbeat = self.settings.heartbeat_seconds

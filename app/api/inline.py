@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
+from app.api.events import Events
 from app.api.intake import intake_of
 from app.lifting import Decoder, Lifter
 
@@ -103,9 +104,20 @@ class LiftingRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            request.state.gate.require_room()  # nobody uploads a hundred megabytes to be told that there is none
+            request.state.gate.require_room(
+                request.state.caller.name
+            )  # nobody uploads a hundred megabytes to be told that there is none
             await request.state.pace.turn(_READING)
-            async with intake_of(request).taking(request.scope, request.receive) as receive:
-                return await handler(LiftedRequest(request.scope, receive))
+            body = intake_of(request).body(request.scope, request.receive)
+            try:
+                response = await handler(LiftedRequest(request.scope, body.receive))
+            except BaseException:
+                body.let_go()
+                raise
+            if isinstance(response, Events):
+                response.at_end = body.let_go  # its image is still to be drawn
+            else:
+                body.let_go()
+            return response
 
         return handle

@@ -1,13 +1,13 @@
 """Bodies on their way in: bounded together, and in the time they take."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fastapi import Request
-from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
 
+from app.api.edge import announced_length
 from app.errors import Overloaded, SlowUpload
 from app.room import Room, Share
 
@@ -28,49 +28,83 @@ class Intake:
             stall_seconds: how long a body may pause.
             total_seconds: how long it may take altogether.
         """
-        self._room = room
-        self._stall = stall_seconds
-        self._total = total_seconds
+        self.room = room
+        self.stall_seconds = stall_seconds
+        self.total_seconds = total_seconds
+        self.stopping = False
+        self._arriving: set[asyncio.Timeout] = set()
 
-    @asynccontextmanager
-    async def taking(self, scope: Scope, receive: Receive) -> AsyncGenerator[Receive]:
-        """What to read the body with. Its bytes are held until the block ends.
+    @contextmanager
+    def while_arriving(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """A piece is waited for inside the block, until `limit`, or until no more is taken."""
+        self._arriving.add(limit)
+        try:
+            yield
+        finally:
+            self._arriving.discard(limit)
+
+    def stop(self) -> None:
+        """Take no more of the bodies that are arriving: their requests would be refused anyway."""
+        self.stopping = True
+        for limit in self._arriving:
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    def body(self, scope: Scope, receive: Receive) -> "Body":
+        """A request's body, on its way in.
 
         Raises:
             Overloaded: other bodies fill the room.
+        """
+        return Body(self, scope, receive)
+
+
+class Body:
+    """One body. Its bytes are held until it is let go."""
+
+    def __init__(self, intake: Intake, scope: Scope, receive: Receive) -> None:
+        self._intake = intake
+        self._receive = receive
+        self._share = Share(intake.room)
+        self._arrived, self._more = 0, True
+        self._deadline = asyncio.get_running_loop().time() + intake.total_seconds
+        self._hold(announced_length(scope) or 0)
+
+    async def receive(self) -> Message:
+        """What ASGI's `receive` is.
+
+        Raises:
+            Overloaded: other bodies fill the room, or the service is about to stop.
             SlowUpload: nothing arrives for too long, or not all of it in time.
         """
-        share = Share(self._room)
-        announced = int(length) if (length := Headers(scope=scope).get("content-length", "")).isdecimal() else 0
-        self._hold(share, announced)
-        arrived, more = 0, True
-        deadline = asyncio.get_running_loop().time() + self._total
-
-        async def received() -> Message:
-            nonlocal arrived, more
-            if not more:
-                return await receive()  # that the caller has left, which may take as long as it likes
-            try:
-                async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + self._stall)):
-                    message = await receive()
-            except TimeoutError as error:
-                raise SlowUpload(f"No more of the body came for {self._stall:g} seconds, or not in time.") from error
-            arrived += len(message.get("body", b""))
-            more = message.get("more_body", False)
-            self._hold(share, arrived)
-            return message
-
+        if not self._more:
+            return await self._receive()  # that the caller has left, which may take as long as it likes
+        intake, now = self._intake, asyncio.get_running_loop().time()
         try:
-            yield received
-        finally:
-            share.become(0)
+            async with asyncio.timeout_at(min(self._deadline, now + intake.stall_seconds)) as limit:
+                with intake.while_arriving(limit):
+                    message = await self._receive()
+        except TimeoutError as error:
+            if intake.stopping:
+                raise Overloaded("This service is about to stop.", retry_after=1) from error
+            raise SlowUpload(
+                f"No more of the body came for {intake.stall_seconds:g} seconds, or too slowly."
+            ) from error
+        self._arrived += len(message.get("body", b""))
+        self._more = message.get("more_body", False)
+        self._hold(self._arrived)
+        return message
 
-    def _hold(self, share: Share, count: int) -> None:
-        if count <= max(SMALL_BYTES, share.held):
+    def let_go(self) -> None:
+        self._share.become(0)
+
+    def _hold(self, count: int) -> None:
+        if count <= max(SMALL_BYTES, self._share.held):
             return
-        if not self._room.fits(count - share.held):
+        room = self._intake.room
+        alone = room.held == self._share.held
+        if not alone and not room.fits(count - self._share.held):
             raise Overloaded("Other uploads take all the room there is.", retry_after=RETRY_AFTER_SECONDS)
-        share.become(count)
+        self._share.become(count)
 
 
 def intake_of(request: Request) -> Intake:

@@ -16,7 +16,6 @@ from app import logs
 from app.api.wire import FormCreate, GenerationCreate
 from app.domain import Usage
 from app.errors import (
-    Again,
     ContentBlocked,
     FieldError,
     Internal,
@@ -28,12 +27,10 @@ from app.errors import (
     NotAcceptable,
     NotFound,
     QuotaExhausted,
-    Refused,
     ServiceError,
     SlowUpload,
     TooLarge,
     Unauthorized,
-    UpstreamInvalidResponse,
 )
 
 log = logging.getLogger(__name__)
@@ -64,6 +61,7 @@ class Problem(BaseModel):
     code: str = Field(description="Stable; the thing to branch on.")
     request_id: str
     error: str = Field(description="The same sentence as `detail`.")
+    retry_after: int | None = Field(None, description="Seconds, where there is a point in coming back.")
 
 
 def install(app: FastAPI, *, log_sensitive: bool) -> None:
@@ -98,6 +96,7 @@ def document(error: ServiceError, request_id: str) -> dict[str, Any]:
         "code": error.code,
         "requestId": request_id,
         "error": error.detail,
+        **({"retryAfter": error.retry_after} if error.retry_after is not None else {}),
         **error.members(),
     }
 
@@ -109,7 +108,7 @@ def response(error: ServiceError) -> Response:
         headers["Retry-After"] = str(error.retry_after)
     if error.attempts is not None:
         headers["X-Upstream-Attempts"] = str(error.attempts)
-    if error.again is Again.ONCE or isinstance(error, Refused | UpstreamInvalidResponse):
+    if error.may_have_cost:
         headers["X-Should-Retry"] = "false"  # OpenAI's clients heed it: the same again may cost again
     if isinstance(error, SlowUpload):
         headers["Connection"] = "close"  # the rest of the body is still on its way

@@ -4,14 +4,27 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Protocol
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import CallerLeft, ServiceError, SlowReader
 from app.pace import Pace
 
-ABORT = "app.abort"
-"""Name of the scope extension that ends a request's connection at once; `app/server.py` brings it."""
+CONNECTION = "app.connection"
+"""Name of the scope extension that knows a request's connection; `app/server.py` brings it."""
+
+
+class Connection(Protocol):
+    """What a server can tell and do that ASGI has no words for."""
+
+    def unread(self) -> int:
+        """Bytes of the answer that wait for the caller to take them."""
+        ...
+
+    def cut(self) -> None:
+        """End the connection at once, and forget what waits."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +34,8 @@ class Sending:
     pace: Pace
     patience: float
     """Seconds for which a reader may take nothing."""
+    most_seconds: float
+    """For all of an answer."""
     failed: Callable[[ServiceError], None]
     """Told of an answer that did not arrive."""
 
@@ -28,34 +43,29 @@ class Sending:
 class Sender:
     """One answer's way out."""
 
-    def __init__(self, scope: Scope, send: Send, patience: float) -> None:
+    def __init__(self, scope: Scope, send: Send, sending: Sending) -> None:
         """
         Args:
             scope: the request's.
             send: the server's.
-            patience: seconds for which a reader may take nothing.
+            sending: how patient to be.
         """
         self._send = send
-        self._patience = patience
-        self._abort = scope.get("extensions", {}).get(ABORT, {}).get("abort")
+        self._patience = sending.patience
+        self._end = asyncio.get_running_loop().time() + sending.most_seconds
+        self._connection: Connection | None = scope.get("extensions", {}).get(CONNECTION, {}).get("connection")
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+        """Send status and headers. See `send`."""
+        await self._put({"type": "http.response.start", "status": status, "headers": list(headers)})
 
     async def send(self, body: bytes) -> None:
-        """Send the next piece, once the ones before have been taken.
+        """Send the next piece, once there is room for it.
 
         Raises:
-            SlowReader: nothing was taken for too long; the connection is cut.
+            SlowReader: nothing was taken for too long, or all of it takes too long; the connection is cut.
         """
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._send({"type": "http.response.body", "body": body, "more_body": True})
-        except TimeoutError as error:
-            if self._abort is not None:
-                self._abort()
-                await asyncio.sleep(0)  # until the server has noticed
-            raise SlowReader(f"The caller took nothing of the answer for {self._patience:g} seconds.") from error
+        await self._put({"type": "http.response.body", "body": body, "more_body": True})
 
     async def send_all(self, pieces: AsyncIterator[bytes], receive: Receive) -> None:
         """Send the pieces, as long as somebody is there.
@@ -70,7 +80,27 @@ class Sender:
                 await self.send(piece)
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b""})
+        """That was all. See `send`."""
+        await self._put({"type": "http.response.body", "body": b""})
+
+    async def _put(self, message: Message) -> None:
+        while True:
+            before = self._unread()
+            now = asyncio.get_running_loop().time()
+            try:
+                # The server waits for room first and writes then: cut short, it has written nothing.
+                async with asyncio.timeout_at(min(now + self._patience, self._end)):
+                    return await self._send(message)
+            except TimeoutError as error:
+                if self._unread() < before and now + self._patience < self._end:
+                    continue  # slowly, but they read
+                if self._connection is not None:
+                    self._connection.cut()
+                    await asyncio.sleep(0)  # until the server has noticed
+                raise SlowReader("The caller did not read the answer.") from error
+
+    def _unread(self) -> int:
+        return self._connection.unread() if self._connection is not None else 0
 
 
 @asynccontextmanager

@@ -129,6 +129,19 @@ def _final(pictures: list[wire.Part], exchange: Exchange) -> tuple[wire.Part, Im
     raise first_error
 
 
+def is_whole(answer: wire.Answer) -> bool:
+    """Whether a stream has said all it had to say, as far as one can see: why it ended, or at least an image."""
+    feedback, candidates = answer.prompt_feedback, answer.candidates or []
+    ended = any(candidate.finish_reason for candidate in candidates)
+    return ended or has_image(answer) or bool(feedback and feedback.block_reason) or answer.error is not None
+
+
+def has_image(answer: wire.Answer) -> bool:
+    """Whether the image is there that is the answer."""
+    parts = [part for candidate in answer.candidates or [] for part in _parts(candidate)]
+    return any(part.inline_data and part.inline_data.data and not part.thought for part in parts)
+
+
 class Unfolding:
     """A stream as it arrives: what there is to tell on the way."""
 

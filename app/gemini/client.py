@@ -5,15 +5,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Self, cast
 
+import httpcore2
 import httpx2
 from google import genai
+from google.genai import errors as sdk
 from google.genai import types
 
 from app.catalogue import Model
 from app.domain import Generation, GenerationRequest
-from app.errors import UpstreamInvalidResponse
+from app.errors import Again, UpstreamError, UpstreamInvalidResponse
 from app.gemini import answers, requests, wire
-from app.gemini.failures import as_service_errors
+from app.gemini.failures import api_error, as_service_errors
 from app.gemini.network import Network
 from app.gemini.telemetry import Telemetry
 from app.gemini.transport import Exchange, LiftingTransport, Trip
@@ -40,6 +42,7 @@ class Gemini:
             base_url: an address that goes before the settings' own; the emulator's, in a demo.
         """
         self._timeout = settings.upstream_timeout_seconds
+        self._room_timeout = settings.queue_timeout_seconds
         self._pace = pace
         self._telemetry = Telemetry(vertex=settings.google_genai_use_vertexai)
         # Named, not detected: with aiohttp installed the SDK would change transports by itself. A demo's emulator is on
@@ -91,7 +94,8 @@ class Gemini:
         """
         await self._pace.turn(_PREPARING)
         journey.enter(Stage.FIRST_BYTE)
-        trip = Trip(journey, _EXPECTED_BYTES.get(request.image_size or "", _EXPECTED_BYTES["2K"]))
+        expected = _EXPECTED_BYTES.get(request.image_size or "", _EXPECTED_BYTES["2K"])
+        trip = Trip(journey, expected, self._room_timeout)
         with self._telemetry.attempt(model.id, request) as attempt:
             try:
                 with Exchange(trip) as exchange:
@@ -130,12 +134,15 @@ class Gemini:
         unfolding = answers.Unfolding(exchange, request, journey.tell)
         chunks: list[wire.Answer] = []
         async with aclosing(cast("AsyncGenerator[object]", stream)) as events:
-            while await _another(events):
+            while await _another(events, exchange, chunks):
                 for document in exchange.documents():
                     chunks.append(answers.read(document))
                     unfolding.see(chunks[-1])
-        chunks += map(answers.read, exchange.documents(ended=True))
-        return wire.joined(chunks)
+        chunks += map(answers.read, exchange.documents())
+        answer = wire.joined(chunks)
+        if not answers.is_whole(answer):
+            raise UpstreamInvalidResponse("Gemini's answer ended before its end.", cause="no finish reason")
+        return answer
 
     def _less_than_usual(self, journey: Journey) -> float | None:
         """The seconds that are left, where they are fewer than a call may take anyway."""
@@ -150,16 +157,28 @@ class Gemini:
         await self._http.aclose()  # the SDK leaves a client that it was given open
 
 
-async def _another(events: AsyncGenerator[object]) -> bool:
+async def _another(events: AsyncGenerator[object], exchange: Exchange, chunks: list[wire.Answer]) -> bool:
     """Wait for the next chunk; whether there is one.
 
     Raises:
-        UpstreamInvalidResponse: there is, and the SDK cannot make anything of it.
+        UpstreamError: Gemini fails in the middle of its answer, or the SDK can make nothing of it.
     """
     try:
         await anext(events)
     except StopAsyncIteration:
         return False
+    except (httpcore2.NetworkError, httpcore2.ProtocolError):
+        if answers.has_image(wire.joined(chunks)):
+            return False  # everything was there; nobody needs the rest of the transfer
+        raise
+    except sdk.APIError as exc:
+        error = api_error(exc)
+        if exchange.arriving and isinstance(error, UpstreamError):
+            # Other than the refusal of a request, this comes when something has been done.
+            error.to_be_tried(Again.NEVER if exchange.holds_images else Again.ONCE, error.asked_wait)
+        raise error from exc
+    except UnicodeEncodeError:
+        raise  # ours: a key that no header can carry
     except (ValueError, TypeError, AttributeError, KeyError) as exc:
         raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=type(exc).__name__) from exc
     return True

@@ -45,7 +45,7 @@ class Connection(asyncio.BufferedProtocol):
         self._pace = pace
         self._buffer = memoryview(b"")  # most of the time is spent waiting, and takes none
         self._filled = 0
-        self._paused = self._ended = False
+        self._paused = self._ended = self._sent = False
         self._lost: Exception | None = None
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # there while the other side does not take any more
@@ -70,11 +70,17 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _ask(self, request: httpx2.Request, whole: Callable[[], object]) -> "Answer":
         limits = request.extensions.get("timeout", {})
+        self._resume()  # an answer may come before all of the request is out
+        self._sent = False
         try:
             await self._write(_head(request), limits.get("write"))
             assert isinstance(request.stream, httpx2.AsyncByteStream)
             async for piece in request.stream:
+                if self._answers_early():
+                    break
                 await self._write(piece, limits.get("write"))
+            else:
+                self._sent = True
         except httpcore2.WriteError:
             pass  # some servers answer before they have read everything, and then close
         answer = Answer(self, limits.get("read"), limits.get("stall", limits.get("read")), whole)
@@ -86,9 +92,7 @@ class Connection(asyncio.BufferedProtocol):
         """Let `answer` see the next that arrives."""
         if not self._filled and not self._ended:
             self._arrival = asyncio.get_running_loop().create_future()
-            if self._paused:
-                self._paused = False
-                self._transport.resume_reading()
+            self._resume()
             try:
                 async with asyncio.timeout(answer.patience):
                     await self._arrival
@@ -116,6 +120,20 @@ class Connection(asyncio.BufferedProtocol):
             except TimeoutError as exc:
                 raise httpcore2.WriteTimeout(str(exc)) from exc
 
+    def _resume(self) -> None:
+        if self._paused and not self._filled:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _answers_early(self) -> bool:
+        """Whether what has arrived is an answer, rather than word that one will come."""
+        return self._filled > 0 and bytes(self._buffer[:10]) not in (b"HTTP/1.1 1", b"HTTP/1.0 1")
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the request is out; if not, the other side waits for the rest of it."""
+        return self._sent
+
     def rest(self) -> None:
         """An answer has been read to its end. Hold no memory until the next."""
         self.answers += 1
@@ -139,6 +157,9 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = True
         self._transport.pause_reading()
         self._wake()
+        if self._room is not None and not self._room.done() and self._answers_early():
+            self._room.set_exception(httpcore2.WriteError("There is an answer already."))
+            self._room.exception()  # nobody may be waiting
 
     def eof_received(self) -> None:
         self._ended = True
@@ -208,7 +229,7 @@ class Answer:
         if self._closed:
             return
         self._closed = True
-        if self._complete and self._reusable:
+        if self._complete and self._reusable and self._connection.whole:
             self._connection.rest()
             self._whole()
         else:

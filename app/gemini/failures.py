@@ -23,6 +23,7 @@ from app.errors import (
     Again,
     FieldError,
     InvalidRequest,
+    Overloaded,
     QuotaExhausted,
     ServiceError,
     TooLarge,
@@ -32,7 +33,7 @@ from app.errors import (
     UpstreamRejectedCredentials,
     UpstreamTimeout,
 )
-from app.gemini.transport import AnswerTooLarge
+from app.gemini.transport import AnswerTooLarge, NoRoom
 from app.journey import Journey, Stage
 
 BUSY_RETRY_AFTER_SECONDS = 10
@@ -57,7 +58,7 @@ def as_service_errors(journey: Journey) -> Iterator[None]:
     try:
         yield
     except sdk.APIError as exc:
-        raise _from_api_error(exc) from exc
+        raise api_error(exc) from exc
     except httpcore2.ConnectTimeout as exc:
         late = UpstreamTimeout("No connection to Gemini could be made in time.", cause=_name(exc))
         late.waited_for = "connection"
@@ -68,6 +69,10 @@ def as_service_errors(journey: Journey) -> Iterator[None]:
         # A certificate that is not trusted is none the next moment either.
         again = Again.NEVER if isinstance(exc.__cause__, ssl.SSLCertVerificationError) else Again.SAFE
         raise UpstreamError("No connection to Gemini could be made.", cause=_why(exc)).to_be_tried(again) from exc
+    except NoRoom as exc:
+        raise Overloaded(
+            "Gemini's answer came, but other answers take all the memory there is.", retry_after=10
+        ) from exc
     except AnswerTooLarge as exc:
         raise UpstreamInvalidResponse("Gemini's answer is larger than this service takes.", cause=str(exc)) from exc
     except httpx2.DecodingError as exc:
@@ -89,12 +94,16 @@ def _late(journey: Journey, exc: BaseException) -> UpstreamTimeout:
     """It may have been drawn and billed all the same, so nobody should ask again unawares."""
     if journey.remaining() <= 0:
         detail = f"There was no image within the {journey.seconds:g} seconds that it may take."
+    elif journey.stage is Stage.ROOM:
+        detail = "Gemini's answer was there, but this service had no memory to spare for it."
     elif journey.stage is Stage.TRANSFER:
         detail = "Gemini stopped in the middle of its answer."
     else:
         detail = f"Gemini did not answer within {round(journey.in_stage(), 1):g} seconds."
     late = UpstreamTimeout(detail, cause=f"{_name(exc)} in {journey.stage}")
     late.waited_for = str(journey.stage)
+    late.may_have_cost = True
+    late.gemini_s = journey.remaining() > 0 and journey.stage is not Stage.ROOM
     return late
 
 
@@ -137,9 +146,14 @@ class _Told:
 
     def _retry_in_words(self) -> int | None:
         """From "Please retry in 4h59m27.7s.", which comes where RetryInfo is missing."""
-        words = re.search(r"retry in (?:(\d{1,4})h)?(?:(\d{1,4})m)?(?:(\d{1,6}(?:\.\d+)?)s)?", self.message)
-        hours, minutes, seconds = (float(part or 0) for part in words.groups()) if words else (0.0, 0.0, 0.0)
-        return math.ceil(3600 * hours + 60 * minutes + seconds) or None
+        words = re.search(
+            r"retry in (?:(\d{1,4})h)?(?:(\d{1,4})m(?!s))?(?:(\d{1,6}(?:\.\d+)?)s)?(?:(\d{1,6}(?:\.\d+)?)ms)?",
+            self.message,
+        )
+        if words is None:
+            return None
+        hours, minutes, seconds, thousandths = (float(part or 0) for part in words.groups())
+        return math.ceil(3600 * hours + 60 * minutes + seconds + thousandths / 1000) or None
 
     @property
     def cause(self) -> str:
@@ -157,8 +171,8 @@ def _list(value: Any) -> list[Any]:
 def _retry_after_header(exc: sdk.APIError) -> int | None:
     headers = getattr(exc.response, "headers", None) or {}
     value = str(headers.get("retry-after", "")).strip()
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", value):
-        return math.ceil(float(value))
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?(\s*,\s*[0-9]{1,9}(\.[0-9]+)?)*", value):
+        return max(math.ceil(float(one)) for one in value.split(","))
     try:
         when = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
@@ -167,7 +181,8 @@ def _retry_after_header(exc: sdk.APIError) -> int | None:
     return max(0, math.ceil((aware - datetime.now(UTC)).total_seconds()))
 
 
-def _from_api_error(exc: sdk.APIError) -> ServiceError:
+def api_error(exc: sdk.APIError) -> ServiceError:
+    """Google's error document, as ours."""
     told = _Told(exc)
     error = _matching(told)
     error.quote = told.message

@@ -4,8 +4,9 @@ The SDK writes and reads a small JSON text with tokens in it. What a token stand
 call; it is put in as base64 while the request is sent, and taken out while the answer arrives.
 """
 
+import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Self
 
 import httpx2
 
+from app.gemini.eventstream import EventReader
 from app.gemini.network import Answer, Network
 from app.journey import Journey, Stage
 from app.lifting import Content, Decoder, Encoded, InMemory, InPieces, Lifter, Tokens, decode
@@ -21,6 +23,10 @@ from app.lifting import Content, Decoder, Encoded, InMemory, InPieces, Lifter, T
 _OF_THE_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 _current: ContextVar["Exchange"] = ContextVar("exchange")
+
+
+class NoRoom(Exception):
+    """The answer is there, and there is no memory for it."""
 
 
 class AnswerTooLarge(Exception):
@@ -34,6 +40,8 @@ class Trip:
     journey: Journey
     expected_bytes: int
     """How much of it will be kept, if it does not say how long it is."""
+    room_seconds: float
+    """How long it may wait for room."""
 
 
 class Exchange:
@@ -59,7 +67,8 @@ class Exchange:
         self._trip = trip
         self._answer: Answer | None = None
         self._held = 0
-        self._text = b""  # of a stream, what has arrived and not been read
+        self._events: EventReader | None = None  # for a stream
+        self._documents: list[str] = []
 
     def __enter__(self) -> Self:
         """Requests that are made inside the block, by this task, are this exchange's."""
@@ -111,31 +120,43 @@ class Exchange:
         """An answer arrives. Its bytes need room."""
         self._answer = answer
         self._lifter = Lifter(self._sinks)
-        self._text = b""
+        self._events = EventReader() if self._trip is not None and self._trip.journey.listened_to else None
+        self._documents = []
         self._held = 0
         if self._trip is not None:
             self._trip.journey.received_bytes = 0
-            self._trip.journey.enter(Stage.TRANSFER)
+            self._trip.journey.enter(Stage.ROOM)
             announced = next((value for name, value in answer.headers if name.lower() == b"content-length"), None)
             # Nearly all of an answer is base64, and some of that are signatures that are not kept.
-            await self._trip.journey.share.take(
-                int(announced) * 3 // 4 if announced is not None else self._trip.expected_bytes
-            )
+            expected = int(announced) * 3 // 4 if announced is not None else self._trip.expected_bytes
+            try:
+                async with asyncio.timeout(self._trip.room_seconds):
+                    await self._trip.journey.share.take(expected)
+            except TimeoutError as error:
+                raise NoRoom("Other answers take all the room there is.") from error
+            self._trip.journey.enter(Stage.TRANSFER)
 
     def lift(self, chunk: bytes) -> bytes:
         """Take out of the next piece of the answer what does not belong into JSON."""
         if self._trip is not None:
             self._trip.journey.received_bytes += len(chunk)
-        return self._seen(self._lifter.feed(chunk))
+        rest = self._lifter.feed(chunk)
+        return self._as_events(self._events.feed(rest)) if self._events else rest
 
     def end(self) -> bytes:
         """The answer has ended; what was held back of it comes back."""
-        return self._seen(self._lifter.close())
+        rest = self._lifter.close()
+        return self._as_events(self._events.feed(rest) + self._events.close()) if self._events else rest
 
-    def _seen(self, rest: bytes) -> bytes:
-        if self._trip is not None and self._trip.journey.listened_to:
-            self._text += rest
-        return rest
+    def _as_events(self, documents: list[str]) -> bytes:
+        """The SDK's reader stumbles over whatever is no data."""
+        self._documents += documents
+        return "".join(f"data: {document}\n\n" for document in documents).encode()
+
+    def documents(self) -> list[str]:
+        """The JSON of the events that have arrived since the last time."""
+        documents, self._documents = self._documents, []
+        return documents
 
     def _hold(self, count: int) -> None:
         """So many bytes more are kept. What was expected may have been too little."""
@@ -143,20 +164,19 @@ class Exchange:
         if self._trip is not None and self._held > self._trip.journey.share.held:
             self._trip.journey.share.become(self._held)
 
+    @property
+    def arriving(self) -> bool:
+        """Whether an answer has begun, which is when something has been done, and billed perhaps."""
+        return self._answer is not None
+
+    @property
+    def holds_images(self) -> bool:
+        return self._held > 0
+
     async def aclose(self) -> None:
         """Let go of the connection, which the SDK does not do where it fails in the middle of a stream."""
         if self._answer is not None:
             await self._answer.aclose()
-
-    def documents(self, *, ended: bool = False) -> Iterator[str]:
-        """The JSON of the server-sent events that have arrived since the last time."""
-        *events, self._text = self._text.replace(b"\r\n", b"\n").split(b"\n\n")
-        if ended:
-            events.append(self._text)
-        for event in events:
-            data = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
-            if data:
-                yield b"\n".join(data).decode(errors="replace")
 
 
 class LiftingTransport(httpx2.AsyncBaseTransport):

@@ -7,7 +7,7 @@ if Google changes it, the image still arrives.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
     AliasChoices,
@@ -97,6 +97,7 @@ class GroundingMetadata(_Wire):
 
 
 class Candidate(_Wire):
+    index: Lenient[int] = None
     content: Content | None = None
     finish_reason: Lenient[str] = None
     finish_message: Lenient[str] = None
@@ -138,24 +139,39 @@ class Answer(_Wire):
 
 
 def joined(chunks: Sequence[Answer]) -> Answer:
-    """The chunks of a stream as one answer. Reason, sources and usage come in whichever of them."""
-    candidates = [chunk.candidates[0] for chunk in chunks if chunk.candidates]
+    """The chunks of a stream as one answer. Reason, sources and usage come in whichever of them, or in several."""
+    candidates = [one for one in map(_first, chunks) if one]
     parts = [part for one in candidates if one.content for part in one.content.parts or []]
     candidate = Candidate(
         content=Content(parts=parts),
         finish_reason=_last(one.finish_reason for one in candidates),
         finish_message=_last(one.finish_message for one in candidates),
-        grounding_metadata=_last(one.grounding_metadata for one in candidates),
+        grounding_metadata=_merged(GroundingMetadata, [one.grounding_metadata for one in candidates]),
     )
-    counted = [chunk.usage_metadata for chunk in chunks if chunk.usage_metadata]
     return Answer(
         error=_last(chunk.error for chunk in chunks),
         candidates=[candidate] if candidates else None,
-        prompt_feedback=_last(chunk.prompt_feedback for chunk in chunks),
-        usage_metadata=_last(one for one in counted if one.total_token_count) or _last(counted),
+        prompt_feedback=_merged(PromptFeedback, [chunk.prompt_feedback for chunk in chunks]),
+        usage_metadata=_merged(UsageMetadata, [chunk.usage_metadata for chunk in chunks]),
         model_version=_last(chunk.model_version for chunk in chunks),
-        model_status=_last(chunk.model_status for chunk in chunks),
+        model_status=_merged(ModelStatus, [chunk.model_status for chunk in chunks]),
     )
+
+
+def _first(chunk: Answer) -> Candidate | None:
+    return next((one for one in chunk.candidates or [] if not one.index), None)
+
+
+W = TypeVar("W", bound=_Wire)
+
+
+def _merged(type_: type[W], found: Sequence[W | None]) -> W | None:
+    """Each field as it was last said; an empty one says nothing."""
+    merged = [one for one in found if one is not None]
+    if not merged:
+        return None
+    fields = {name: _last(getattr(one, name) or None for one in merged) for name in type_.model_fields}
+    return cast("W", type_.model_construct(**fields))
 
 
 def _last(values: Iterable[T | None]) -> T | None:

@@ -8,7 +8,7 @@ are.
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -39,17 +39,23 @@ class RetryBudget:
     def count_call(self) -> None:
         """A call's first attempt has ended, however."""
         self._calls.append(time.monotonic())
+        self._forget()
 
     def take(self) -> bool:
         """Whether there may be one more attempt, which is counted then."""
-        since = time.monotonic() - self.WINDOW_SECONDS
-        for times in (self._calls, self._retries):
-            while times and times[0] < since:
-                times.popleft()
+        self._forget()
+        if not self._share:
+            return False
         if len(self._retries) >= max(self.AT_LEAST, self._share * len(self._calls)):
             return False
         self._retries.append(time.monotonic())
         return True
+
+    def _forget(self) -> None:
+        since = time.monotonic() - self.WINDOW_SECONDS
+        for times in (self._calls, self._retries):
+            while times and times[0] < since:
+                times.popleft()
 
 
 class Attempts:
@@ -76,16 +82,18 @@ class Attempts:
         Raises:
             ServiceError: what the last attempt came to.
         """
-        doubts: Counter[Again] = Counter()
+        last: RetryCallState | None = None
 
         def worth_it(state: RetryCallState) -> bool:
+            nonlocal last
+            last = state
             if state.attempt_number == 1:
                 self._budget.count_call()
             error = _error(state)
             if error is None:
                 return False
-            doubts[error.again] += 1
-            return error.again is Again.SAFE or (error.again is Again.ONCE and doubts[Again.ONCE] == 1)
+            journey.doubts += error.again is Again.ONCE
+            return error.again is Again.SAFE or (error.again is Again.ONCE and journey.doubts == 1)
 
         def enough(state: RetryCallState) -> bool:
             error = _error(state)
@@ -106,7 +114,11 @@ class Attempts:
         retrying = AsyncRetrying(
             sleep=asyncio.sleep, retry=worth_it, wait=self._wait, stop=enough, before_sleep=about_to_wait, reraise=True
         )
-        return await retrying(call)
+        try:
+            return await retrying(call)
+        finally:
+            if last is not None:
+                last.outcome = None  # its traceback leads back to it, and to everything a request holds
 
     def _wait(self, state: RetryCallState) -> float:
         """What Gemini asks for, and a little more so that not all come back at once; else anything up to a limit that

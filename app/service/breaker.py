@@ -6,6 +6,8 @@ from math import ceil
 
 from app.errors import QuotaExhausted, ServiceError, UpstreamBusy, UpstreamError, UpstreamTimeout
 
+_MOST_MODELS = 100
+
 
 @dataclass(slots=True)
 class _Circuit:
@@ -31,15 +33,15 @@ class Breakers:
     def open_models(self) -> list[str]:
         return [model for model, circuit in self._circuits.items() if circuit.opened is not None]
 
-    def enter(self, model: str) -> None:
-        """An attempt is about to be made; `leave` has to follow.
+    def enter(self, model: str) -> bool:
+        """An attempt is about to be made; `leave` has to follow, with what comes back: whether it tests the water.
 
         Raises:
             UpstreamBusy: the circuit is open.
         """
         circuit = self._circuits.get(model)
         if circuit is None or circuit.opened is None:
-            return
+            return False
         left = circuit.opened + self._rest - time.monotonic()
         if left > 0 or circuit.probing:
             raise UpstreamBusy(
@@ -48,25 +50,31 @@ class Breakers:
                 retry_after=max(1, ceil(left)),
             )
         circuit.probing = True
+        return True
 
-    def leave(self, model: str, failure: BaseException | None) -> None:
+    def leave(self, model: str, failure: BaseException | None, *, probe: bool) -> None:
         """An attempt has ended.
 
         Args:
             model: whose it was.
+            probe: whether it tested the water.
             failure: what came of it; `None` for an image.
         """
         if not self._failures:
             return
-        circuit = self._circuits.setdefault(model, _Circuit())
-        circuit.probing = False
+        circuit = self._circuits.get(model, _Circuit())
+        if probe:
+            circuit.probing = False
         if _says_nothing(failure):
             return
         if not _is_shortage(failure):
-            del self._circuits[model]  # closed again, and nothing to remember
+            self._circuits.pop(model, None)  # closed again, and nothing to remember
             return
+        if model not in self._circuits and len(self._circuits) >= _MOST_MODELS:
+            return  # callers can name any number of models
+        self._circuits[model] = circuit
         circuit.failures += 1
-        if circuit.failures >= self._failures:
+        if circuit.failures >= self._failures and (probe or circuit.opened is None):
             circuit.opened = time.monotonic()
 
 
@@ -75,5 +83,7 @@ def _is_shortage(failure: BaseException | None) -> bool:
 
 
 def _says_nothing(failure: BaseException | None) -> bool:
-    """A caller who has left, and a quota, tell nothing about a model's capacity."""
+    """A caller who has left or has no patience, and a quota, tell nothing about a model's capacity."""
+    if isinstance(failure, UpstreamTimeout):
+        return not failure.gemini_s
     return failure is not None and (not isinstance(failure, ServiceError) or isinstance(failure, QuotaExhausted))

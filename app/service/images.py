@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from app.catalogue import Catalogue, Model
 from app.domain import Caller, Generation, GenerationRequest
-from app.errors import NotAcceptable, ServiceError, UpstreamError, UpstreamTimeout
+from app.errors import InvalidRequest, NotAcceptable, Overloaded, ServiceError, UpstreamError, UpstreamTimeout
 from app.gemini import Gemini
 from app.journey import Journey, Stage, Started
 from app.service import limits
@@ -44,7 +44,7 @@ class Images:
         self._fallback_model = fallback_model
         self._vertex = vertex
 
-    def plan(self, requested: GenerationRequest) -> Plan:
+    def plan(self, requested: GenerationRequest, caller: Caller) -> Plan:
         """Refuse whatever can be refused before anything is paid, or waited for.
 
         Raises:
@@ -55,7 +55,7 @@ class Images:
         resolved = self._catalogue.resolve(requested.model or self._catalogue.default)
         _require_acceptable(resolved.model.output_type, requested)
         fitted, warnings = limits.fit(requested, resolved.model, vertex=self._vertex)
-        self._gate.require_room()
+        self._gate.require_room(caller.name)
         return Plan(fitted, resolved.model, (*resolved.warnings, *warnings))
 
     async def make(self, plan: Plan, caller: Caller, journey: Journey) -> Generation:
@@ -67,12 +67,16 @@ class Images:
             NotAcceptable: the image is of a type that the caller cannot take.
         """
         try:
-            async with self._gate.place(caller.name):
+            async with self._gate.place(caller.name, journey.remaining()):
                 generation = await self._made(plan, journey)
+            _require_acceptable(generation.image.mime_type, plan.request)
+        except TimeoutError as error:
+            raise _too_late(journey) from error
         except ServiceError as error:
             error.attempts = journey.attempts or None
+            if journey.attempts and isinstance(error, Overloaded | NotAcceptable):
+                error.may_have_cost = True  # it was on its way, or even there
             raise
-        _require_acceptable(generation.image.mime_type, plan.request)
         return replace(generation, attempts=journey.attempts)
 
     async def _made(self, plan: Plan, journey: Journey) -> Generation:
@@ -82,7 +86,10 @@ class Images:
             instead = self._instead(plan) if error.of_the_model else None
             if instead is None or journey.remaining() <= 0:
                 raise
-        return await self._attempted(instead, journey)
+            try:
+                return await self._attempted(instead, journey)
+            except InvalidRequest:  # nothing that the caller has named, or can change
+                raise error from None
 
     async def _attempted(self, plan: Plan, journey: Journey) -> Generation:
         before = journey.attempts
@@ -90,17 +97,18 @@ class Images:
         async def attempt() -> Generation:
             if journey.remaining() <= 0:
                 raise _too_late(journey)
-            self._breakers.enter(plan.model.id)
+            probe = self._breakers.enter(plan.model.id)
             failure: BaseException | None = None
             try:
-                journey.attempts += 1
+                journey.count(plan.model.id)
                 journey.tell(Started(plan.model.id, journey.attempts))
                 return await self._gemini.generate(plan.request, plan.model, journey)
             except BaseException as error:
                 failure = error
                 raise
             finally:
-                self._breakers.leave(plan.model.id, failure)
+                self._breakers.leave(plan.model.id, failure, probe=probe)
+                failure = None  # or it would hold this frame, and this frame it
 
         generation = await self._attempts.make(attempt, journey)
         warnings = [*plan.warnings, *generation.warnings, *_size_warnings(generation, plan.request, plan.model)]
@@ -135,6 +143,7 @@ def _without_alias(warnings: Sequence[str], name: str) -> list[str]:
 def _too_late(journey: Journey) -> UpstreamTimeout:
     late = UpstreamTimeout(f"There was no image within the {journey.seconds:g} seconds that it may take.")
     late.waited_for = str(Stage.QUEUE if not journey.attempts else Stage.RETRY)
+    late.gemini_s = False
     return late
 
 
