@@ -46,7 +46,9 @@ def where(error: BaseException, *, quote: bool = False) -> str:
     """
     told: list[str] = []
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:  # an error raised again can be its own context
+        seen.add(id(link))
         frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(link.__traceback__)]
         message = f" ({link})" if quote else ""
         told.append(f"{type(link).__qualname__}{message} at {' < '.join(reversed(frames))}")

@@ -7,12 +7,15 @@ the process exits with 0. On the second one it ends at once.
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import re
 import signal
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Iterator
 from types import FrameType
 
@@ -196,7 +199,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.unread():
+        if self._flush_timer is None and self.unread():
             self._flush_timer = self.loop.call_later(self.slow_seconds, self._flushed_or_cut, self.unread())
 
     def send_400_response(self, msg: str) -> None:
@@ -211,7 +214,11 @@ class _Protocol(HttpToolsProtocol):
     # What the application may ask of its connection.
 
     def unread(self) -> int:
-        return self.transport.get_write_buffer_size()
+        """Bytes that the caller has not confirmed: those that wait here, and those that the kernel holds."""
+        held = bytearray(4)
+        with contextlib.suppress(OSError):  # closed already, or a system that does not tell
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
+        return self.transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)
 
     def cut(self) -> None:
         # Lingering for zero seconds makes the kernel forget what it still holds for a reader who takes nothing.

@@ -154,6 +154,27 @@ async def test_an_answer_that_comes_before_the_request_is_read_is_heard() -> Non
     assert answer == (413, b"no")
 
 
+async def test_an_early_answer_is_heard_while_the_connection_stays_open() -> None:
+    """
+    Nobody reads the rest of the request, and nobody waits for it to be read.
+    """
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno")
+        await writer.drain()
+        await asyncio.sleep(3)
+
+    async with talking(talk) as (network, url):
+        answers = [await asyncio.wait_for(asked(network, url, b"x" * 20_000_000), 2) for _ in range(2)]
+
+    assert answers == [(503, b"no")] * 2
+    assert connections == 2, "what is left of the request would be taken for the next one"
+
+
 async def test_a_header_that_no_header_can_be_is_not_sent() -> None:
     talk, connections = saying(OK)
     async with talking(talk) as (network, url):

@@ -41,6 +41,27 @@ async def test_callers_take_turns_however_often_they_have_asked() -> None:
     assert gate.under_way == gate.queued == 0
 
 
+async def test_a_full_queue_makes_room_for_whoever_has_asked_for_less() -> None:
+    gate, served = Gate(1, 4, 60), list[str]()
+
+    async def work(caller: str) -> None:
+        async with gate.place(caller):
+            served.append(caller)
+            await asyncio.sleep(0.01)
+
+    greedy = [asyncio.create_task(work("a")) for _ in range(5)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        gate.require_room("a")
+    gate.require_room("b")
+    modest = asyncio.create_task(work("b"))
+    await asyncio.gather(modest, *greedy, return_exceptions=True)
+
+    assert served == list("aabaa") or served == list("abaaa"), served
+    assert sum(isinstance(one.exception(), Overloaded) for one in greedy) == 1
+    assert gate.under_way == gate.queued == 0
+
+
 async def test_whoever_would_wait_too_long_is_told_at_once() -> None:
     """
     How long is known from how long it has taken lately, and is what `Retry-After` says.
@@ -165,6 +186,28 @@ async def test_uploads_beyond_the_room_are_refused_unread(serve: Serve, gemini: 
     assert (small.status_code, third.status_code) == (200, 200)
 
 
+async def test_references_of_a_stream_are_held_as_long_as_it_draws(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(delay_seconds=0.5, image_base64=IMAGE))
+    files = [("images", ("a.png", picture(size=(300, 300), compress_level=0)))]
+    async with serve() as client:
+        asking = asyncio.create_task(
+            client.post(
+                "/generate-image/with-references",
+                data={"prompt": "x", "imageSize": "1K"},
+                files=files,
+                headers={"Accept": "text/event-stream"},
+            )
+        )
+        await called(gemini)
+        drawing = (await client.get("/metrics")).text
+        await asking
+        await asyncio.sleep(0.05)
+        after = (await client.get("/metrics")).text
+
+    assert 'gemini_images_held_bytes{of="uploads"} 0.0' not in drawing
+    assert 'gemini_images_held_bytes{of="uploads"} 0.0' in after
+
+
 async def test_answers_wait_for_room_and_all_arrive(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(times=100, image_base64=IMAGE))
     async with serve(max_held_bytes=2_200_000) as client:
@@ -249,6 +292,25 @@ async def test_whoever_is_not_done_within_the_grace_gets_a_problem(gemini: Emula
     assert (answers[0].status_code, answers[0].json()["code"]) == (503, "overloaded")
     assert b"event: problem" in answers[1].content
     assert code == 0
+
+
+async def test_a_body_that_is_still_arriving_does_not_keep_the_service(gemini_url: str) -> None:
+    async with process(gemini_url) as (service, url):
+        parsed = httpx2.URL(url)
+        reader, writer = await asyncio.open_connection(parsed.host, parsed.port)
+        writer.write(b"POST /generate-image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        writer.write(b"Content-Length: 400\r\n\r\n{")
+        await asyncio.sleep(0.3)
+        began = time.perf_counter()
+        service.send_signal(signal.SIGTERM)
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        code = await asyncio.wait_for(service.wait(), 5)
+
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b'"overloaded"' in answer
+    assert code == 0
+    assert time.perf_counter() - began < 4
 
 
 async def test_a_second_signal_ends_at_once(gemini: Emulator, gemini_url: str) -> None:

@@ -17,7 +17,7 @@ import trustme
 
 from app.emulator import Emulator, Fault
 from tests import weather
-from tests.conftest import Serve
+from tests.conftest import Serve, called
 from tests.test_moving_images import served_with_tls
 from tests.weather import TABLE, Weather
 
@@ -277,6 +277,64 @@ async def test_a_storm_is_not_answered_by_a_storm(serve: Serve, gemini: Emulator
 
 def _value(metrics: str, name: str) -> float:
     return float(next(line for line in metrics.splitlines() if line.startswith(name)).split()[-1])
+
+
+async def test_a_short_patience_says_nothing_about_a_model(serve: Serve, gemini: Emulator) -> None:
+    """
+    One caller's deadlines do not shut the door on everybody else.
+    """
+    gemini.faults.append(Fault(times=6, delay_seconds=3))
+    async with serve(breaker_failures=3) as client:
+        impatient = [client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "0.3"}) for _ in range(6)]
+        late = await asyncio.gather(*impatient)
+        response = await client.post("/generate-image", json=ASK)
+
+    assert {one.status_code for one in late} == {504}
+    assert {one.headers["x-should-retry"] for one in late} == {"false"}
+    assert response.status_code == 200
+
+
+async def test_a_deadline_holds_in_the_queue_too(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(delay_seconds=3))
+    async with serve(max_in_flight=1) as client:
+        first = asyncio.create_task(client.post("/generate-image", json=ASK))
+        await called(gemini)
+        began = time.perf_counter()
+        second = await client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "0.4"})
+        took = time.perf_counter() - began
+        await first
+
+    assert (second.status_code, second.json()["waitedFor"]) == (504, "queue")
+    assert took < 2
+    assert "x-should-retry" not in second.headers
+    assert len(gemini.calls) == 1
+
+
+async def test_a_retry_in_milliseconds_is_soon(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(status=429, message="You exceeded your current quota. Please retry in 500ms."))
+
+    response = await client.post("/generate-image", json=ASK)
+
+    assert response.status_code == 200
+    assert len(gemini.calls) == 2
+
+
+async def test_a_fallback_that_nobody_knows_is_not_the_caller_s_fault(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.extend([replace(BUSY, times=3), Fault(status=404)])
+    async with serve(fallback_model="gemini-typo-image") as client:
+        response = await client.post("/generate-image", json=ASK)
+
+    assert (response.status_code, response.json()["code"]) == (503, "upstream_busy")
+
+
+async def test_one_doubt_is_enough_for_all_models_together(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    reset = Fault(reset="in_body")
+    gemini.faults.extend([reset, replace(BUSY, times=2), reset])
+
+    response = await client.post("/generate-image", json=ASK | {"fallbackModel": "nano-banana-2.1"})
+
+    assert (response.status_code, response.json()["code"]) == (502, "upstream_error")
+    assert len(gemini.calls) == 4
 
 
 # What is seen of it.

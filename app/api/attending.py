@@ -133,6 +133,8 @@ def _by_stage(journey: Journey) -> dict[str, float]:
 def forget_frames(error: BaseException | None) -> None:
     """Let go of everything that the functions an error came through have held: with images in it, it is too much to
     leave to the garbage collector."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error raised again can be its own context
+        seen.add(id(error))
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

@@ -117,6 +117,8 @@ class Emulator:
             await asyncio.sleep(fault.delay_seconds or self.delay_seconds)
         if fault.reset == "before_headers":
             return _Reset()
+        if fault.body is not None and fault.status is None and (fault.chunk_bytes or fault.reset):
+            return await _prepared(request, fault.body.encode(), {}, fault)
         if fault.status is not None or fault.html or fault.body is not None:
             return _failed(fault)
         _require_key(request)

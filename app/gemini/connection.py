@@ -127,7 +127,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answers_early(self) -> bool:
         """Whether what has arrived is an answer, rather than word that one will come."""
-        return self._filled > 0 and bytes(self._buffer[:10]) not in (b"HTTP/1.1 1", b"HTTP/1.0 1")
+        arrived = bytes(self._buffer[: self._filled])
+        while arrived.startswith(b"HTTP/1.1 1"):
+            arrived = arrived.partition(b"\r\n\r\n")[2]
+        return bool(arrived)
 
     @property
     def whole(self) -> bool:
