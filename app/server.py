@@ -141,14 +141,13 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
+        self._stop_waiting_for_flush()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._at_work and self.cycle.more_body is False:
+        if self._answering and self.cycle.more_body is False:
             # A second request before the first is answered: nobody does that any more, and reading on is the only way
             # to notice that a caller has left. It is not answered, and the connection ends with the first one's answer.
             self._deaf = True
@@ -164,8 +163,17 @@ class _Protocol(HttpToolsProtocol):
     def _at_work(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def _answering(self) -> bool:
+        """Whether something of the answer is still to come; whoever has all of it may ask again at once."""
+        if not self._at_work:
+            return False
+        cycle = self.cycle
+        return not (cycle.response_started and cycle.chunked_encoding is False and cycle.expected_content_length == 0)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._stop_waiting_for_flush()  # whoever asks again is there, and what they read of the next answer is watched
         self._head_bytes = 0
         self.scope["extensions"] = {CONNECTION: {"connection": self}}
 
@@ -183,7 +191,7 @@ class _Protocol(HttpToolsProtocol):
             self._deaf = True
             self._refuse(503, "overloaded", _FULL)
             return
-        if self._at_work:  # in one piece with the first request
+        if self._answering:  # in one piece with the first request
             self._deaf = True
             self.cycle.keep_alive = False
             return
@@ -225,6 +233,11 @@ class _Protocol(HttpToolsProtocol):
         sock = self.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
+
+    def _stop_waiting_for_flush(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
 
     def _flushed_or_cut(self, before: int) -> None:
         """The last of an answer waits to be taken too, even by whoever keeps the connection open."""
