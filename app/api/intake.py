@@ -47,7 +47,8 @@ class Intake:
         """Take no more of the bodies that are arriving: their requests would be refused anyway."""
         self.stopping = True
         for limit in self._arriving:
-            limit.reschedule(asyncio.get_running_loop().time())
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
 
     def body(self, scope: Scope, receive: Receive) -> "Body":
         """A request's body, on its way in.

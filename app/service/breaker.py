@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from math import ceil
 
-from app.errors import QuotaExhausted, ServiceError, UpstreamBusy, UpstreamError, UpstreamTimeout
+from app.errors import Again, QuotaExhausted, ServiceError, UpstreamBusy, UpstreamError, UpstreamTimeout
 
 _MOST_MODELS = 100
 
@@ -79,7 +79,9 @@ class Breakers:
 
 
 def _is_shortage(failure: BaseException | None) -> bool:
-    return isinstance(failure, UpstreamBusy | UpstreamTimeout) or type(failure) is UpstreamError
+    if type(failure) is UpstreamError:
+        return failure.again is not Again.NEVER  # an account that is not served will not be the next moment either
+    return isinstance(failure, UpstreamBusy | UpstreamTimeout)
 
 
 def _says_nothing(failure: BaseException | None) -> bool:
