@@ -6,7 +6,7 @@ import gc
 import json
 import random
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from app.gemini.network import Network
 from app.gemini.transport import AnswerTooLarge, Exchange, LiftingTransport
 from app.lifting import InMemory
 from app.pace import Pace
-from tests.conftest import Serve, picture
+from tests.conftest import Serve, called, picture
 
 ASK = {"prompt": "A lighthouse"}
 NOISE = random.Random(3).randbytes(3_000_000)
@@ -168,21 +168,62 @@ async def test_a_header_behind_megabytes_of_metadata_is_found(client: httpx2.Asy
     assert (response.json()["image"]["width"], response.json()["image"]["height"]) == (1024, 768)
 
 
-async def test_nothing_of_an_answer_outlives_it(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    """
-    Connections stay open and remember the context they were opened in; images are not in it any more.
-    """
-    reference = {"data": base64.b64encode(picture(size=(300, 300))).decode()}
-
-    for _ in range(3):
-        response = await client.post("/generate-image", json=ASK | {"referenceImages": [reference]})
-        assert response.status_code == 200
-
+@pytest.fixture
+def left() -> Iterator[Callable[[], list[str]]]:
+    """What holds images and is still there, with nobody to collect what holds itself."""
+    kinds = ("_Received", "InPieces", "InMemory", "InlineFile")
     gc.collect()
-    left = [
-        one for one in gc.get_objects() if type(one).__name__ in ("_Received", "InPieces", "InMemory", "InlineFile")
-    ]
-    assert left == []
+    gc.disable()
+    yield lambda: [kind for one in gc.get_objects() if (kind := type(one).__name__) in kinds]
+    gc.enable()
+
+
+REFERENCE = {"data": base64.b64encode(picture(size=(300, 300))).decode()}
+
+
+@pytest.mark.parametrize("accept", ["application/json", "image/*", "text/event-stream"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(),
+        Fault(status=503),
+        Fault(status=400),
+        Fault(finish_reason="IMAGE_SAFETY"),
+        Fault(reset="in_body", times=2),
+    ],
+    ids=["good", "retried", "rejected", "refused", "broken"],
+)
+async def test_nothing_of_an_answer_outlives_it(
+    client: httpx2.AsyncClient, gemini: Emulator, left: Callable[[], list[str]], accept: str, fault: Fault
+) -> None:
+    """
+    Not until the garbage collector comes by, which can take minutes: images are too much for that. Connections stay
+    open and remember the context they were opened in; images are not in it any more.
+    """
+    gemini.faults.append(fault)
+
+    await client.post("/generate-image", json=ASK | {"referenceImages": [REFERENCE]}, headers={"Accept": accept})
+    await asyncio.sleep(0.05)
+
+    assert left() == []
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("fault", [Fault(delay_seconds=5), Fault(stall_seconds=5)], ids=["drawing", "in transfer"])
+async def test_nothing_of_a_request_outlives_its_caller(
+    client: httpx2.AsyncClient, gemini: Emulator, left: Callable[[], list[str]], accept: str, fault: Fault
+) -> None:
+    gemini.faults.append(fault)
+    asking = asyncio.create_task(
+        client.post("/generate-image", json=ASK | {"referenceImages": [REFERENCE]}, headers={"Accept": accept})
+    )
+    await called(gemini)
+    await asyncio.sleep(0.3)
+
+    asking.cancel()
+    await asyncio.sleep(0.3)
+
+    assert left() == []
 
 
 # On the way out.

@@ -5,7 +5,6 @@ What becomes of work whose caller has left is decided in one place, `_abandon`: 
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable
 
 from pydantic.alias_generators import to_camel
@@ -13,7 +12,7 @@ from starlette.types import Receive
 
 from app.api.sending import until_gone
 from app.domain import Caller, Generation
-from app.errors import CallerLeft, Internal, Refused, ServiceError, SlowReader
+from app.errors import CallerLeft, Internal, Refused, ServiceError, SlowReader, forget_frames
 from app.journey import Journey, Notice, Stage
 from app.metrics import Metrics
 from app.room import Share
@@ -128,13 +127,3 @@ def _by_stage(journey: Journey) -> dict[str, float]:
     """`firstByteMs` and the like for the log, in the order in which stages come."""
     names = {stage: to_camel(str(stage)) for stage in Stage}
     return {name: journey.took[stage] for stage, name in names.items() if stage in journey.took}
-
-
-def forget_frames(error: BaseException | None) -> None:
-    """Let go of everything that the functions an error came through have held: with images in it, it is too much to
-    leave to the garbage collector."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # an error raised again can be its own context
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__

@@ -80,7 +80,7 @@ class Exchange:
         _current.reset(self._before)
         # A connection that was opened inside the block remembers the context it was opened in for as long as it lives.
         self._sent.clear()
-        self._lifter = Lifter(self._sinks)
+        self._lifter, self._sinks, self._answer, self._trip = Lifter({}), {}, None, None
 
     def sending(self, content: Content) -> bytes:
         """Let `content` go out with the request; the SDK is to be given what comes back in its place."""
@@ -218,13 +218,15 @@ class _Received(Decoder):
         Args:
             count: told of the bytes that are kept, as they come.
         """
-        self.pieces: list[bytes] = []
-        self._count = count
-        super().__init__(self._keep)
+        self.pieces = pieces = list[bytes]()
 
-    def _keep(self, piece: bytes) -> None:
-        self.pieces.append(piece)
-        self._count(len(piece))
+        def keep(
+            piece: bytes,
+        ) -> None:  # no method: that would hold on to us, and the image would wait for the collector
+            pieces.append(piece)
+            count(len(piece))
+
+        super().__init__(keep)
 
 
 class _Spliced(httpx2.AsyncByteStream):

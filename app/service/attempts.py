@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState
 
-from app.errors import Again, UpstreamError
+from app.errors import Again, UpstreamError, forget_frames
 from app.journey import Journey, Retrying, Stage
 
 T = TypeVar("T")
@@ -110,6 +110,7 @@ class Attempts:
             self.doubtful += error.again is Again.ONCE
             journey.tell(Retrying(state.attempt_number + 1, round(state.upcoming_sleep, 3), error.code))
             journey.enter(Stage.RETRY)
+            forget_frames(error)
 
         retrying = AsyncRetrying(
             sleep=asyncio.sleep, retry=worth_it, wait=self._wait, stop=enough, before_sleep=about_to_wait, reraise=True
@@ -117,8 +118,10 @@ class Attempts:
         try:
             return await retrying(call)
         finally:
+            # Both lead back to themselves, and to everything a request holds.
             if last is not None:
-                last.outcome = None  # its traceback leads back to it, and to everything a request holds
+                last.outcome = None
+            last = None
 
     def _wait(self, state: RetryCallState) -> float:
         """What Gemini asks for, and a little more so that not all come back at once; else anything up to a limit that
