@@ -33,7 +33,6 @@ Every error has two texts: `detail` is a sentence for the caller, which may hold
 `cause` is for the log, never leaves the house, and never holds a key, a prompt or an image.
 """
 
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -293,13 +292,3 @@ class SlowReader(ServiceError):
     """Somebody is there, but does not take the answer."""
 
     status, code, title = 499, "slow_reader", "The caller did not read the answer"
-
-
-def forget_frames(error: BaseException | None) -> None:
-    """Let go of everything that the functions an error came through have held: with images in it, it is too much to
-    leave to the garbage collector."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # an error raised again can be its own context
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__

@@ -6,6 +6,7 @@ heap. glibc gives all of it back when asked; other allocators are left alone.
 
 import asyncio
 import ctypes
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -36,6 +37,16 @@ class SpareMemory:
                 loop = asyncio.get_running_loop()
                 # In another thread: the allocator is busy with it for a while, the event loop need not be.
                 self._timer = loop.call_later(self._idle_seconds, loop.run_in_executor, None, self._give_back)
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of everything that the functions an error came through have held: with images in it, it is too much to
+    leave to the garbage collector."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error raised again can be its own context
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _trim() -> Callable[[], object] | None:

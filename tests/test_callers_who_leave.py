@@ -97,20 +97,28 @@ def request(body: bytes) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+@asynccontextmanager
+async def asking_slowly(port: int, body: dict[str, str], buffer_bytes: int) -> AsyncGenerator[socket.socket]:
+    """A caller who has asked, whose kernel takes no more of the answer than `buffer_bytes` or so."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, ("127.0.0.1", port))
+        await loop.sock_sendall(sock, request(json.dumps(body).encode()))
+        yield sock
+
+
 async def test_a_reader_who_takes_nothing_is_cut_off(settings: Settings, gemini: Emulator) -> None:
     """
     The connection ends, and what was held for it is let go, long before the rest of the answer would be read.
     """
     large = base64.b64encode(noise(1, 12_000_000)).decode()
     gemini.faults.append(Fault(image_base64=large))
-    async with under_our_own_server(settings, slow_caller_seconds=0.5) as port:
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", port))
-        body = json.dumps(ASK).encode()
-        await loop.sock_sendall(sock, request(body))
+    async with (
+        under_our_own_server(settings, slow_caller_seconds=0.5) as port,
+        asking_slowly(port, ASK, 4096) as sock,
+    ):
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             for _ in range(500):
                 if await metric(client, 'gemini_images_generations_total{model="gemini-3-pro-image",outcome="slow'):
@@ -120,7 +128,6 @@ async def test_a_reader_who_takes_nothing_is_cut_off(settings: Settings, gemini:
             abandoned = await metric(client, 'gemini_images_abandoned_total{stage="answer"}')
         with pytest.raises(ConnectionResetError):
             await _drained(sock)
-        sock.close()
 
     assert held == 0
     assert abandoned == 1
@@ -128,20 +135,16 @@ async def test_a_reader_who_takes_nothing_is_cut_off(settings: Settings, gemini:
 
 async def test_a_reader_who_is_slow_but_reads_gets_everything(settings: Settings, gemini: Emulator) -> None:
     gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 6_000_000)).decode()))
-    async with under_our_own_server(settings, slow_caller_seconds=0.3) as port:
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", port))
-        await loop.sock_sendall(sock, request(json.dumps(ASK | {"responseFormat": "b64"}).encode()))
+    async with (
+        under_our_own_server(settings, slow_caller_seconds=0.3) as port,
+        asking_slowly(port, ASK | {"responseFormat": "b64"}, 65536) as sock,
+    ):
         got = 0
         while got < 8_000_000:
-            data = await loop.sock_recv(sock, 100_000)
+            data = await asyncio.get_running_loop().sock_recv(sock, 100_000)
             assert data, f"cut after {got} bytes"
             got += len(data)
             await asyncio.sleep(0.02)
-        sock.close()
 
 
 async def test_the_last_of_an_answer_has_to_be_read_too(settings: Settings, gemini: Emulator) -> None:
@@ -149,18 +152,14 @@ async def test_the_last_of_an_answer_has_to_be_read_too(settings: Settings, gemi
     Whatever fits between us and the kernel is not yet taken; whoever leaves it there loses the connection.
     """
     gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 2_300_000)).decode()))
-    async with under_our_own_server(settings, slow_caller_seconds=0.4) as port:
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", port))
-        await loop.sock_sendall(sock, request(json.dumps(ASK | {"responseFormat": "b64"}).encode()))
+    async with (
+        under_our_own_server(settings, slow_caller_seconds=0.4) as port,
+        asking_slowly(port, ASK | {"responseFormat": "b64"}, 2048) as sock,
+    ):
         await called(gemini)
         await asyncio.sleep(2)
         with pytest.raises(ConnectionResetError):
             await _drained(sock)
-        sock.close()
 
 
 async def test_a_second_request_does_not_hide_that_the_caller_has_left(settings: Settings, gemini: Emulator) -> None:

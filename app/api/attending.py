@@ -12,8 +12,9 @@ from starlette.types import Receive
 
 from app.api.sending import until_gone
 from app.domain import Caller, Generation
-from app.errors import CallerLeft, Internal, Refused, ServiceError, SlowReader, forget_frames
+from app.errors import CallerLeft, Internal, Refused, ServiceError, SlowReader
 from app.journey import Journey, Notice, Stage
+from app.memory import forget_frames
 from app.metrics import Metrics
 from app.room import Share
 from app.service.images import Images, Plan
@@ -93,7 +94,7 @@ class Attendance:
         journey, plan = self._journey, self._plan
         if journey is None or plan is None:
             return
-        abandoned = journey.stage if isinstance(self._failure, CallerLeft | SlowReader) else None
+        abandoned = str(journey.stage) if isinstance(self._failure, CallerLeft | SlowReader) else None
         journey.enter(journey.stage)
         usage = self._generation.usage if self._generation else None
         if usage is None and isinstance(self._failure, Refused):
@@ -107,7 +108,7 @@ class Attendance:
                 "model": model,
                 "attempts": journey.attempts,
                 "outcome": outcome,
-                "abandonedIn": abandoned and str(abandoned),
+                "abandonedIn": abandoned,
                 "finishReason": self._generation.finish_reason
                 if self._generation
                 else getattr(self._failure, "finish_reason", None),
@@ -118,7 +119,7 @@ class Attendance:
                 "costUsd": usage and usage.estimated_cost_usd,
             },
         )
-        self._metrics.count(model, outcome, journey, usage, abandoned and str(abandoned))
+        self._metrics.count(model, outcome, journey, usage, abandoned)
         forget_frames(self._failure)
         self._generation = self._failure = None
 

@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState
 
-from app.errors import Again, UpstreamError, forget_frames
+from app.errors import Again, UpstreamError
 from app.journey import Journey, Retrying, Stage
+from app.memory import forget_frames
 
 T = TypeVar("T")
 
