@@ -4,8 +4,10 @@
 new value (`dataclasses.replace`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from app.lifting import Content
 
@@ -46,6 +48,52 @@ class SafetySetting:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of what is said in a chat, as Gemini's wire has it."""
+
+    fields: Mapping[str, Any]
+    """Its JSON, without the two strings that are large."""
+    data: Content | None = None
+    """The file of its `inlineData`."""
+    signature: Content | None = None
+    """Its `thoughtSignature`."""
+
+    @classmethod
+    def words(cls, text: str) -> "Part":
+        return cls({"text": text})
+
+    @classmethod
+    def picture(cls, image: Image) -> "Part":
+        return cls({"inlineData": {"mimeType": image.mime_type}}, image.content)
+
+    @property
+    def text(self) -> str:
+        return str(self.fields.get("text") or "")
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        return tuple(one for one in (self.data, self.signature) if one is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class PastTurn:
+    """A turn that goes to Gemini again, so that the next one can build upon it."""
+
+    user: tuple[Part, ...]
+    answer: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What of a chat goes along with its next turn."""
+
+    turns: tuple[PastTurn, ...] = ()
+    """Word for word, as a conversation."""
+    parts: tuple[Part, ...] = ()
+    """Within the turn itself, where a conversation cannot be had."""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """What a caller asks for. `None` means that the caller left it open."""
 
@@ -66,6 +114,8 @@ class GenerationRequest:
     """Whom to ask if the model is out of capacity; an id or an alias."""
     accepted_types: tuple[str, ...] = ()
     """The image types the caller can take; empty when any will do."""
+    recollection: Recollection | None = None
+    """What of a chat goes along. `None` is a request outside of any, whose answer need not be remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +186,33 @@ class Generation:
     warnings: tuple[str, ...] = ()
     attempts: int = 1
     """Calls to Gemini that it took."""
+    sent: tuple[Part, ...] = ()
+    """For a chat: what was the caller's side."""
+    parts: tuple[Part, ...] = ()
+    """For a chat: what Gemini said, part for part, without its thoughts."""
+    recollection: Recollection | None = None
+    """For a chat: what of it Gemini was told again."""
+    chat_id: str | None = None
+    turn: int | None = None
+    """Where it is kept, if it is."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What its images, and whatever else of it is large, take in memory."""
+        kept = {id(one): len(one) for part in self.parts for one in part.contents}
+        images = {id(image.content): len(image.content) for image in (self.image, *self.drafts)}
+        return sum((kept | images).values())
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. Limits, budgets and ownership hang on the name."""
+    """Who asks. Limits and budgets hang on the name."""
 
     name: str
+    keyed: bool = False
+    """Whether a key says so. Without keys the name is only a word for everybody."""
+
+    @property
+    def owner(self) -> str:
+        """Whose things are theirs: a key that is called like everybody is not everybody."""
+        return f"key:{self.name}" if self.keyed else self.name

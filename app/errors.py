@@ -7,12 +7,17 @@
     │   ├── Unauthorized                401 unauthorized
     │   ├── ForbiddenOrigin             403 forbidden_origin
     │   ├── NotFound                    404 not_found
+    │   ├── ChatNotFound                404 chat_not_found
+    │   ├── TurnNotFound                404 turn_not_found
     │   ├── MethodNotAllowed            405 method_not_allowed
     │   ├── NotAcceptable               406 not_acceptable
     │   ├── SlowUpload                  408 slow_upload
+    │   ├── TurnInProgress              409 turn_in_progress
+    │   ├── StaleTurn                   412 stale_turn
     │   ├── TooLarge                    413 too_large
     │   ├── UnsupportedMediaType        415 unsupported_media_type
     │   ├── UnsupportedImage            415 unsupported_image
+    │   ├── RangeNotSatisfiable         416 range_not_satisfiable
     │   └── InvalidRequest              422 invalid_request
     ├── Refused                       Gemini answered, and there is no image in it
     │   ├── ContentBlocked              422 content_blocked
@@ -21,9 +26,14 @@
     ├── UpstreamError                 502 upstream_error
     │   ├── UpstreamInvalidResponse     502 upstream_invalid_response
     │   ├── UpstreamRejectedCredentials 502 upstream_rejected_credentials
+    │   ├── UnusableSignatures          502 upstream_error              a chat goes on without them
     │   ├── UpstreamBusy                503 upstream_busy
     │   ├── UpstreamTimeout             504 upstream_timeout
     │   └── QuotaExhausted              429 quota_exhausted
+    ├── StorageError                  chats cannot be read or kept; `part` says which part of the storage fails
+    │   ├── StorageDamaged              500 storage_damaged
+    │   ├── StorageUnavailable          503 storage_unavailable
+    │   └── StorageFull                 507 storage_full
     ├── Overloaded                    503 overloaded
     ├── CallerLeft                    499 caller_left        nobody is there to be told
     ├── SlowReader                    499 slow_reader        nor is anybody here
@@ -78,6 +88,8 @@ class ServiceError(Exception):
         self.again = Again.NEVER
         self.may_have_cost = False
         """Whether Google may bill for it, so that nobody should ask again unawares."""
+        self.about: dict[str, Any] = {}
+        """Further members of the problem document, about where it came up rather than what it is."""
 
     def members(self) -> dict[str, Any]:
         """What the problem document says beyond the members that every problem has."""
@@ -114,6 +126,33 @@ class NotFound(CallerError):
     status, code, title = 404, "not_found", "There is nothing here"
 
 
+class ChatNotFound(CallerError):
+    """There is none, or it is somebody else's: nobody can tell which."""
+
+    status, code, title = 404, "chat_not_found", "There is no such chat"
+
+
+class TurnNotFound(CallerError):
+    status, code, title = 404, "turn_not_found", "There is no such turn, or no image of it"
+
+
+class TurnInProgress(CallerError):
+    status, code, title = 409, "turn_in_progress", "Another turn of this chat is being made"
+
+
+class StaleTurn(CallerError):
+    """The chat has gone on since the caller last looked."""
+
+    status, code, title = 412, "stale_turn", "The chat has gone on"
+
+    def __init__(self, detail: str, *, last_turn: int | None = None) -> None:
+        super().__init__(detail)
+        self.last_turn = last_turn
+
+    def members(self) -> dict[str, Any]:
+        return {} if self.last_turn is None else {"lastTurn": self.last_turn}
+
+
 class MethodNotAllowed(CallerError):
     status, code, title = 405, "method_not_allowed", "Not with this method"
 
@@ -135,6 +174,14 @@ class NotAcceptable(CallerError):
 
 class SlowUpload(CallerError):
     status, code, title = 408, "slow_upload", "The body did not arrive in time"
+
+
+class RangeNotSatisfiable(CallerError):
+    status, code, title = 416, "range_not_satisfiable", "The file has no such range"
+
+    def __init__(self, detail: str, *, size: int) -> None:
+        super().__init__(detail)
+        self.size = size
 
 
 class TooLarge(CallerError):
@@ -246,6 +293,10 @@ class UpstreamRejectedCredentials(UpstreamError):
     code, title = "upstream_rejected_credentials", "Gemini does not accept this service's credentials"
 
 
+class UnusableSignatures(UpstreamError):
+    """A chat's thought signatures are of no use (any more). Without them it can go on all the same."""
+
+
 class UpstreamBusy(UpstreamError):
     status, code, title = 503, "upstream_busy", "Gemini is busy"
     of_the_model = True
@@ -274,6 +325,39 @@ class QuotaExhausted(UpstreamError):
 
     def members(self) -> dict[str, Any]:
         return {"quota": self.scope}
+
+
+class StorageError(ServiceError):
+    def __init__(self, detail: str, *, part: str, cause: str | None = None, retry_after: int | None = None) -> None:
+        """
+        Args:
+            detail: a sentence without paths or addresses.
+            part: `database` or `blobs`.
+            cause: for the log.
+            retry_after: as ever.
+        """
+        super().__init__(detail, cause=cause, retry_after=retry_after)
+        self.part = part
+
+    def members(self) -> dict[str, Any]:
+        return {"part": self.part}
+
+
+class StorageDamaged(StorageError):
+    """Something is gone that was there."""
+
+    status, code, title = 500, "storage_damaged", "Something that was stored is missing"
+
+    lost: object = None
+    """The content that is missing."""
+
+
+class StorageUnavailable(StorageError):
+    status, code, title = 503, "storage_unavailable", "The storage for chats cannot be reached"
+
+
+class StorageFull(StorageError):
+    status, code, title = 507, "storage_full", "The storage for chats is full"
 
 
 class Overloaded(ServiceError):

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__, logs
+from app.api import chats as chat_routes
 from app.api import docs, generate, health, models, problems
 from app.api import metrics as metrics_route
 from app.api.answers import EXPOSED_HEADERS
@@ -23,10 +24,13 @@ from app.pace import Pace
 from app.room import Room
 from app.service.attempts import Attempts, RetryBudget
 from app.service.breaker import Breakers
+from app.service.chats import Chats
 from app.service.gate import Gate
 from app.service.images import Images
+from app.service.leases import Leases
 from app.service.references import References
 from app.settings import Settings
+from app.store import Storage
 
 log = logging.getLogger(__name__)
 
@@ -81,18 +85,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                     "breaker_open": dict.fromkeys(breakers.open_models(), 1),
                 }
             )
+            images = Images(
+                gemini,
+                catalogue,
+                gate,
+                attempts,
+                breakers,
+                fallback_model=settings.fallback_model,
+                vertex=settings.google_genai_use_vertexai,
+            )
+            storage = await stack.enter_async_context(aclosing(Storage(settings)))
+            leases = await stack.enter_async_context(aclosing(Leases(storage, settings.chat_lease_seconds)))
+            chats = Chats(images, storage, leases, settings.chat_sweep_seconds)
+            await stack.enter_async_context(chats)
             yield State(
                 settings=settings,
                 catalogue=catalogue,
-                images=Images(
-                    gemini,
-                    catalogue,
-                    gate,
-                    attempts,
-                    breakers,
-                    fallback_model=settings.fallback_model,
-                    vertex=settings.google_genai_use_vertexai,
-                ),
+                images=images,
+                chats=chats,
                 references=References(
                     settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
                 ),
@@ -122,7 +132,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.docs_access != "off":
         docs.install(app, keyed=bool(settings.service_api_keys))
     observed = [metrics_route.router] if settings.metrics_access != "off" else []
-    for router in (generate.router, models.router, health.router, *observed):
+    for router in (generate.router, chat_routes.making, chat_routes.keeping, models.router, health.router, *observed):
         app.include_router(
             router,
             max_body_size=settings.max_body_bytes,
@@ -140,7 +150,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_origins=settings.cors_allow_origins,
             # The door lets these pages in; a browser that may not read the answer would pay for nothing.
             allow_origin_regex=None if settings.guarded else LOOPBACK_ORIGIN,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )

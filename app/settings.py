@@ -5,6 +5,8 @@ Values come from the environment, then from a file `.env` in the working directo
 
 import ipaddress
 import re
+from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -35,6 +37,14 @@ def _comma_separated(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _duration(value: Any) -> Any:
+    """`30d` and the like as seconds; everything else as it is."""
+    written = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value) if isinstance(value, str) else None
+    if written is None:
+        return value
+    return float(written[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[written[2]]
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
@@ -173,6 +183,24 @@ class Settings(BaseSettings):
     """Largest sum of a request's reference images. Gemini takes 100 MB a request."""
     max_reference_pixels: int = Field(default=50_000_000, ge=1)
     """Largest reference image in pixels, width times height, as its header claims."""
+
+    data_dir: Path = Path("data")
+    """Folder for chats, unless the two that follow put them elsewhere. It is made when there is a first one."""
+    database_url: SecretStr | None = None
+    """Where chats are: `postgresql://user:password@host/name`, or `sqlite:///…`. Default: `chats.db` in `DATA_DIR`.
+    Replicas need PostgreSQL."""
+    blob_url: str | None = None
+    """Where their images are: `file:///…`, `s3://bucket/prefix`, `gs://…` or `az://…`; credentials as each cloud's own
+    tools read them. Default: `blobs` in `DATA_DIR`."""
+    migrate: bool = True
+    """Bring the database up to date at first use. Else `python -m app.store.migrating` has to have done it."""
+    chat_ttl: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(days=30)
+    """How long a chat is kept after its last turn: seconds, or such as `30d`, `12h`, `90m`; 0 is for ever."""
+    chat_lease_seconds: float = Field(default=15, ge=1, le=600)
+    """How long a chat is blocked after a crash in the middle of a turn. While a turn is made its lease is renewed."""
+
+    chat_sweep_seconds: float = Field(default=300, ge=1, le=86_400)
+    """How often chats that have expired, and images that no chat has any more, are removed."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"
     """`debug`, `info`, `warning` or `error`. No level logs keys, prompts or images."""

@@ -24,7 +24,7 @@ from app.pace import Pace
 MAX_HEADER_BYTES = 3_000
 """What the words of an answer may take in headers altogether; proxies in front often allow 4 KiB."""
 
-_EXTENSIONS = {
+EXTENSIONS = {
     "image/jpeg": "jpg",
     "image/png": "png",
     "image/webp": "webp",
@@ -98,6 +98,8 @@ class GenerationRead(_Read):
     grounding: GroundingRead | None
     usage: UsageRead
     warnings: list[str]
+    chat_id: str | None = Field(None, description="Within a chat only.")
+    turn: int | None = Field(None, description="Within a chat only: the number of this turn, from 1 on.")
 
 
 EXAMPLE: dict[str, Any] = {
@@ -135,7 +137,8 @@ GROUNDING_EXAMPLE: dict[str, Any] = {
 EXPOSED_HEADERS = (
     "X-Request-Id", "X-Demo", "Retry-After", "Content-Disposition", "X-Generation-Id", "X-Model", "X-Model-Version",
     "X-Finish-Reason", "X-Image-Width", "X-Image-Height", "X-Usage", "X-Text", "X-Thoughts", "X-Warnings",
-    "X-Grounding", "X-Omitted", "X-Upstream-Attempts", "X-Should-Retry",
+    "X-Grounding", "X-Omitted", "X-Upstream-Attempts", "X-Should-Retry", "X-Chat-Id", "X-Turn", "Location", "ETag",
+    "Accept-Ranges", "Content-Range",
 )  # fmt: skip
 """What a page on another origin may read of an answer."""
 
@@ -191,7 +194,7 @@ def image_document(generation: Generation, *, with_url: bool) -> list[Segment]:
     drafts = [places.read(draft) for draft in generation.drafts]
     fields |= {"image": places.read(generation.image), "drafts": drafts or None}
     document = GenerationRead.model_validate(fields).model_dump(mode="json", by_alias=True)
-    for optional in ("thoughts", "drafts"):
+    for optional in ("thoughts", "drafts", "chatId", "turn"):
         if document[optional] is None:
             del document[optional]
     for image in [document["image"], *document.get("drafts", ())]:
@@ -233,13 +236,14 @@ class _Places:
 
 def _as_bytes(generation: Generation, sending: Sending) -> Response:
     image, words = generation.image, _words(generation)
-    name = f"{generation.id}.{_EXTENSIONS[image.mime_type]}"
+    name = f"{generation.id}.{EXTENSIONS[image.mime_type]}"
     headers = _headers(generation) | {"Content-Disposition": f'inline; filename="{name}"'} | words
     return Pieces([image.content], image.mime_type, headers, sending)
 
 
 def _headers(generation: Generation) -> dict[str, str]:
-    return {
+    kept = {"X-Chat-Id": generation.chat_id, "X-Turn": str(generation.turn)} if generation.chat_id else {}
+    return kept | {
         "Cache-Control": "no-store",
         "Vary": "Accept",
         "X-Generation-Id": generation.id,

@@ -1,6 +1,7 @@
 """Attending to a generation for a caller: as long as the caller is there, within the time there is, and on the record.
 
-What becomes of work whose caller has left is decided in one place, `_abandon`: today it is dropped.
+What becomes of work whose caller has left is decided in one place, `_abandon`: what has a place to be kept at goes on,
+if Gemini has been asked already; everything else is dropped.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from app.memory import forget_frames
 from app.metrics import Metrics
 from app.room import Share
 from app.service.images import Images, Plan
+from app.service.turns import OpenTurn
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +45,24 @@ class Attendance:
         self._journey: Journey | None = None
         self._generation: Generation | None = None
         self._failure: ServiceError | None = None
+        self._left_in: str | None = None
+        self._unattended: asyncio.Task[Generation] | None = None
 
-    async def make(self, plan: Plan, receive: Receive, listener: Callable[[Notice], None] | None = None) -> Generation:
+    async def make(
+        self,
+        plan: Plan,
+        receive: Receive,
+        listener: Callable[[Notice], None] | None = None,
+        *,
+        turn: OpenTurn | None = None,
+    ) -> Generation:
         """Make the image, as long as the caller is there.
 
         Args:
             plan: what to make.
             receive: tells when the caller has left; nothing else may be left to be read.
             listener: told of everything on the way.
+            turn: of a chat, where the image is kept.
 
         Raises:
             CallerLeft: before there was an answer.
@@ -59,13 +71,14 @@ class Attendance:
         self._plan, self._journey = plan, Journey(self._seconds, self._share, listener)
         try:
             async with until_gone(receive) as gone:
-                work = asyncio.create_task(self._images.make(plan, self._caller, self._journey))
+                make = turn.make(self._journey) if turn else self._images.make(plan, self._caller, self._journey)
+                work = asyncio.create_task(make)
                 try:
                     await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     if not work.done():
-                        await self._abandon(work)
-                if work.cancelled():
+                        await self._abandon(work, turn)
+                if work.cancelled() or not work.done():
                     raise CallerLeft("The caller left before the image was there.")
                 self._generation = work.result()
         except ServiceError as error:
@@ -77,7 +90,11 @@ class Attendance:
         self._journey.enter(Stage.ANSWER)
         return self._generation
 
-    async def _abandon(self, work: asyncio.Task[Generation]) -> None:
+    async def _abandon(self, work: asyncio.Task[Generation], turn: OpenTurn | None) -> None:
+        if turn is not None and self._journey is not None and self._journey.attempts:
+            turn.go_on_without_caller(work)
+            self._unattended = work
+            return
         work.cancel()
         await asyncio.wait({work})
         try:
@@ -88,13 +105,30 @@ class Attendance:
     def failed(self, error: ServiceError) -> None:
         """This is what came of it."""
         self._failure = error
+        if self._journey is not None and isinstance(error, CallerLeft | SlowReader):
+            self._left_in = str(self._journey.stage)
 
     def finish(self) -> None:
-        """Everything has been said: write the line, count it."""
+        """Everything has been said, or will be without the caller: hold nothing for it any more, write the line, count
+        it."""
+        work, self._unattended = self._unattended, None
+        if work is None:
+            self._finish()
+        else:
+            work.add_done_callback(self._finish_unattended)
+
+    def _finish_unattended(self, work: asyncio.Task[Generation]) -> None:
+        if not work.cancelled():
+            error = work.exception()
+            self._generation = work.result() if error is None else None
+            forget_frames(error)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._share.become(0)
         journey, plan = self._journey, self._plan
         if journey is None or plan is None:
             return
-        abandoned = str(journey.stage) if isinstance(self._failure, CallerLeft | SlowReader) else None
         journey.enter(journey.stage)
         usage = self._generation.usage if self._generation else None
         if usage is None and isinstance(self._failure, Refused):
@@ -108,7 +142,7 @@ class Attendance:
                 "model": model,
                 "attempts": journey.attempts,
                 "outcome": outcome,
-                "abandonedIn": abandoned,
+                "abandonedIn": self._left_in,
                 "finishReason": self._generation.finish_reason
                 if self._generation
                 else getattr(self._failure, "finish_reason", None),
@@ -119,7 +153,7 @@ class Attendance:
                 "costUsd": usage and usage.estimated_cost_usd,
             },
         )
-        self._metrics.count(model, outcome, journey, usage, abandoned)
+        self._metrics.count(model, outcome, journey, usage, self._left_in)
         forget_frames(self._failure)
         self._generation = self._failure = None
 

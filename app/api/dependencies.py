@@ -17,6 +17,7 @@ from app.memory import SpareMemory
 from app.metrics import Metrics
 from app.pace import Pace
 from app.room import Room, Share
+from app.service.chats import Chats
 from app.service.gate import Gate
 from app.service.images import Images
 from app.service.references import References
@@ -29,6 +30,7 @@ class State(TypedDict):
     settings: Settings
     catalogue: Catalogue
     images: Images
+    chats: Chats
     references: References
     pace: Pace
     spare_memory: SpareMemory
@@ -50,6 +52,10 @@ async def caller(
 
 async def _images(request: Request) -> Images:
     return cast("Images", request.state.images)
+
+
+async def _chats(request: Request) -> Chats:
+    return cast("Chats", request.state.chats)
 
 
 async def _references(request: Request) -> References:
@@ -106,12 +112,13 @@ async def attendance(
         try:
             yield attending
         finally:
-            share.become(0)
             attending.finish()
 
 
 ImagesDep = Annotated[Images, Depends(_images)]
+ChatsDep = Annotated[Chats, Depends(_chats)]
 ReferencesDep = Annotated[References, Depends(_references)]
+CallerDep = Annotated[Caller, Depends(caller)]
 CatalogueDep = Annotated[Catalogue, Depends(_catalogue)]
 PaceDep = Annotated[Pace, Depends(_pace)]
 SettingsDep = Annotated[Settings, Depends(_settings)]

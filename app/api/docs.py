@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 from app.api.problems import Problem
+from app.api.wire import TurnForm
 
 
 def install(app: FastAPI, *, keyed: bool) -> None:
@@ -23,9 +24,13 @@ def install(app: FastAPI, *, keyed: bool) -> None:
 
     def openapi() -> dict[str, Any]:
         document = described()
-        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        schemas = document["components"]["schemas"]
+        schemas["Problem"] = Problem.model_json_schema()
+        form = TurnForm.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {**form.pop("$defs", {}), **schemas, "TurnForm": form}
         # What Swagger UI knows a file by.
-        document["components"]["schemas"]["FormCreate"]["properties"]["images"]["items"]["format"] = "binary"
+        for name in ("FormCreate", "TurnForm"):
+            schemas[name]["properties"]["images"]["items"]["format"] = "binary"
         if not keyed:
             document["components"].pop("securitySchemes", None)
             for operations in document["paths"].values():

@@ -76,7 +76,7 @@ class Door:
                     holder = name
         if holder is None:
             raise Unauthorized("This key is not known here.")
-        return Caller(holder)
+        return Caller(holder, keyed=True)
 
     def _require_known_page(self, headers: Headers) -> None:
         """A page on any site can make a browser post to loopback; without keys, its origin is all there is to ask."""

@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 
 from app import logs
-from app.api.wire import FormCreate, GenerationCreate
+from app.api.wire import ChatCreate, ForkCreate, TurnCreate, TurnForm
 from app.domain import Usage
 from app.errors import (
     ContentBlocked,
@@ -27,8 +27,13 @@ from app.errors import (
     NotAcceptable,
     NotFound,
     QuotaExhausted,
+    RangeNotSatisfiable,
     ServiceError,
     SlowUpload,
+    StaleTurn,
+    StorageDamaged,
+    StorageFull,
+    StorageUnavailable,
     TooLarge,
     Unauthorized,
 )
@@ -40,7 +45,8 @@ MAX_ERRORS = 20
 
 MEDIA_TYPE = "application/problem+json"
 
-_FIELDS = {to_camel(name) for name in (*GenerationCreate.model_fields, *FormCreate.model_fields)} | {"body"}
+_BODIES = (ChatCreate, TurnCreate, TurnForm, ForkCreate)
+_FIELDS = {to_camel(name) for body in _BODIES for name in body.model_fields} | {"body", "cursor", "limit", "number"}
 _ON_A_FORM = {"referenceImages": "images"}
 _SAID_BETTER = {
     "string_pattern_mismatch": "has characters that do not belong there",
@@ -98,6 +104,7 @@ def document(error: ServiceError, request_id: str) -> dict[str, Any]:
         "error": error.detail,
         **({"retryAfter": error.retry_after} if error.retry_after is not None else {}),
         **error.members(),
+        **error.about,
     }
 
 
@@ -116,6 +123,8 @@ def response(error: ServiceError) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allow
+    if isinstance(error, RangeNotSatisfiable):
+        headers["Content-Range"] = f"bytes */{error.size}"
     # Lone surrogates, which a detail could hold from the request, are escaped; so every document is valid UTF-8.
     content = json.dumps(document(error, logs.request_id.get()))
     return Response(content, error.status, headers, MEDIA_TYPE)
@@ -155,6 +164,11 @@ _EXAMPLES: tuple[ServiceError, ...] = (
         usage=_USED,
     ),
     QuotaExhausted("Gemini's quota for this service is used up for the moment.", scope="minute"),
+    StaleTurn("The latest turn of this chat is 4.", last_turn=4),
+    StorageUnavailable("The database of chats does not answer, or not as it should.", part="database", retry_after=10),
+    StorageFull("The store of images is full; nothing more can be kept.", part="blobs", retry_after=10),
+    StorageDamaged("An image of this chat is missing from the store of images.", part="blobs"),
+    RangeNotSatisfiable("The file has 1,024 bytes.", size=1024),
 )
 
 

@@ -5,6 +5,7 @@ the catalogue's business, not this module's.
 """
 
 import json
+from dataclasses import fields
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import UploadFile
@@ -23,6 +24,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from app.conversation import ChatDefaults
 from app.domain import GenerationRequest, Reference, Role, SafetySetting
 from app.settings import MODEL_ID
 
@@ -258,3 +260,82 @@ class FormCreate(GenerationOptions):
         if len(labels) > len(info.data.get("images", labels)):
             raise ValueError("there are more of them than images")
         return labels
+
+
+_AFTER = Field(
+    None,
+    description="The latest turn that you know of. If the chat has gone on, nothing is done and the answer is 412. "
+    "`If-Match` with the number in quotes is the same.",
+    examples=[3],
+)
+_REPLACE = Field(
+    None,
+    description="The latest turn, which this one stands in for: it stays on record, and nothing builds upon it.",
+    examples=[4],
+)
+_MAX_TURN = 2**31 - 1
+
+DEFAULTS = frozenset(one.name for one in fields(ChatDefaults))
+"""What a chat can have for its turns."""
+
+
+class TurnCreate(GenerationCreate):
+    """The next turn of a chat. What is left out is as the chat has it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "Now in Spanish, keep everything else", "afterTurn": 1}]}
+    )
+
+    after_turn: Annotated[int, Field(ge=0, le=_MAX_TURN), BeforeValidator(_no_flag)] | None = _AFTER
+    replace_turn: Annotated[int, Field(ge=1, le=_MAX_TURN), BeforeValidator(_no_flag)] | None = _REPLACE
+
+
+class TurnForm(FormCreate):
+    """The next turn of a chat as a form, with references as files."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "Put this logo on the mug", "images": ["logo.png"]}]}
+    )
+
+    images: Annotated[list[UploadFile], Field(validation_alias=AliasChoices("images", "images[]"))] = Field(
+        [], description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is taken too."
+    )
+    after_turn: Annotated[int, Field(ge=0, le=_MAX_TURN)] | None = _AFTER
+    replace_turn: Annotated[int, Field(ge=1, le=_MAX_TURN)] | None = _REPLACE
+
+
+class ChatCreate(GenerationCreate):
+    """A new chat: what its turns have in common and, with a `prompt`, its first turn."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "gemini-3-pro-image", "aspectRatio": "3:4", "prompt": "An infographic on the water cycle"}
+            ]
+        }
+    )
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(  # type: ignore[assignment]
+        None, description="For the first turn. Without one the chat is empty, and costs nothing."
+    )
+
+    @model_validator(mode="after")
+    def _nothing_for_no_turn(self) -> Self:
+        idle = sorted(self.model_fields_set - DEFAULTS - {"prompt"})
+        if self.prompt is None and idle:
+            raise ValueError(f"{to_camel(idle[0])} is for a turn, and there is none without a prompt")
+        return self
+
+    def defaults(self) -> ChatDefaults:
+        request = self.model_copy(update={"prompt": ""}).to_domain((), ())
+        return ChatDefaults(**{name: getattr(request, name) for name in DEFAULTS if name in self.model_fields_set})
+
+
+class ForkCreate(_Body, _NullIsAbsent):
+    """Where another way begins."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"fromTurn": 2}]})
+
+    from_turn: Annotated[int, Field(ge=0, le=_MAX_TURN), BeforeValidator(_no_flag)] | None = Field(
+        None, description="The last turn that both have; 0 is none. Default: all of them."
+    )

@@ -12,12 +12,13 @@ from contextlib import suppress
 from pydantic import ValidationError
 
 from app.catalogue import Model
-from app.domain import Generation, GenerationRequest, Image, Usage
+from app.domain import Generation, GenerationRequest, Image, Part, Usage
 from app.errors import (
     ContentBlocked,
     NoImage,
     Recitation,
     Refused,
+    UnusableSignatures,
     UpstreamInvalidResponse,
     UpstreamRejectedCredentials,
 )
@@ -87,6 +88,7 @@ def generation(answer: wire.Answer, exchange: Exchange, request: GenerationReque
         grounding=found,
         usage=usage,
         warnings=tuple(_warnings(answer, candidate, model, request, sum(not part.thought for part in drafts))),
+        parts=_verbatim(parts, exchange) if request.recollection is not None else (),
     )
 
 
@@ -111,6 +113,27 @@ def read(body: str) -> wire.Answer:
 
 def _parts(candidate: wire.Candidate) -> list[wire.Part]:
     return [part for part in (candidate.content.parts if candidate.content else None) or [] if part]
+
+
+def _verbatim(parts: list[wire.Part], exchange: Exchange) -> tuple[Part, ...]:
+    """What a chat has to send back: every part as it came, but for thoughts, which Gemini does not miss."""
+    return tuple(_part(part, exchange) for part in parts if not part.thought)
+
+
+def _part(part: wire.Part, exchange: Exchange) -> Part:
+    fields = part.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
+    data = fields.get("inlineData", {}).pop("data", "")
+    signature = fields.pop("thoughtSignature", "")
+    if signature == "":
+        fields |= {"thoughtSignature": ""} if part.thought_signature == "" else {}
+    try:
+        return Part(
+            fields,
+            exchange.received(data) if data else None,
+            exchange.received(signature) if signature else None,
+        )
+    except ValueError as error:
+        raise UpstreamInvalidResponse("Gemini sent base64 that is none.") from error
 
 
 def _final(pictures: list[wire.Part], exchange: Exchange) -> tuple[wire.Part, Image]:
@@ -183,6 +206,8 @@ def _refusal(
     said = without_base64(candidate.finish_message or (feedback.block_reason_message if feedback else None))
     if reason == "PUP_LIMITED_DISABLED":
         raise UpstreamRejectedCredentials("Google has limited this service's account.", cause=reason)
+    if reason == "MISSING_THOUGHT_SIGNATURE":
+        raise UnusableSignatures("Gemini misses a thought signature in this chat.", cause=reason)
     if reason in _RECITED:
         return Recitation, said or f"Gemini stopped with {reason}: the image came too close to an existing work."
     if reason in _BLOCKED:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Self, cast
 
 import httpcore2
@@ -25,6 +26,9 @@ from app.settings import Settings
 
 _EXPECTED_BYTES = {"512": 500_000, "1K": 1_000_000, "2K": 4_000_000, "4K": 15_000_000}
 """What an image takes, by image size. No source has measured it; these are on the safe side of what was recorded."""
+
+_EXPECTED_SIGNATURES_BYTES = 4_000_000
+"""What the thought signatures of an answer take: two parts of up to 2.2 MB have been recorded."""
 
 _PREPARING = 4
 """The SDK takes one to two milliseconds to turn a request into JSON; in the units of `Pace`."""
@@ -95,10 +99,11 @@ class Gemini:
         await self._pace.turn(_PREPARING)
         journey.enter(Stage.FIRST_BYTE)
         expected = _EXPECTED_BYTES.get(request.image_size or "", _EXPECTED_BYTES["2K"])
-        trip = Trip(journey, expected, self._room_timeout)
+        in_chat = request.recollection is not None
+        trip = Trip(journey, expected + (_EXPECTED_SIGNATURES_BYTES if in_chat else 0), self._room_timeout)
         with self._telemetry.attempt(model.id, request) as attempt:
             try:
-                with Exchange(trip) as exchange:
+                with Exchange(trip, keep_signatures=in_chat) as exchange:
                     ask = self._streamed if journey.listened_to else self._asked
                     with as_service_errors(journey):
                         async with aclosing(exchange), asyncio.timeout(min(self._timeout, journey.remaining())):
@@ -107,7 +112,10 @@ class Gemini:
             except BaseException:
                 journey.share.become(0)
                 raise
-            journey.share.become(sum(len(image.content) for image in (generation.image, *generation.drafts)))
+            if in_chat:
+                sent = requests.user_parts(request)
+                generation = replace(generation, sent=sent, recollection=request.recollection)
+            journey.share.become(generation.held_bytes)
             attempt.answered(generation)
             return generation
 

@@ -27,6 +27,7 @@ from app.errors import (
     QuotaExhausted,
     ServiceError,
     TooLarge,
+    UnusableSignatures,
     UpstreamBusy,
     UpstreamError,
     UpstreamInvalidResponse,
@@ -215,6 +216,8 @@ def _matching(told: _Told) -> ServiceError:
         return UpstreamError("What answers at Gemini's address is not Gemini.", cause=cause)
     if told.code == 413 or (told.code == 400 and told.says("payload size exceeds")):
         return TooLarge("The request is larger than Gemini takes.", cause=cause)
+    if told.code == 400 and told.says("thought.?signature"):
+        return UnusableSignatures("Gemini does not accept the thought signatures of this chat.", cause=cause)
     if told.code == 400:
         return InvalidRequest([_complaint(told)], cause=cause)
     if told.code == 404:

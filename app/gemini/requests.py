@@ -1,11 +1,14 @@
 """A `GenerationRequest`, as the SDK wants it said."""
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from google.genai import types
+from pydantic import ValidationError
 
 from app.catalogue import Model
-from app.domain import GenerationRequest, Reference, Role
+from app.domain import GenerationRequest, Part, Reference, Role
 from app.gemini.transport import Exchange
 
 _AS_A = {
@@ -16,19 +19,53 @@ _AS_A = {
 
 
 def contents(request: GenerationRequest, exchange: Exchange) -> list[types.Content]:
-    """One user turn: the prompt, then the references, each behind a sentence that says what it is.
+    """What the chat has, if there is one, then the user's turn. Images and signatures go with the exchange."""
+    said = [types.Content(role="user", parts=_written(user_parts(request), exchange))]
+    for turn in reversed(request.recollection.turns if request.recollection else ()):
+        said.insert(0, types.Content(role="model", parts=_written(turn.answer, exchange)))
+        said.insert(0, types.Content(role="user", parts=_written(turn.user, exchange)))
+    return said
 
-    The references themselves go with the exchange.
-    """
-    parts = [types.Part(text=request.prompt)]
+
+def user_parts(request: GenerationRequest) -> tuple[Part, ...]:
+    """The prompt, whatever of a chat goes along within the turn, then the references, each behind a sentence that says
+    what it is."""
+    parts = [Part.words(request.prompt), *(request.recollection.parts if request.recollection else ())]
     for number, reference in enumerate(request.references, start=1):
         if (label := _label(number, reference)) is not None:
-            parts.append(types.Part(text=label))
-        image = reference.image
-        parts.append(
-            types.Part(inline_data=types.Blob(data=exchange.sending(image.content), mime_type=image.mime_type))
-        )
-    return [types.Content(role="user", parts=parts)]
+            parts.append(Part.words(label))
+        parts.append(Part.picture(reference.image))
+    return tuple(parts)
+
+
+def _written(parts: Iterable[Part], exchange: Exchange) -> list[types.Part]:
+    return [_part(part, exchange) for part in parts]
+
+
+def _part(part: Part, exchange: Exchange) -> types.Part:
+    """As the SDK knows it; what it does not know is left out, as it does itself with what Gemini sends."""
+    fields = dict(part.fields)
+    if part.data is not None:
+        fields["inlineData"] = {**(fields.get("inlineData") or {}), "data": exchange.sending(part.data)}
+    if part.signature is not None:
+        fields["thoughtSignature"] = exchange.sending(part.signature)
+    while True:
+        try:
+            return types.Part.model_validate(fields)
+        except ValidationError as error:
+            unknown = [one["loc"] for one in error.errors(include_input=False) if one["type"] == "extra_forbidden"]
+            if not unknown:
+                raise
+        for location in unknown:
+            fields = _without(fields, location)
+
+
+def _without(fields: Mapping[str, Any], location: tuple[int | str, ...]) -> dict[str, Any]:
+    first, *rest = location
+    kept = {key: value for key, value in fields.items() if rest or key != first}
+    if rest and isinstance(inner := kept.get(str(first)), Mapping):
+        kept[str(first)] = _without(inner, tuple(rest))
+    return kept
 
 
 def config(

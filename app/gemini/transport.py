@@ -59,7 +59,7 @@ class Exchange:
         """
         self._tokens = Tokens()
         self._before: Token[Exchange] | None = None
-        self._sent: list[tuple[bytes, Content]] = []
+        self._sent: dict[bytes, Content] = {}
         received = partial(_Received, self._hold)
         signature = received if keep_signatures else None
         self._sinks = {"data": received, "thoughtSignature": signature, "thought_signature": signature}
@@ -69,6 +69,7 @@ class Exchange:
         self._held = 0
         self._events: EventReader | None = None  # for a stream
         self._documents: list[str] = []
+        self._contents: dict[str, Content] = {}
 
     def __enter__(self) -> Self:
         """Requests that are made inside the block, by this task, are this exchange's."""
@@ -80,12 +81,13 @@ class Exchange:
         _current.reset(self._before)
         # A connection that was opened inside the block remembers the context it was opened in for as long as it lives.
         self._sent.clear()
+        self._contents.clear()
         self._lifter, self._sinks, self._answer, self._trip = Lifter({}), {}, None, None
 
     def sending(self, content: Content) -> bytes:
         """Let `content` go out with the request; the SDK is to be given what comes back in its place."""
         token = self._tokens.next()
-        self._sent.append((token.encode(), content))
+        self._sent[token.encode()] = content
         return base64.b64decode(token)
 
     def received(self, data: str) -> Content:
@@ -94,22 +96,23 @@ class Exchange:
         Raises:
             ValueError: it is not base64.
         """
-        lifted = self._lifter.lifted.get(data)
-        if lifted is None:
-            return InMemory(decode(data))
-        if not lifted.valid:
-            raise ValueError("not valid base64")
-        return InPieces(lifted.pieces)
+        if data not in self._contents:
+            lifted = self._lifter.lifted.get(data)
+            if lifted is not None and not lifted.valid:
+                raise ValueError("not valid base64")
+            self._contents[data] = InMemory(decode(data)) if lifted is None else InPieces(lifted.pieces)
+        return self._contents[data]
 
     def splice(self, request: httpx2.Request, body: bytes) -> httpx2.Request:
         """`request` with everything that is to be sent in its place."""
         segments: list[bytes | Encoded] = []
-        for token, content in self._sent:
-            before, found, body = body.partition(b'"' + token + b'"')
-            assert found, "the SDK has left out an image"
-            segments += [before + b'"', Encoded(content)]
-            body = b'"' + body
-        segments.append(body)
+        start, beginning = 0, b'"' + self._tokens.mark.encode()
+        while (quote := body.find(beginning, start)) >= 0:
+            end = quote + 1 + Tokens.LENGTH
+            segments += [body[start : quote + 1], Encoded(self._sent[body[quote + 1 : end]])]
+            start = end
+        assert len(segments) == 2 * len(self._sent), "the SDK has left out an image"
+        segments.append(body[start:])
         headers = request.headers.copy()
         headers["Content-Length"] = str(sum(map(len, segments)))
         return httpx2.Request(
@@ -122,6 +125,7 @@ class Exchange:
         self._lifter = Lifter(self._sinks)
         self._events = EventReader() if self._trip is not None and self._trip.journey.listened_to else None
         self._documents = []
+        self._contents = {}
         self._held = 0
         if self._trip is not None:
             self._trip.journey.received_bytes = 0

@@ -41,13 +41,20 @@ class _Wire(BaseModel):
 
 
 class Blob(_Wire):
+    model_config = ConfigDict(extra="allow")
+
     data: str | None = None
 
 
 class Part(_Wire):
+    """Whatever else it says is kept: within a chat it goes back to Gemini as it came."""
+
+    model_config = ConfigDict(extra="allow")
+
     text: Lenient[str] = None
     thought: Lenient[bool] = None
     inline_data: Blob | None = None
+    thought_signature: Lenient[str] = None
 
 
 class Content(_Wire):

@@ -10,10 +10,13 @@ class Tokens:
     through code that insists on base64 where an image should be.
     """
 
+    LENGTH = 36
+
     def __init__(self) -> None:
-        self._mark = secrets.token_hex(16)
+        self.mark = secrets.token_hex(16)
+        """How all of them begin."""
         self._count = 0
 
     def next(self) -> str:
         self._count += 1
-        return f"{self._mark}{self._count:04x}"
+        return f"{self.mark}{self._count:04x}"

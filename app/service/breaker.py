@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from math import ceil
 
-from app.errors import Again, QuotaExhausted, ServiceError, UpstreamBusy, UpstreamError, UpstreamTimeout
+from app.errors import Again, QuotaExhausted, ServiceError, StorageError, UpstreamBusy, UpstreamError, UpstreamTimeout
 
 _MOST_MODELS = 100
 
@@ -85,7 +85,8 @@ def _is_shortage(failure: BaseException | None) -> bool:
 
 
 def _says_nothing(failure: BaseException | None) -> bool:
-    """A caller who has left or has no patience, and a quota, tell nothing about a model's capacity."""
+    """A caller who has left or is in a hurry, a quota, a storage of ours tell nothing about a model's capacity."""
     if isinstance(failure, UpstreamTimeout):
         return not failure.gemini_s
-    return failure is not None and (not isinstance(failure, ServiceError) or isinstance(failure, QuotaExhausted))
+    of_others = not isinstance(failure, ServiceError) or isinstance(failure, QuotaExhausted | StorageError)
+    return failure is not None and of_others

@@ -1,18 +1,34 @@
 """Generating an image: look the model up, refuse what it cannot do, wait for a place, ask Gemini, check what came."""
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from app.catalogue import Catalogue, Model
+from app.conversation import Turn
 from app.domain import Caller, Generation, GenerationRequest
-from app.errors import InvalidRequest, NotAcceptable, Overloaded, ServiceError, UpstreamError, UpstreamTimeout
+from app.errors import (
+    InvalidRequest,
+    NotAcceptable,
+    Overloaded,
+    ServiceError,
+    StorageDamaged,
+    UnusableSignatures,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from app.gemini import Gemini
 from app.journey import Journey, Stage, Started
+from app.lifting import Content
 from app.service import limits
 from app.service.attempts import Attempts
 from app.service.breaker import Breakers
 from app.service.gate import Gate
+from app.service.remembering import recall
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +38,19 @@ class Plan:
     request: GenerationRequest
     model: Model
     warnings: tuple[str, ...] = ()
+    chain: tuple[Turn, ...] | None = None
+    """The turns of a chat that it builds upon; `None` outside of a chat."""
+
+    def remembering(self, lost: Collection[Content] = (), *, distrusted: bool = False) -> "Plan":
+        """The same with whatever of the chat can go along. See `remembering.recall`."""
+        if self.chain is None:
+            return self
+        recollection, warnings = recall(self.chain, self.request, self.model, lost=lost, distrusted=distrusted)
+        return replace(
+            self,
+            request=replace(self.request, recollection=recollection),
+            warnings=(*self.warnings, *warnings),
+        )
 
 
 class Images:
@@ -44,8 +73,13 @@ class Images:
         self._fallback_model = fallback_model
         self._vertex = vertex
 
-    def plan(self, requested: GenerationRequest, caller: Caller) -> Plan:
+    def plan(self, requested: GenerationRequest, caller: Caller, chain: tuple[Turn, ...] | None = None) -> Plan:
         """Refuse whatever can be refused before anything is paid, or waited for.
+
+        Args:
+            requested: what is wanted.
+            caller: who wants it.
+            chain: the turns of a chat that it builds upon.
 
         Raises:
             InvalidRequest: the model cannot do this.
@@ -54,9 +88,11 @@ class Images:
         """
         resolved = self._catalogue.resolve(requested.model or self._catalogue.default)
         _require_acceptable(resolved.model.output_type, requested)
-        fitted, warnings = limits.fit(requested, resolved.model, vertex=self._vertex)
+        fitted, warnings = limits.fit(requested, resolved.model, vertex=self._vertex, follows=bool(chain))
         self._gate.require_room(caller.name)
-        return Plan(fitted, resolved.model, (*resolved.warnings, *warnings))
+        plan = Plan(fitted, resolved.model, (*resolved.warnings, *warnings), chain)
+        plan.remembering()  # for what it refuses
+        return plan
 
     async def make(self, plan: Plan, caller: Caller, journey: Journey) -> Generation:
         """Make the image.
@@ -81,15 +117,33 @@ class Images:
 
     async def _made(self, plan: Plan, journey: Journey) -> Generation:
         try:
-            return await self._attempted(plan, journey)
+            return await self._remembered(plan, journey)
         except UpstreamError as error:
             instead = self._instead(plan) if error.of_the_model else None
             if instead is None or journey.remaining() <= 0:
                 raise
             try:
-                return await self._attempted(instead, journey)
+                return await self._remembered(instead, journey)
             except InvalidRequest:  # nothing that the caller has named, or can change
                 raise error from None
+
+    async def _remembered(self, plan: Plan, journey: Journey) -> Generation:
+        """Attempt it with the chat word for word; with less of it, if Gemini or the storage will not have that."""
+        lost: set[Content] = set()
+        distrusted = False
+        while True:
+            try:
+                return await self._attempted(plan.remembering(lost, distrusted=distrusted), journey)
+            except UnusableSignatures as error:
+                if distrusted:
+                    raise
+                log.warning("a chat goes on without its signatures", extra={"cause": error.cause})
+                distrusted = True
+            except StorageDamaged as error:
+                if error.lost is None or error.lost in lost:
+                    raise
+                log.error("something of a chat is missing", extra={"cause": error.cause})
+                lost.add(cast("Content", error.lost))
 
     async def _attempted(self, plan: Plan, journey: Journey) -> Generation:
         before = journey.attempts
@@ -127,12 +181,12 @@ class Images:
             return None
         if model.output_type and plan.request.accepted_types and model.output_type not in plan.request.accepted_types:
             return None
-        adapted = limits.adapt(plan.request, model, vertex=self._vertex)
+        adapted = limits.adapt(plan.request, model, vertex=self._vertex, follows=bool(plan.chain))
         if adapted is None:
             return None
         request, warnings = adapted
         said = f"{plan.model.id} is out of capacity; {model.id} answered instead."
-        return Plan(request, model, (said, *_without_alias(resolved.warnings, name), *warnings))
+        return Plan(request, model, (said, *_without_alias(resolved.warnings, name), *warnings), plan.chain)
 
 
 def _without_alias(warnings: Sequence[str], name: str) -> list[str]:

@@ -9,10 +9,18 @@ from app.domain import GenerationRequest, Reference, Role
 from app.errors import FieldError, InvalidRequest
 
 
-def fit(request: GenerationRequest, model: Model, *, vertex: bool = False) -> tuple[GenerationRequest, list[str]]:
+def fit(
+    request: GenerationRequest, model: Model, *, vertex: bool = False, follows: bool = False
+) -> tuple[GenerationRequest, list[str]]:
     """The request as Gemini gets it: checked, defaults filled in, knobs that the model lacks left out.
 
     A model that is not in the catalogue gets what the caller sent and nothing else.
+
+    Args:
+        request: what the caller sent.
+        model: who is asked.
+        vertex: whether it is asked on Vertex.
+        follows: whether it follows an image of the same chat, whose ratio it takes then.
 
     Raises:
         InvalidRequest: with every field that is beyond the model, and what it allows instead.
@@ -27,12 +35,12 @@ def fit(request: GenerationRequest, model: Model, *, vertex: bool = False) -> tu
         warnings.append(f"thinkingLevel has no effect: {model.id} always thinks.")
         request = replace(request, thinking_level=None)
     size = request.image_size or model.default_image_size()
-    ratio = request.aspect_ratio or (None if request.references else model.default_aspect_ratio())
+    ratio = request.aspect_ratio or (None if request.references or follows else model.default_aspect_ratio())
     return replace(request, aspect_ratio=ratio, image_size=size if model.sends_image_size else None), warnings
 
 
 def adapt(
-    request: GenerationRequest, model: Model, *, vertex: bool = False
+    request: GenerationRequest, model: Model, *, vertex: bool = False, follows: bool = False
 ) -> tuple[GenerationRequest, list[str]] | None:
     """A request that was fit for one model, for another one: knobs that this one lacks are left out, or come closest.
 
@@ -40,6 +48,7 @@ def adapt(
         request: what was fit for the first model.
         model: the second one.
         vertex: whether it is asked on Vertex.
+        follows: see `fit`.
 
     Returns:
         The request and what has changed; `None` if the image would be something else than what was asked for.
@@ -54,7 +63,7 @@ def adapt(
         request = replace(request, include_thoughts=False)
         changed.append(f"{model.id} has no thoughts to show.")
     try:
-        fitted, warnings = fit(request, model, vertex=vertex)
+        fitted, warnings = fit(request, model, vertex=vertex, follows=follows)
     except InvalidRequest:
         return None
     return fitted, [*changed, *warnings]

@@ -1,0 +1,109 @@
+"""Doing what a valid request asks, and answering in the shape it wants: JSON, the image's own bytes, or events."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+
+from app import errors
+from app.api.answers import EXAMPLE, EXPOSED_HEADERS, GenerationRead, answer
+from app.api.dependencies import AttendanceDep, PaceDep, SettingsDep
+from app.api.events import Events
+from app.api.negotiation import Wanted
+from app.api.problems import documented
+from app.api.sending import Sending
+from app.service.images import Plan
+from app.service.turns import OpenTurn
+
+_BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+_EVENTS = {
+    "schema": {"type": "string"},
+    "example": 'event: started\ndata: {"requestId":"req_…","model":"gemini-3-pro-image","attempt":1}\n\n'
+    ": still at it\n\nevent: image\ndata: {…}\n\nevent: done\ndata: {}\n\n",
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The image: JSON by default, its own bytes for `Accept: image/*`, events for "
+        "`text/event-stream`.",
+        "model": GenerationRead,
+        "content": {
+            "application/json": {"example": EXAMPLE},
+            "image/jpeg": _BINARY,
+            "image/png": _BINARY,
+            "text/event-stream": _EVENTS,
+        },
+        "headers": {name: {"schema": {"type": "string"}} for name in EXPOSED_HEADERS if name != "Retry-After"},
+    },
+    **documented(
+        errors.InvalidJson,
+        errors.InvalidForm,
+        errors.Unauthorized,
+        errors.ForbiddenOrigin,
+        errors.NotAcceptable,
+        errors.SlowUpload,
+        errors.TooLarge,
+        errors.UnsupportedMediaType,
+        errors.UnsupportedImage,
+        errors.InvalidRequest,
+        errors.ContentBlocked,
+        errors.Recitation,
+        errors.NoImage,
+        errors.QuotaExhausted,
+        errors.Internal,
+        errors.UpstreamError,
+        errors.UpstreamInvalidResponse,
+        errors.UpstreamRejectedCredentials,
+        errors.UpstreamBusy,
+        errors.UpstreamTimeout,
+        errors.Overloaded,
+    ),
+}
+"""What the OpenAPI document says of a route that makes an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answering:
+    request: Request
+    attendance: AttendanceDep
+    settings: SettingsDep
+    pace: PaceDep
+
+    async def answer(
+        self,
+        plan: Plan,
+        wanted: Wanted,
+        *,
+        turn: OpenTurn | None = None,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Make the image.
+
+        Args:
+            plan: what to make.
+            wanted: the shape of the answer.
+            turn: of a chat, where it is kept.
+            status: of a good answer.
+            headers: further ones.
+        """
+        patience, most = self.settings.slow_caller_seconds, self.settings.deadline_seconds
+        sending = Sending(self.pace, patience, most, self.attendance.failed)
+        make = partial(self.attendance.make, plan, turn=turn)
+        if wanted.events:
+            response: Response = Events(
+                make,
+                plan.model.id,
+                sending,
+                with_url=wanted.with_url,
+                heartbeat_seconds=self.settings.heartbeat_seconds,
+            )
+        else:
+            response = answer(await make(self.request.receive), wanted, sending)
+        response.status_code = status
+        response.headers.update(headers or {})
+        return response
+
+
+Answering = Annotated[_Answering, Depends()]

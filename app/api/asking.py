@@ -1,0 +1,91 @@
+"""The caller's side of a request for an image: valid fields, and reference images that can be used."""
+
+import mmap
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Annotated, Self
+
+from fastapi import Depends, Form, Request, UploadFile
+from starlette.formparsers import MultiPartParser
+
+from app.api.dependencies import ReferencesDep
+from app.api.inline import LiftedRequest
+from app.api.negotiation import AnswerWanted, Wanted
+from app.api.wire import FormCreate, GenerationCreate, GenerationOptions
+from app.domain import GenerationRequest, Reference
+from app.errors import FieldError, InvalidRequest
+from app.lifting import Data
+from app.service.references import References, Upload
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A valid request, and the kind of answer it wants."""
+
+    request: GenerationRequest
+    wanted: Wanted
+
+    @classmethod
+    def of(cls, body: GenerationOptions, references: tuple[Reference, ...], wanted: Wanted) -> Self:
+        wanted = replace(wanted, with_url=body.response_format == "data_url")
+        return cls(body.to_domain(references, wanted.insisted_types), wanted)
+
+
+async def inline_references(body: GenerationCreate, request: Request, references: References) -> tuple[Reference, ...]:
+    """The reference images inside a JSON body.
+
+    Raises:
+        InvalidRequest: one of them is no base64.
+        TooLarge, UnsupportedImage: one of them cannot be used.
+    """
+    assert isinstance(request, LiftedRequest)
+    uploads: list[Upload] = []
+    wrong: list[FieldError] = []
+    for index, one in enumerate(body.reference_images):
+        where, file = f"referenceImages[{index}]", request.file(one.url or one.data or "")
+        if one.url is not None and file.declaration is None:
+            wrong.append(FieldError(where, "url must be a data URL; this service fetches nothing"))
+        elif not file.valid:
+            wrong.append(FieldError(where, "is not valid base64, or a data URL of that"))
+        uploads.append(Upload(file.data, where, one.role, one.name or None))
+    if wrong:
+        raise InvalidRequest(wrong)
+    return await references.take(uploads)
+
+
+async def uploaded_references(form: FormCreate, references: References) -> tuple[Reference, ...]:
+    """The files of a form.
+
+    Raises:
+        TooLarge, UnsupportedImage: one of them cannot be used.
+    """
+    uploads = [
+        Upload(await _contents(file), f"images[{index}]", role, name or None)
+        for index, (file, role, name) in enumerate(zip_longest(form.images, form.roles, form.names))
+    ]
+    return await references.take(uploads)
+
+
+async def _contents(file: UploadFile) -> Data:
+    """A large file stays on the disk that the form parser has put it on."""
+    if (file.size or 0) <= MultiPartParser.spool_max_size:
+        return await file.read()
+    return mmap.mmap(file.file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+async def _from_json(
+    body: GenerationCreate, request: Request, wanted: AnswerWanted, references: ReferencesDep
+) -> Asked:
+    return Asked.of(body, await inline_references(body, request, references), wanted)
+
+
+async def _from_form(
+    form: Annotated[FormCreate, Form(media_type="multipart/form-data")],
+    wanted: AnswerWanted,
+    references: ReferencesDep,
+) -> Asked:
+    return Asked.of(form, await uploaded_references(form, references), wanted)
+
+
+AskedInJson = Annotated[Asked, Depends(_from_json)]
+AskedInForm = Annotated[Asked, Depends(_from_form)]

@@ -1,0 +1,172 @@
+"""Chats as callers read them."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from app.api.answers import GroundingRead, UsageRead
+from app.conversation import Chat, Turn
+from app.domain import Image, Reference
+from app.settings import Settings
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, from_attributes=True)
+
+
+class LinkedImageRead(_Read):
+    url: str = Field(description="A path of this service; the file never changes.")
+    mime_type: str
+    width: int
+    height: int
+
+
+class LinkedReferenceRead(LinkedImageRead):
+    role: Literal["character", "object", "style"] | None
+    name: str | None
+
+
+class TurnProblemRead(_Read):
+    code: str
+    title: str
+    status: int
+    detail: str
+
+
+class TurnRead(_Read):
+    turn: int = Field(description="From 1 on; the numbers of a chat are never used twice.")
+    state: Literal["succeeded", "refused", "failed"] = Field(
+        description="Later turns build upon `succeeded` ones only."
+    )
+    created_at: datetime
+    prompt: str
+    references: list[LinkedReferenceRead]
+    model: str
+    model_version: str | None
+    image: LinkedImageRead | None
+    text: str | None
+    finish_reason: str | None
+    grounding: GroundingRead | None
+    usage: UsageRead | None
+    warnings: list[str]
+    problem: TurnProblemRead | None = Field(description="Why there is no image.")
+    replaced_by: int | None = Field(description="The turn that was asked for in its stead.")
+    copied: bool = Field(description="Whether it was made in the chat that this one was forked from.")
+
+
+class SafetyRead(_Read):
+    category: str
+    threshold: str
+
+
+class DefaultsRead(_Read):
+    """What applies to turns that do not say otherwise."""
+
+    model: str | None
+    aspect_ratio: str | None
+    image_size: str | None
+    google_search: bool
+    image_search: bool
+    system_instruction: str | None
+    thinking_level: str | None
+    safety_settings: list[SafetyRead]
+
+
+class ForkedRead(_Read):
+    chat_id: str
+    turn: int = Field(description="The last turn that both have.")
+
+
+class ChatSummaryRead(_Read):
+    id: str
+    url: str
+    title: str | None = Field(description="The beginning of the first prompt.")
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None = Field(description="Unless there is another turn before.")
+    last_turn: int = Field(description="The number of the latest turn; 0 before the first.")
+    turn_in_progress: bool
+    estimated_cost_usd: float = Field(description="Of its own turns, refused ones included; copied ones are not.")
+    forked_from: ForkedRead | None
+    defaults: DefaultsRead
+
+
+class ChatRead(ChatSummaryRead):
+    """A chat with all its turns."""
+
+    turns: list[TurnRead]
+
+
+class ChatsRead(_Read):
+    """A page of chats."""
+
+    chats: list[ChatSummaryRead]
+    next_cursor: str | None = Field(description="For the next page; `null` on the last one.")
+
+
+def chat_read(chat: Chat, request: Request, settings: Settings) -> ChatRead:
+    """The chat as a document, with links as this request's caller can follow them."""
+    about = _summary(chat, request, settings)
+    return ChatRead(**about, turns=[_turn_read(turn, about["url"]) for turn in chat.turns])
+
+
+def chats_read(chats: Sequence[Chat], next_cursor: str | None, request: Request, settings: Settings) -> ChatsRead:
+    summaries = [ChatSummaryRead(**_summary(chat, request, settings)) for chat in chats]
+    return ChatsRead(chats=summaries, next_cursor=next_cursor)
+
+
+def _summary(chat: Chat, request: Request, settings: Settings) -> dict[str, Any]:
+    ttl = settings.chat_ttl.total_seconds()
+    return {
+        "id": chat.id,
+        "url": f"{request.scope.get('root_path', '').rstrip('/')}/chats/{chat.id}",
+        "title": chat.title,
+        "created_at": _time(chat.created_at),
+        "updated_at": _time(chat.updated_at),
+        "expires_at": _time(chat.updated_at + ttl) if ttl else None,
+        "last_turn": chat.last_turn,
+        "turn_in_progress": chat.in_progress,
+        "estimated_cost_usd": round(chat.cost_usd, 6),
+        "forked_from": ForkedRead(chat_id=chat.forked_from, turn=chat.forked_at or 0) if chat.forked_from else None,
+        "defaults": DefaultsRead.model_validate(chat.defaults),
+    }
+
+
+def _turn_read(turn: Turn, chat_url: str) -> TurnRead:
+    url = f"{chat_url}/turns/{turn.number}"
+    references = [_reference(one, f"{url}/references/{place}") for place, one in enumerate(turn.references, start=1)]
+    return TurnRead(
+        turn=turn.number,
+        state=turn.state.value,
+        created_at=_time(turn.created_at),
+        prompt=turn.prompt,
+        references=references,
+        model=turn.model,
+        model_version=turn.model_version,
+        image=LinkedImageRead(**_image(turn.image, f"{url}/image")) if turn.image else None,
+        text=turn.text,
+        finish_reason=turn.finish_reason,
+        grounding=GroundingRead.model_validate(turn.grounding) if turn.grounding else None,
+        usage=UsageRead.model_validate(turn.usage) if turn.usage else None,
+        warnings=list(turn.warnings),
+        problem=TurnProblemRead.model_validate(dict(turn.problem)) if turn.problem else None,
+        replaced_by=turn.replaced_by,
+        copied=turn.copied,
+    )
+
+
+def _reference(reference: Reference, url: str) -> LinkedReferenceRead:
+    role = reference.role.value if reference.role else None
+    return LinkedReferenceRead(**_image(reference.image, url), role=role, name=reference.name)
+
+
+def _image(image: Image, url: str) -> dict[str, Any]:
+    return {"url": url, "mime_type": image.mime_type, "width": image.width, "height": image.height}
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,382 @@
+"""Chats: editing turn by turn. The service keeps what Gemini has to hear again; callers send one sentence."""
+
+import base64
+import json
+import re
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, Form, Header, Path, Query, Request, Response
+from starlette.routing import Match
+from starlette.types import Scope
+
+from app import errors
+from app.api.answering import ANSWERS, Answering
+from app.api.answers import EXAMPLE, GenerationRead
+from app.api.asking import Asked, inline_references, uploaded_references
+from app.api.chat_reading import ChatRead, ChatsRead, chat_read, chats_read
+from app.api.dependencies import CallerDep, ChatsDep, ImagesDep, PaceDep, ReferencesDep, SettingsDep, body_of, caller
+from app.api.inline import LiftingRoute
+from app.api.negotiation import AnswerWanted
+from app.api.problems import documented
+from app.api.sending import Sending
+from app.api.stored import Stored, StoredImage
+from app.api.wire import ChatCreate, ForkCreate, TurnCreate, TurnForm
+from app.domain import Image
+from app.service.chats import TurnRequest
+from app.service.turns import OpenTurn
+
+_STORAGE = (errors.StorageDamaged, errors.StorageUnavailable, errors.StorageFull)
+_EDGE = (errors.Unauthorized, errors.ForbiddenOrigin)
+_TURN_EXAMPLE = EXAMPLE | {"chatId": "chat_4f7c1e0b9d2a4c6e8f0a1b2c3d4e5f60", "turn": 2}
+
+
+class _Turn(GenerationRead):
+    """What a turn answers: the image as `/generate-image` has it, and where it is kept."""
+
+    chat_id: str
+    turn: int
+
+
+def _merged(*documents: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """Descriptions of the problems of a route, where several have the same status."""
+    merged: dict[int | str, dict[str, Any]] = {}
+    for document in documents:
+        for status, about in document.items():
+            if status in merged and "application/problem+json" in about.get("content", {}):
+                before = merged[status]
+                (old,), (new,) = before["content"].values(), about["content"].values()
+                merged[status] = {
+                    "description": f"{before['description']}; {about['description']}",
+                    "content": {"application/problem+json": old | {"examples": old["examples"] | new["examples"]}},
+                }
+            else:
+                merged[status] = about
+    return merged
+
+
+_TURN_ANSWERS = _merged(
+    ANSWERS
+    | {
+        200: ANSWERS[200]
+        | {
+            "model": _Turn,
+            "content": ANSWERS[200]["content"] | {"application/json": {"example": _TURN_EXAMPLE}},
+        }
+    },
+    documented(*_STORAGE, errors.ChatNotFound, errors.TurnInProgress, errors.StaleTurn),
+)
+
+making = APIRouter(
+    prefix="/chats",
+    tags=["chats"],
+    route_class=LiftingRoute,
+    default_response_class=Response,
+    dependencies=[Depends(caller)],
+)
+"""The routes that may make an image."""
+
+keeping = APIRouter(
+    prefix="/chats",
+    tags=["chats"],
+    responses=documented(*_EDGE, *_STORAGE),
+    dependencies=[Depends(caller)],
+)
+"""The others."""
+
+
+async def _chat_id(chat_id: Annotated[str, Path()]) -> str:
+    if not re.fullmatch(r"chat_[0-9a-f]{32}", chat_id):
+        raise errors.ChatNotFound("There is no such chat, or it has expired.")
+    return chat_id
+
+
+ChatId = Annotated[str, Depends(_chat_id)]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="Of the turn, from 1 on.")]
+
+
+async def _closing() -> AsyncGenerator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+Closing = Annotated[AsyncExitStack, Depends(_closing)]
+
+
+async def _matching(
+    if_match: Annotated[
+        str | None, Header(description="The number of the latest turn that you know of, in quotes.")
+    ] = None,
+) -> frozenset[int] | None:
+    """The turns that an `If-Match` allows the latest one to be; `None` is any.
+
+    Raises:
+        InvalidRequest: it holds something else.
+    """
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = [re.fullmatch(r'\s*(?:W/)?"?(\d{1,10})"?\s*', tag) for tag in if_match.split(",")]
+    if not all(tags):
+        raise errors.StaleTurn('If-Match names no turn; write the number of the latest one in quotes, such as "3".')
+    return frozenset(int(tag[1]) for tag in tags if tag)
+
+
+Matching = Annotated[frozenset[int] | None, Depends(_matching)]
+
+
+@dataclass(frozen=True, slots=True)
+class _AskedTurn:
+    asked: Asked
+    turn: TurnRequest
+
+    @classmethod
+    def of(cls, asked: Asked, body: TurnCreate | TurnForm, matching: frozenset[int] | None) -> "_AskedTurn":
+        allowed = [set(one) for one in ({body.after_turn} if body.after_turn is not None else None, matching) if one]
+        after = set.intersection(*allowed) if allowed else None
+        given = frozenset(body.model_fields_set)
+        return cls(asked, TurnRequest(asked.request, given, after, body.replace_turn))
+
+
+async def _turn_in_json(
+    body: TurnCreate, request: Request, wanted: AnswerWanted, references: ReferencesDep, matching: Matching
+) -> _AskedTurn:
+    asked = Asked.of(body, await inline_references(body, request, references), wanted)
+    return _AskedTurn.of(asked, body, matching)
+
+
+async def _turn_in_form(
+    form: Annotated[TurnForm, Form(media_type="multipart/form-data")],
+    wanted: AnswerWanted,
+    references: ReferencesDep,
+    matching: Matching,
+) -> _AskedTurn:
+    return _AskedTurn.of(Asked.of(form, await uploaded_references(form, references), wanted), form, matching)
+
+
+class _FormRoute(LiftingRoute):
+    """Shares its path with a route for JSON."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        headers = dict(scope.get("headers") or ())
+        if match is Match.FULL and not headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data"):
+            return Match.NONE, {}
+        return match, child
+
+
+async def _answer(turn: OpenTurn, asked: Asked, answering: Answering, closing: AsyncExitStack) -> Response:
+    closing.push_async_callback(turn.give_up)
+    return await answering.answer(turn.plan, asked.wanted, turn=turn)
+
+
+async def _turn_with_files(
+    asked: Annotated[_AskedTurn, Depends(_turn_in_form)],
+    chat_id: ChatId,
+    caller: CallerDep,
+    chats: ChatsDep,
+    answering: Answering,
+    closing: Closing,
+) -> Response:
+    turn = await chats.begin(chat_id, caller, asked.turn)
+    return await _answer(turn, asked.asked, answering, closing)
+
+
+making.add_api_route(
+    "/{chat_id}/turns",
+    _turn_with_files,
+    methods=["POST"],
+    include_in_schema=False,  # the route below describes both
+    route_class_override=_FormRoute,
+)
+
+
+@making.post(
+    "/{chat_id}/turns",
+    dependencies=[Depends(body_of("application/json"))],
+    responses=_TURN_ANSWERS,
+    openapi_extra={
+        "requestBody": {"content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/TurnForm"}}}}
+    },
+)
+async def add_turn(
+    asked: Annotated[_AskedTurn, Depends(_turn_in_json)],
+    chat_id: ChatId,
+    caller: CallerDep,
+    chats: ChatsDep,
+    answering: Answering,
+    closing: Closing,
+) -> Response:
+    """Ask for a change. Gemini is told everything that was said and drawn in the chat; you send what is new.
+
+    One turn at a time: meanwhile others are answered 409. A turn that Gemini refused is on record, and later ones do
+    not build upon it. If you leave while Gemini draws, the turn is finished and kept all the same.
+    """
+    turn = await chats.begin(chat_id, caller, asked.turn)
+    return await _answer(turn, asked.asked, answering, closing)
+
+
+@making.post(
+    "",
+    status_code=201,
+    dependencies=[Depends(body_of("application/json"))],
+    responses=_merged(
+        {status: about for status, about in _TURN_ANSWERS.items() if status not in (200, 404, 409, 412)},
+        {201: {**_TURN_ANSWERS[200], "model": ChatRead | _Turn, "description": "The chat; with a prompt, its turn."}},
+    ),
+)
+async def create_chat(
+    body: ChatCreate,
+    request: Request,
+    wanted: AnswerWanted,
+    references: ReferencesDep,
+    caller: CallerDep,
+    images: ImagesDep,
+    chats: ChatsDep,
+    settings: SettingsDep,
+    answering: Answering,
+    closing: Closing,
+) -> Response:
+    """Begin a chat. With a `prompt` its first turn is made at once, and is the answer."""
+    if body.prompt is None:
+        chat = await chats.create(caller, body.defaults())
+        return _created(chat_read(chat, request, settings))
+    asked = Asked.of(body, await inline_references(body, request, references), wanted)
+    images.plan(asked.request, caller, ())  # what is wrong with the first turn is said before there is a chat
+    chat = await chats.create(caller, body.defaults())
+    turn = await chats.begin(chat.id, caller, TurnRequest(asked.request, frozenset(body.model_fields_set)))
+    closing.push_async_callback(turn.give_up)
+    headers = {"Location": _path(request, chat.id)}
+    return await answering.answer(turn.plan, asked.wanted, turn=turn, status=201, headers=headers)
+
+
+def _path(request: Request, chat_id: str) -> str:
+    return f"{request.scope.get('root_path', '').rstrip('/')}/chats/{chat_id}"
+
+
+def _json(document: ChatRead | ChatsRead, headers: dict[str, str], status: int = 200) -> Response:
+    body = json.dumps(document.model_dump(mode="json", by_alias=True))
+    return Response(body, status, {"Cache-Control": "no-store", **headers}, "application/json")
+
+
+def _created(chat: ChatRead) -> Response:
+    return _json(chat, {"Location": chat.url, "ETag": f'"{chat.last_turn}"'}, 201)
+
+
+@keeping.get("", response_model=ChatsRead, responses=documented(errors.InvalidRequest))
+async def list_chats(
+    request: Request,
+    caller: CallerDep,
+    chats: ChatsDep,
+    settings: SettingsDep,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=200, description="`nextCursor` of the page before.")] = None,
+) -> Response:
+    """List your chats, without their turns, the last changed first."""
+    found = await chats.page(caller, limit + 1, _read_cursor(cursor))
+    page, more = found[:limit], len(found) > limit
+    after = _cursor(page[-1].updated_at, page[-1].id) if more else None
+    return _json(chats_read(page, after, request, settings), {})
+
+
+def _cursor(updated_at: float, id_: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([updated_at, id_]).encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str | None) -> tuple[float, str] | None:
+    if not cursor:
+        return None
+    try:
+        updated_at, id_ = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        return float(updated_at), str(id_).replace("\0", "")
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise errors.InvalidRequest([errors.FieldError("cursor", "is none that this service gave out")]) from error
+
+
+@keeping.get("/{chat_id}", response_model=ChatRead, responses=documented(errors.ChatNotFound))
+async def get_chat(
+    chat_id: ChatId, request: Request, caller: CallerDep, chats: ChatsDep, settings: SettingsDep
+) -> Response:
+    """Get a chat with all its turns: prompts, texts, links to the images, what each cost."""
+    chat = await chats.get(chat_id, caller)
+    return _json(chat_read(chat, request, settings), {"ETag": f'"{chat.last_turn}"'})
+
+
+@keeping.delete("/{chat_id}", status_code=204, responses=documented(errors.ChatNotFound, errors.TurnInProgress))
+async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> None:
+    """Forget a chat. Its images are gone from the store within a quarter of an hour, unless a fork has them too."""
+    await chats.remove(chat_id, caller)
+
+
+@keeping.post(
+    "/{chat_id}/fork",
+    status_code=201,
+    response_model=ChatRead,
+    responses=documented(
+        errors.InvalidJson,
+        errors.ChatNotFound,
+        errors.TooLarge,
+        errors.UnsupportedMediaType,
+        errors.InvalidRequest,
+    ),
+)
+async def fork_chat(
+    chat_id: ChatId,
+    request: Request,
+    caller: CallerDep,
+    chats: ChatsDep,
+    settings: SettingsDep,
+    body: ForkCreate | None = None,
+) -> Response:
+    """Go back and try another way: a new chat that begins like this one. This one stays as it is."""
+    chat = await chats.fork(chat_id, caller, body.from_turn if body else None)
+    return _created(chat_read(chat, request, settings))
+
+
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
+    206: {"description": "The range that was asked for."},
+    304: {"description": "The caller has it already."},
+    **documented(errors.ChatNotFound, errors.TurnNotFound, errors.RangeNotSatisfiable, errors.InvalidRequest),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Showing:
+    """Answers with a stored image."""
+
+    request: Request
+    settings: SettingsDep
+    pace: PaceDep
+
+    def show(self, image: Image, name: str) -> Response:
+        sending = Sending(self.pace, self.settings.slow_caller_seconds, self.settings.deadline_seconds, lambda _: None)
+        return StoredImage(image, cast("Stored", image.content), name, self.request.headers, sending)
+
+
+Showing = Annotated[_Showing, Depends()]
+
+
+@keeping.head("/{chat_id}/turns/{number}/image", include_in_schema=False)
+@keeping.get("/{chat_id}/turns/{number}/image", response_class=Response, responses=_FILE)
+async def get_turn_image(
+    chat_id: ChatId, number: Number, caller: CallerDep, chats: ChatsDep, showing: Showing
+) -> Response:
+    """Get what a turn has drawn. It never changes: cache it as long as you like. Ranges and `If-None-Match` work."""
+    return showing.show(await chats.image(chat_id, caller, number), f"turn-{number}")
+
+
+@keeping.head("/{chat_id}/turns/{number}/references/{place}", include_in_schema=False)
+@keeping.get("/{chat_id}/turns/{number}/references/{place}", response_class=Response, responses=_FILE)
+async def get_turn_reference(
+    chat_id: ChatId,
+    number: Number,
+    place: Annotated[int, Path(ge=1, le=64, description="Of the upload within its turn, from 1 on.")],
+    caller: CallerDep,
+    chats: ChatsDep,
+    showing: Showing,
+) -> Response:
+    """Get an image that was uploaded with a turn."""
+    image = await chats.reference(chat_id, caller, number, place)
+    return showing.show(image, f"turn-{number}-reference-{place}")

@@ -1,0 +1,68 @@
+"""The leases of this process: a chat has one turn at a time, on whichever replica. They are renewed together, so that
+a thousand turns in progress are one statement every few seconds."""
+
+import asyncio
+import logging
+import secrets
+from contextlib import suppress
+
+from app.errors import ServiceError
+from app.store import Storage
+
+log = logging.getLogger(__name__)
+
+_RENEWALS_PER_LEASE = 3
+
+
+class Leases:
+    def __init__(self, storage: Storage, lease_seconds: float) -> None:
+        """
+        Args:
+            storage: where leases are written down.
+            lease_seconds: how long one lasts that is not renewed.
+        """
+        self._storage = storage
+        self._pause = lease_seconds / _RENEWALS_PER_LEASE
+        self._process = secrets.token_hex(8)
+        self._count = 0
+        self._held: set[str] = set()
+        self._renewing: asyncio.Task[None] | None = None
+
+    def name(self) -> str:
+        """A name for one holder, unlike that of any other on any replica."""
+        self._count += 1
+        return f"{self._process}.{self._count}"
+
+    def hold(self, holder: str) -> None:
+        """Keep this one's lease alive."""
+        self._held.add(holder)
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._renew())
+
+    def forget(self, holder: str) -> None:
+        """It is given back, or about to be."""
+        self._held.discard(holder)
+
+    async def release(self, holder: str) -> None:
+        """Give it back. If that fails, it runs out by itself."""
+        self.forget(holder)
+        try:
+            await (await self._storage.chats()).release(holder)
+        except ServiceError as error:
+            log.warning("a lease could not be given back", extra={"cause": error.cause})
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._pause)
+            if not self._held:
+                continue
+            try:
+                await (await self._storage.chats()).renew(tuple(self._held))
+            except ServiceError as error:
+                log.warning("leases could not be renewed", extra={"cause": error.cause})
+
+    async def aclose(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._renewing

@@ -1,0 +1,264 @@
+"""The blob store: files by the SHA-256 of their bytes, in a directory or in a bucket."""
+
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Collection, Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import anyio.to_thread
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from app.errors import StorageDamaged, StorageFull, StorageUnavailable
+from app.lifting import Content
+from app.lifting.content import PIECE_BYTES
+from app.store.failures import RETRY_AFTER_SECONDS, as_storage_errors, storage_error
+
+_RANGE_BYTES = 8 * PIECE_BYTES
+"""What is read at once, 1.5 MiB: a multiple of three, as pieces have to be."""
+
+_AT_ONCE_BYTES = 8 * 1024 * 1024
+"""Up to this size a file goes into a bucket in one request; in parts it takes three."""
+
+_LEAST_FREE_BYTES = 8 * 1024 * 1024
+"""With less than that on the disk nothing new is begun: an answer and its signatures take about as much."""
+
+_TRUST_SECONDS = 30.0
+"""How long a store that has taken a file is believed to take another one."""
+
+_UNFINISHED_SECONDS = 3600
+"""After that a file that was being written is being written by nobody."""
+
+_REMOTE = {"s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"}
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A stored file. As `Content` it comes from the store each time, in pieces; nothing of it stays in memory."""
+
+    digest: str
+    size: int
+    store: "Blobs" = field(compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return self.size
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, self.size, _RANGE_BYTES):
+            read = await self.store.read(self, start, min(start + _RANGE_BYTES, self.size))
+            half = _RANGE_BYTES // 2
+            yield read[:half]
+            if len(read) > half:
+                yield read[half:]
+
+    def head(self, count: int) -> bytes:
+        raise NotImplementedError("A stored image is measured before it is stored.")
+
+    async def between(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes from `start` to before `stop`, in pieces."""
+        for begin in range(start, stop, _RANGE_BYTES):
+            yield await self.store.read(self, begin, min(begin + _RANGE_BYTES, stop))
+
+
+class Blobs:
+    def __init__(self, url: str | None, directory: Path) -> None:
+        """
+        Args:
+            url: where it is: `file:///…`, `s3://bucket/prefix`, `gs://…` or `az://…`. Without one it is a folder in
+                `directory`.
+            directory: made if need be.
+
+        Raises:
+            StorageUnavailable: there can be no such store.
+        """
+        self._directory = _directory_of(url, directory)
+        with as_storage_errors("blobs"):
+            self._store: ObjectStore = (
+                LocalStore(self._directory, mkdir=True) if self._directory else _remote(url or "")
+            )
+        self._took_one_at = -_TRUST_SECONDS
+
+    def blob(self, digest: str, size: int) -> Blob:
+        return Blob(digest, size, self)
+
+    async def require_writable(self) -> None:
+        """Find out whether the store takes files, before any money is spent on one.
+
+        Raises:
+            StorageUnavailable, StorageFull: it does not.
+        """
+        if self._directory is not None and await anyio.to_thread.run_sync(self._free_bytes) < _LEAST_FREE_BYTES:
+            detail = "The store of images is full; nothing more can be kept."
+            raise StorageFull(detail, part="blobs", retry_after=RETRY_AFTER_SECONDS)
+        if time.monotonic() - self._took_one_at < _TRUST_SECONDS:
+            return
+        with as_storage_errors("blobs"):
+            await self._store.put_async("probe", b"This store takes files.", use_multipart=False)
+        self._took_one_at = time.monotonic()
+
+    async def put(self, digest: str, content: Content) -> None:
+        """Store the content under its digest. Once this returns, it is durable.
+
+        Raises:
+            StorageUnavailable, StorageFull: it is not.
+        """
+        try:
+            with as_storage_errors("blobs"):
+                if len(content) <= _AT_ONCE_BYTES:
+                    whole = b"".join([piece async for piece in content])
+                    await self._store.put_async(_path(digest), whole, use_multipart=False)
+                else:
+                    await self._store.put_async(_path(digest), aiter(content), use_multipart=True)
+                if self._directory is not None:
+                    await anyio.to_thread.run_sync(_make_durable, self._directory / _path(digest))
+        except (StorageUnavailable, StorageFull):
+            self._took_one_at = -_TRUST_SECONDS
+            raise
+        self._took_one_at = time.monotonic()
+
+    async def has(self, digest: str, size: int) -> bool:
+        with as_storage_errors("blobs"):
+            try:
+                found = await self._store.head_async(_path(digest))
+            except FileNotFoundError:
+                return False
+            return found["size"] == size
+
+    async def read(self, blob: Blob, start: int, stop: int) -> bytes:
+        """The bytes of a blob from `start` to before `stop`.
+
+        Raises:
+            StorageDamaged: it is not there any more, or shorter than it was.
+            StorageUnavailable: the store does not answer.
+        """
+        try:
+            read = bytes(await self._store.get_range_async(_path(blob.digest), start=start, end=stop))
+        except FileNotFoundError as error:
+            raise _damaged(blob) from error
+        except (BaseError, OSError, ValueError) as error:
+            if await self._is_damaged(blob):
+                raise _damaged(blob) from error
+            raise storage_error("blobs", error) from error
+        if len(read) != stop - start:
+            raise _damaged(blob)
+        return read
+
+    async def _is_damaged(self, blob: Blob) -> bool:
+        """Stores have many words for a range that a file does not have."""
+        try:
+            return not await self.has(blob.digest, blob.size)
+        except (StorageUnavailable, StorageFull):
+            return False
+
+    async def delete(self, digests: Collection[str]) -> None:
+        """Forget files; those that are not there are no trouble."""
+        with as_storage_errors("blobs"):
+            if self._directory is None:
+                await self._store.delete_async([_path(digest) for digest in digests])
+            else:
+                await anyio.to_thread.run_sync(_unlink, [self._directory / _path(digest) for digest in digests])
+
+    async def tidy(self) -> int:
+        """Remove what writers have left unfinished; how many files that was. (Buckets do so by a lifecycle rule.)"""
+        if self._directory is None:
+            return 0
+        with as_storage_errors("blobs"):
+            return await anyio.to_thread.run_sync(_remove_unfinished, self._directory)
+
+    def _free_bytes(self) -> int:
+        assert self._directory is not None
+        with as_storage_errors("blobs"):
+            found = os.statvfs(self._directory)
+        return found.f_bavail * found.f_frsize
+
+
+async def digest_of(content: Content) -> str:
+    """SHA-256 in hexadecimal, computed off the event loop."""
+    pieces = [piece async for piece in content] if len(content) <= _AT_ONCE_BYTES else None
+    if pieces is not None:
+        return await anyio.to_thread.run_sync(_digest, pieces)
+    hasher = hashlib.sha256()
+    async for piece in content:
+        await anyio.to_thread.run_sync(hasher.update, piece)
+    return hasher.hexdigest()
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    hasher = hashlib.sha256()
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def _path(digest: str) -> str:
+    return f"{digest[:2]}/{digest}"
+
+
+def _damaged(blob: Blob) -> StorageDamaged:
+    damaged = StorageDamaged(
+        "An image of this chat is missing from the store of images.", part="blobs", cause=f"no blob {blob.digest}"
+    )
+    damaged.lost = blob
+    return damaged
+
+
+def _directory_of(url: str | None, directory: Path) -> Path | None:
+    if url is None:
+        return (directory / "blobs").absolute()
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    if parts.scheme not in _REMOTE:
+        raise StorageUnavailable(
+            "BLOB_URL is none of file:///…, s3://…, gs://… and az://….", part="blobs", cause=parts.scheme or "no scheme"
+        )
+    return None
+
+
+def _remote(url: str) -> ObjectStore:
+    """Credentials, region and endpoint come from the environment, by the names that each cloud's own tools read."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    open_: Any = from_url  # its overloads go by the kind of store, which is not known before the URL is
+    store: ObjectStore = open_(
+        url,
+        client_options={
+            "timeout": "30s",
+            "connect_timeout": "3s",
+            "allow_http": url.startswith("s3") and endpoint.startswith("http://"),
+        },
+        retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
+    )
+    return store
+
+
+def _make_durable(path: Path) -> None:
+    """A file that was renamed into place survives a power cut once it and the folders that name it are on the disk."""
+    for one in (path, path.parent, path.parent.parent):
+        descriptor = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _remove_unfinished(directory: Path) -> int:
+    """The store writes `name#1` and renames it when it is whole."""
+    removed = 0
+    for path in directory.glob("*/*#*"):
+        try:
+            if time.time() - path.stat().st_mtime > _UNFINISHED_SECONDS:
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:
+            continue
+    return removed
