@@ -145,12 +145,12 @@ class StaleTurn(CallerError):
 
     status, code, title = 412, "stale_turn", "The chat has gone on"
 
-    def __init__(self, detail: str, *, last_turn: int | None = None) -> None:
+    def __init__(self, detail: str, *, last_turn: int) -> None:
         super().__init__(detail)
         self.last_turn = last_turn
 
     def members(self) -> dict[str, Any]:
-        return {} if self.last_turn is None else {"lastTurn": self.last_turn}
+        return {"lastTurn": self.last_turn}
 
 
 class MethodNotAllowed(CallerError):
@@ -207,7 +207,7 @@ class InvalidRequest(CallerError):
         """The same with other names for some fields, as a form for instance has them."""
         errors = [FieldError(names.get(error.field, error.field), error.message) for error in self.errors]
         renamed = InvalidRequest(errors, cause=self.cause)
-        renamed.quote = self.quote
+        renamed.quote, renamed.attempts, renamed.about = self.quote, self.attempts, self.about
         return renamed
 
     def members(self) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """Real servers on real ports: the service, behind it the real SDK, behind that the emulator."""
 
 import asyncio
+import atexit
 import io
 import os
 import random
-from collections.abc import AsyncGenerator, Callable
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,6 +20,7 @@ from PIL import Image
 from app.emulator import Emulator, served
 from app.main import create_app
 from app.settings import Settings
+from tests.storages import S3, Knobs, Postgres, postgres, s3
 
 _real = dotenv_values(".env") | os.environ
 REAL_KEY = _real.get("GOOGLE_API_KEY") or _real.get("GEMINI_API_KEY") or ""
@@ -26,6 +31,9 @@ for _name in [name for name in os.environ if name.startswith(("GOOGLE_", "GEMINI
     del os.environ[_name]  # a developer's real key stays out of the tests
 
 KEY = "test-gemini-key-that-nobody-may-see"
+
+DATA_DIR = Path(tempfile.mkdtemp(prefix="gemini-images-"))
+atexit.register(shutil.rmtree, DATA_DIR, ignore_errors=True)
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 
@@ -67,7 +75,7 @@ def settings_for(gemini_url: str, **knobs: Any) -> Settings:
 
     Waits are short, and one test's failures do not open a circuit or use up a budget for the next one.
     """
-    calm = {"retry_first_wait_seconds": 0.02, "breaker_failures": 0, "retry_budget": 10}
+    calm = {"retry_first_wait_seconds": 0.02, "breaker_failures": 0, "retry_budget": 10, "data_dir": DATA_DIR}
     return Settings(_env_file=None, **{"gemini_api_key": KEY, "google_gemini_base_url": gemini_url, **calm, **knobs})
 
 
@@ -101,6 +109,28 @@ async def _client(serve: Serve) -> AsyncGenerator[httpx2.AsyncClient]:
 def client(_client: httpx2.AsyncClient, gemini: Emulator) -> httpx2.AsyncClient:
     """A caller of the service, with a fresh emulator behind it."""
     return _client
+
+
+@pytest.fixture(scope="session")
+def _postgres() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _s3() -> Iterator[S3]:
+    with s3() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite and a folder", "postgresql and s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Knobs:
+    """A storage for chats with nothing in it: settings for `serve`."""
+    if request.param == "sqlite and a folder":
+        return {"data_dir": tmp_path}
+    database: Postgres = request.getfixturevalue("_postgres")
+    buckets: S3 = request.getfixturevalue("_s3")
+    return {"database_url": database.database(), "blob_url": buckets.bucket(), "data_dir": tmp_path}
 
 
 async def called(gemini: Emulator, times: int = 1) -> None:

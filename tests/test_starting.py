@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import httpx2
@@ -132,6 +133,8 @@ def documented_default(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, timedelta):
+        return f"{value.days}d"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -168,7 +171,7 @@ def test_the_readme_names_every_problem_code() -> None:
         *errors.CallerError.__subclasses__(),
         *errors.Refused.__subclasses__(),
     ]
-    classes += [errors.UpstreamError, *errors.UpstreamError.__subclasses__()]
+    classes += [errors.UpstreamError, *errors.UpstreamError.__subclasses__(), *errors.StorageError.__subclasses__()]
     readme = (ROOT / "README.md").read_text()
 
     for error in classes:

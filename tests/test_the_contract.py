@@ -14,6 +14,14 @@ from app.emulator import Emulator, Fault
 from tests.conftest import Serve, picture
 
 IMAGE_ROUTES = ["/generate-image", "/generate-image/with-references", "/generate-image/with-search"]
+CHAT_ROUTES = [
+    "/chats",
+    "/chats/{chat_id}",
+    "/chats/{chat_id}/fork",
+    "/chats/{chat_id}/turns",
+    "/chats/{chat_id}/turns/{number}/image",
+    "/chats/{chat_id}/turns/{number}/references/{place}",
+]
 
 
 @pytest.fixture
@@ -23,7 +31,9 @@ async def document(client: httpx2.AsyncClient) -> dict[str, Any]:
 
 
 async def test_every_route_is_documented(document: dict[str, Any]) -> None:
-    assert set(document["paths"]) == {*IMAGE_ROUTES, "/models", "/healthz", "/readyz", "/metrics"}
+    assert set(document["paths"]) == {
+        *IMAGE_ROUTES, *CHAT_ROUTES, "/models", "/healthz", "/readyz", "/metrics"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", IMAGE_ROUTES)

@@ -81,7 +81,7 @@ making = APIRouter(
 keeping = APIRouter(
     prefix="/chats",
     tags=["chats"],
-    responses=documented(*_EDGE, *_STORAGE),
+    responses=documented(*_EDGE, *_STORAGE, errors.InvalidRequest),
     dependencies=[Depends(caller)],
 )
 """The others."""
@@ -110,16 +110,10 @@ async def _matching(
         str | None, Header(description="The number of the latest turn that you know of, in quotes.")
     ] = None,
 ) -> frozenset[int] | None:
-    """The turns that an `If-Match` allows the latest one to be; `None` is any.
-
-    Raises:
-        InvalidRequest: it holds something else.
-    """
-    if if_match is None or if_match.strip() == "*":
+    """The turns that an `If-Match` allows the latest one to be; `None` is any. A tag that names no turn matches none."""
+    if not if_match or if_match.strip() == "*":
         return None
     tags = [re.fullmatch(r'\s*(?:W/)?"?(\d{1,10})"?\s*', tag) for tag in if_match.split(",")]
-    if not all(tags):
-        raise errors.StaleTurn('If-Match names no turn; write the number of the latest one in quotes, such as "3".')
     return frozenset(int(tag[1]) for tag in tags if tag)
 
 
@@ -133,8 +127,9 @@ class _AskedTurn:
 
     @classmethod
     def of(cls, asked: Asked, body: TurnCreate | TurnForm, matching: frozenset[int] | None) -> "_AskedTurn":
-        allowed = [set(one) for one in ({body.after_turn} if body.after_turn is not None else None, matching) if one]
-        after = set.intersection(*allowed) if allowed else None
+        after = matching
+        if body.after_turn is not None:
+            after = frozenset({body.after_turn}) & (matching if matching is not None else {body.after_turn})
         given = frozenset(body.model_fields_set)
         return cls(asked, TurnRequest(asked.request, given, after, body.replace_turn))
 
@@ -264,7 +259,7 @@ def _created(chat: ChatRead) -> Response:
     return _json(chat, {"Location": chat.url, "ETag": f'"{chat.last_turn}"'}, 201)
 
 
-@keeping.get("", response_model=ChatsRead, responses=documented(errors.InvalidRequest))
+@keeping.get("", response_model=ChatsRead)
 async def list_chats(
     request: Request,
     caller: CallerDep,
@@ -318,7 +313,6 @@ async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> No
         errors.ChatNotFound,
         errors.TooLarge,
         errors.UnsupportedMediaType,
-        errors.InvalidRequest,
     ),
 )
 async def fork_chat(
@@ -338,7 +332,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
     206: {"description": "The range that was asked for."},
     304: {"description": "The caller has it already."},
-    **documented(errors.ChatNotFound, errors.TurnNotFound, errors.RangeNotSatisfiable, errors.InvalidRequest),
+    **documented(errors.ChatNotFound, errors.TurnNotFound, errors.RangeNotSatisfiable),
 }
 
 

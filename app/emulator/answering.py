@@ -62,7 +62,8 @@ def _drawn(asked: Asked, fault: Fault, signature_bytes: int) -> dict[str, Any]:
     elif fault.shape == "no_candidates":
         candidates = []
     else:
-        _sign(parts, signature_bytes)
+        if asked.model.signs:
+            signatures.sign(parts, asked.model.id, asked.turn, signature_bytes)
         content = {"role": "model", "parts": parts}
         candidates = [{"content": content, "finishReason": fault.finish_reason or "STOP", "index": 0}]
         if asked.search:
@@ -122,14 +123,6 @@ def _followed(asked: Asked) -> str | None:
             continue
         return min(asked.model.ratios, key=lambda r: abs(asked.model.ratios[r][0] / asked.model.ratios[r][1] - shape))
     return None
-
-
-def _sign(parts: list[dict[str, Any]], size: int) -> None:
-    """Sign every image that is not a thought, and the first text if it comes before them."""
-    for index, part in enumerate(parts):
-        first_text = "text" in part and not any(not earlier.get("thought") for earlier in parts[:index])
-        if not part.get("thought") and ("inlineData" in part or first_text):
-            part["thoughtSignature"] = signatures.sign(part, size)
 
 
 def _grounding(asked: Asked, parts: list[dict[str, Any]]) -> dict[str, Any]:

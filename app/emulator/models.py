@@ -30,6 +30,11 @@ class Model:
     image_search: bool = False
     format: str = "JPEG"
 
+    @property
+    def signs(self) -> bool:
+        """Models that do not think do not sign."""
+        return self.thinking_levels != ()
+
     def pixels(self, ratio: str, size: str) -> tuple[int, int]:
         if (ratio, size) == ("21:9", "512"):
             return 792, 168

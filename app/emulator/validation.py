@@ -70,7 +70,8 @@ def asked(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) ->
     if not contents:
         raise ApiError(400, "* GenerateContentRequest.contents: contents is not specified\n")
     texts, images = _last_turn(contents)
-    signatures.check(contents)
+    if model.signs:
+        signatures.check(contents, model.id)
     config = body.get("generationConfig") or {}
     if len(images) > model.max_images:
         raise ApiError(400, f"Number of images exceeds the limit: {model.max_images}.")

@@ -204,7 +204,8 @@ class ChatStore:
             replaces: the turn that it stands in for.
 
         Raises:
-            StaleTurn: the lease ran out and somebody else took it, or the chat is gone. Nothing is kept.
+            StaleTurn: the lease ran out and somebody else took it. Nothing is kept.
+            ChatNotFound: the chat has expired meanwhile.
         """
         named = await self._stored(_contents(turn))
         written = documents.turn_written(turn, lambda content: named[id(content)])
@@ -224,9 +225,10 @@ class ChatStore:
                     lease_until=None,
                     **changed,
                 )
-                .returning(chats.c.id)
+                .returning(chats.c.updated_at)
             )
-            if kept.one_or_none() is None:
+            now = kept.scalar_one_or_none()
+            if now is None:
                 await self._require_kept(connection, chat.id, turn)
                 return
             await connection.execute(
@@ -234,7 +236,7 @@ class ChatStore:
                     chat_id=chat.id,
                     number=turn.number,
                     state=turn.state,
-                    created_at=self._database.now,
+                    created_at=now,
                     document=documents.text_of(written),
                 )
             )
@@ -256,7 +258,11 @@ class ChatStore:
         document = rows.scalar_one_or_none()
         if document is not None and turn.generation_id == json.loads(document)["generation_id"] is not None:
             return
-        raise StaleTurn("The chat has gone on, or is gone: this turn took too long and is not kept.")
+        rows = await connection.execute(select(chats.c.last_turn).where(chats.c.id == chat_id))
+        last_turn = rows.scalar_one_or_none()
+        if last_turn is None:
+            raise ChatNotFound("The chat is gone, and this turn with it.")
+        raise StaleTurn("The chat has gone on: this turn took too long and is not kept.", last_turn=last_turn)
 
     async def sweep(self) -> Swept:
         """Remove chats that have expired and bytes that nobody refers to."""

@@ -1,0 +1,849 @@
+"""Chats: one sentence a turn, and Gemini hears all that it has to hear."""
+
+import asyncio
+import base64
+import io
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import httpx2
+import pytest
+from google import genai
+from google.genai import types
+from PIL import Image
+
+from app.emulator import Emulator, Fault
+from tests.conftest import Serve, called, picture
+from tests.storages import Knobs
+
+PRO = "gemini-3-pro-image"
+NEWER = "gemini-nano-banana-2.1"
+
+
+@dataclass
+class Chat:
+    """A chat as its caller sees it."""
+
+    client: httpx2.AsyncClient
+    url: str
+
+    async def say(self, prompt: str, *, headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
+        return await self.client.post(f"{self.url}/turns", json={"prompt": prompt, **fields}, headers=headers)
+
+    async def upload(self, prompt: str, *files: bytes, **fields: Any) -> httpx2.Response:
+        images = [("images", (f"{place}.png", one, "image/png")) for place, one in enumerate(files)]
+        return await self.client.post(f"{self.url}/turns", data={"prompt": prompt, **fields}, files=images)
+
+    async def quiet(self) -> None:
+        """Return once no turn is being made."""
+        while (await self.read())["turnInProgress"]:  # noqa: ASYNC110 - there is nobody who would tell
+            await asyncio.sleep(0.02)
+
+    async def read(self) -> dict[str, Any]:
+        response = await self.client.get(self.url)
+        response.raise_for_status()
+        document: dict[str, Any] = response.json()
+        return document
+
+
+async def begin(client: httpx2.AsyncClient, **fields: Any) -> Chat:
+    response = await client.post("/chats", json={"imageSize": "1K", **fields})
+    assert response.status_code == 201, response.text
+    return Chat(client, response.headers["location"])
+
+
+@pytest.fixture
+async def chat(client: httpx2.AsyncClient) -> Chat:
+    return await begin(client)
+
+
+def drawn(response: httpx2.Response) -> bytes:
+    assert response.is_success, response.text
+    return base64.b64decode(response.json()["image"]["data"])
+
+
+def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Names and data of a stream of server-sent events."""
+    events = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if lines:
+            events.append((lines["event"], json.loads(lines["data"])))
+    return events
+
+
+def contents(gemini: Emulator, call: int = -1) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = gemini.calls[call].body["contents"]
+    return found
+
+
+def images_in(content: dict[str, Any]) -> list[bytes]:
+    return [base64.b64decode(part["inlineData"]["data"]) for part in content["parts"] if "inlineData" in part]
+
+
+async def test_an_empty_chat_costs_nothing(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    response = await client.post("/chats", json={"model": "nano-banana-pro", "aspectRatio": "3:4"})
+
+    chat = response.json()
+    assert response.status_code == 201
+    assert response.headers["location"] == chat["url"] == f"/chats/{chat['id']}"
+    assert (chat["turns"], chat["lastTurn"], chat["title"], chat["estimatedCostUsd"]) == ([], 0, None, 0)
+    assert (chat["defaults"]["model"], chat["defaults"]["aspectRatio"]) == ("nano-banana-pro", "3:4")
+    assert not gemini.calls
+
+
+async def test_a_chat_can_begin_with_its_first_turn(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    response = await client.post("/chats", json={"prompt": "An infographic on rain", "aspectRatio": "16:9"})
+
+    turn = response.json()
+    assert response.status_code == 201
+    assert response.headers["location"] == f"/chats/{turn['chatId']}"
+    assert (turn["turn"], turn["image"]["width"], turn["warnings"]) == (1, 2752, [])
+    assert gemini.calls[-1].body["generationConfig"]["imageConfig"]["aspectRatio"] == "16:9"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"seed": 7}, "body"),
+        ({"prompt": " "}, "prompt"),
+        ({"prompt": "A cat", "aspectRatio": "8:1"}, "aspectRatio"),
+        ({"model": "../x"}, "model"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+async def test_what_is_wrong_with_a_chat_is_said_before_there_is_one(
+    client: httpx2.AsyncClient, gemini: Emulator, body: dict[str, Any], field: str
+) -> None:
+    before = (await client.get("/chats", params={"limit": 100})).json()["chats"]
+
+    response = await client.post("/chats", json=body)
+
+    assert response.status_code == 422
+    assert [error["field"] for error in response.json()["errors"]] == [field]
+    assert (await client.get("/chats", params={"limit": 100})).json()["chats"] == before
+
+
+async def test_a_turn_changes_the_image_of_the_one_before(chat: Chat, gemini: Emulator) -> None:
+    first = await chat.say("An infographic on rain")
+    second = await chat.say("Now in Spanish, keep everything else")
+
+    turn = second.json()
+    assert (turn["turn"], turn["text"]) == (2, "Here it is, changed (turn 2).")
+    user, model, asked = contents(gemini)
+    assert [one["role"] for one in (user, model, asked)] == ["user", "model", "user"]
+    assert images_in(model) == [drawn(first)]
+    assert asked["parts"] == [{"text": "Now in Spanish, keep everything else"}]
+
+
+async def test_gemini_hears_what_an_official_chat_would_tell_it(
+    client: httpx2.AsyncClient, gemini: Emulator, gemini_url: str
+) -> None:
+    """
+    The same exchange with Google's own chat: uploads, several images in an answer, thoughts, words behind the image.
+    Part for part the same goes over the wire, but for thoughts, which need not go back.
+    """
+    faults = [None, Fault(shape="unflagged_drafts"), Fault(shape="image_first"), None, Fault(text="A cat."), None]
+    thoughts = [False, True, False, False, True, False]
+    uploads = [[picture()], [], [], [], [picture(colour="red"), picture("JPEG")], []]
+    config = types.GenerateContentConfig(
+        response_modalities=["TEXT", "IMAGE"], image_config=types.ImageConfig(image_size="1K")
+    )
+    options = types.HttpOptions(base_url=gemini_url, api_version="v1beta")
+    official = genai.Client(api_key="any", http_options=options).aio.chats.create(model=PRO, config=config)
+    chat = await begin(client)
+    heard: list[tuple[Any, Any]] = []
+
+    for number, (fault, thinks, files) in enumerate(zip(faults, thoughts, uploads, strict=True), start=1):
+        gemini.faults += [fault, fault] if fault else []
+        parts: list[Any] = [types.Part.from_bytes(data=one, mime_type=_type_of(one)) for one in files]
+        turn_config = config.model_copy(
+            update={"thinking_config": types.ThinkingConfig(include_thoughts=True)} if thinks else {}
+        )
+        await official.send_message([f"Turn {number}", *parts], turn_config)
+        theirs = contents(gemini)
+        ask = partial(chat.upload, f"Turn {number}", *files) if files else partial(chat.say, f"Turn {number}")
+        response = await ask(includeThoughts="true" if thinks else "false")
+        assert response.is_success, response.text
+        heard.append((theirs, contents(gemini)))
+
+    for theirs, ours in heard:
+        assert _without_thoughts(theirs) == _canonical(ours)
+    assert len(heard[-1][1]) == 11
+
+
+def _type_of(image: bytes) -> str:
+    return "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
+
+
+def _canonical(value: Any) -> Any:
+    """Bytes, not the alphabet in which they are written."""
+    if isinstance(value, dict):
+        return {
+            key: base64.urlsafe_b64decode(child.replace("+", "-").replace("/", "_") + "===")
+            if key in ("data", "thoughtSignature")
+            else _canonical(child)
+            for key, child in value.items()
+        }
+    return [_canonical(child) for child in value] if isinstance(value, list) else value
+
+
+def _without_thoughts(said: list[dict[str, Any]]) -> Any:
+    return _canonical([{**one, "parts": [part for part in one["parts"] if not part.get("thought")]} for one in said])
+
+
+async def test_uploads_stay_in_the_turns_they_came_with(chat: Chat, gemini: Emulator) -> None:
+    logo, mug = picture(colour="red"), picture("JPEG", colour="blue")
+
+    await chat.upload("Put the logo on the mug", logo, mug, roles=["object", ""], names=["the logo", ""])
+    await chat.say("Make it larger")
+
+    first, _, _ = contents(gemini)
+    assert images_in(first) == [logo, mug]
+    assert first["parts"][1] == {"text": "Reference image 1 shows the object the logo:"}
+    references = (await chat.read())["turns"][0]["references"]
+    assert [(one["role"], one["name"]) for one in references] == [("object", "the logo"), (None, None)]
+    assert (await chat.client.get(references[1]["url"])).content == mug
+
+
+async def test_references_may_be_inline_too(chat: Chat, gemini: Emulator) -> None:
+    logo = picture(colour="red")
+
+    response = await chat.say("A mug", referenceImages=[{"data": base64.b64encode(logo).decode()}])
+
+    assert response.is_success
+    assert images_in(contents(gemini)[0]) == [logo]
+
+
+async def test_a_chat_s_defaults_hold_for_turns_that_say_nothing_else(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    chat = await begin(client, aspectRatio="21:9", systemInstruction="No words.", googleSearch=True, model=NEWER)
+
+    await chat.say("Rain")
+    await chat.say("Snow", aspectRatio="1:1", googleSearch=False, systemInstruction="Words.")
+    await chat.say("Hail")
+
+    rain, snow, hail = [call.body for call in gemini.calls]
+    assert rain["generationConfig"]["imageConfig"] == {"aspectRatio": "21:9", "imageSize": "1K"}
+    assert rain["systemInstruction"]["parts"] == [{"text": "No words."}]
+    assert rain["tools"]
+    assert snow["generationConfig"]["imageConfig"]["aspectRatio"] == "1:1"
+    assert snow["systemInstruction"]["parts"] == [{"text": "Words."}]
+    assert "tools" not in snow
+    assert hail["tools"] == rain["tools"]
+
+
+async def test_without_a_ratio_an_image_takes_that_of_the_one_before(chat: Chat) -> None:
+    await chat.say("A river", aspectRatio="21:9")
+
+    response = await chat.say("Add a bridge")
+
+    assert response.json()["image"]["width"] == 1584
+
+
+async def test_a_turn_answers_in_bytes_too(chat: Chat) -> None:
+    response = await chat.say("A cat", headers={"Accept": "image/*"})
+
+    assert response.headers["content-type"] == "image/jpeg"
+    assert response.headers["x-turn"] == "1"
+    assert response.headers["x-chat-id"] == chat.url.removeprefix("/chats/")
+    assert Image.open(io.BytesIO(response.content)).size == (1024, 1024)
+
+
+async def test_a_turn_answers_in_events_too(chat: Chat, gemini: Emulator) -> None:
+    """
+    A stream from Gemini, too: its parts go back as they came.
+    """
+    gemini.faults.append(Fault(shape="unflagged_drafts"))
+
+    response = await chat.say("A cat", includeThoughts=True, headers={"Accept": "text/event-stream"})
+    following = await chat.say("Make it blue")
+
+    events = events_of(response.text)
+    assert [name for name, _ in events] == ["started", "thought", "image", "done"]
+    assert events[2][1]["turn"] == 1
+    assert following.json()["turn"] == 2
+    assert len(images_in(contents(gemini)[1])) == 3
+
+
+async def test_a_new_chat_s_first_turn_answers_in_events_too(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    response = await client.post("/chats", json={"prompt": "A cat"}, headers={"Accept": "text/event-stream"})
+
+    assert response.status_code == 201
+    (image,) = [data for name, data in events_of(response.text) if name == "image"]
+    assert response.headers["location"] == f"/chats/{image['chatId']}"
+
+
+async def test_a_chat_can_be_read(chat: Chat, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(finish_reason="IMAGE_SAFETY", finish_message="No."))
+    refused = await chat.say("Something awful")
+    image = drawn(await chat.say("A   cat\n with a hat"))
+
+    response = await chat.client.get(chat.url)
+
+    found = response.json()
+    first, second = found["turns"]
+    assert response.headers["etag"] == '"2"'
+    assert found["title"] == "Something awful"
+    assert (first["state"], first["image"], first["finishReason"]) == ("refused", None, "IMAGE_SAFETY")
+    assert first["problem"] == {
+        "code": "content_blocked", "title": "Gemini refused the content", "status": 422, "detail": "No.",
+    }  # fmt: skip
+    assert (refused.json()["chatId"], refused.json()["turn"]) == (found["id"], 1)
+    assert (second["state"], second["prompt"], second["text"]) == ("succeeded", "A   cat\n with a hat", "Here it is.")
+    assert (await chat.client.get(second["image"]["url"])).content == image
+    paid = first["usage"]["estimatedCostUsd"] + second["usage"]["estimatedCostUsd"]
+    assert found["estimatedCostUsd"] == pytest.approx(paid, abs=1e-6)
+    assert found["expiresAt"] > found["updatedAt"] >= second["createdAt"] >= found["createdAt"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "code"),
+    [
+        (Fault(finish_reason="IMAGE_SAFETY"), "refused", "content_blocked"),
+        (Fault(block_reason="OTHER"), "refused", "content_blocked"),
+        (Fault(shape="text_only"), "refused", "no_image"),
+        (Fault(status=500, times=3), "failed", "upstream_error"),
+        (Fault(status=400, message="Aspect ratio is not enabled for this model"), "failed", "invalid_request"),
+        (Fault(image_base64="bm90IGFuIGltYWdl"), "failed", "upstream_invalid_response"),
+    ],
+)
+async def test_a_turn_without_an_image_is_on_record_and_nothing_builds_upon_it(
+    chat: Chat, gemini: Emulator, fault: Fault, state: str, code: str
+) -> None:
+    first = drawn(await chat.say("A cat"))
+    gemini.faults.append(fault)
+    failed = await chat.upload("A hat", picture())
+
+    third = await chat.say("Blue, please")
+
+    assert failed.json()["code"] == code
+    assert failed.json()["turn"] == 2
+    assert third.json()["turn"] == 3
+    turns = (await chat.read())["turns"]
+    assert [turn["state"] for turn in turns] == ["succeeded", state, "succeeded"]
+    assert len(turns[1]["references"]) == 1
+    cat, model, blue = contents(gemini)
+    assert (cat["parts"], blue["parts"]) == ([{"text": "A cat"}], [{"text": "Blue, please"}])
+    assert images_in(model) == [first]
+
+
+async def test_what_was_never_asked_of_gemini_is_no_turn(chat: Chat, gemini: Emulator) -> None:
+    refused = await chat.say("A cat", aspectRatio="8:1")
+
+    assert refused.status_code == 422
+    assert "turn" not in refused.json()
+    assert (await chat.read())["turns"] == []
+    assert (await chat.say("A cat")).json()["turn"] == 1
+
+
+@pytest.mark.parametrize("precondition", ["afterTurn", "If-Match"])
+async def test_two_tabs_do_not_overwrite_each_other(chat: Chat, gemini: Emulator, precondition: str) -> None:
+    await chat.say("A cat")
+
+    async def say(prompt: str, known: int) -> httpx2.Response:
+        if precondition == "afterTurn":
+            return await chat.say(prompt, afterTurn=known)
+        return await chat.say(prompt, headers={"If-Match": f'"{known}"'})
+
+    here = await say("Blue, please", 1)
+    there = await say("Red, please", 1)
+
+    assert here.json()["turn"] == 2
+    assert (there.status_code, there.json()["code"], there.json()["lastTurn"]) == (412, "stale_turn", 2)
+    assert len(gemini.calls) == 2
+
+
+@pytest.mark.parametrize("tag", ['"0"', '"x"', '"1", "2"', 'W/"3"'])
+async def test_an_etag_of_another_time_is_refused(chat: Chat, tag: str) -> None:
+    assert (await chat.say("A cat", headers={"If-Match": tag})).status_code == (200 if tag == '"0"' else 412)
+
+
+async def test_one_turn_at_a_time(chat: Chat, gemini: Emulator) -> None:
+    """
+    Any number of tabs: one of them has its turn, the others know how long the lease lasts that keeps them away.
+    """
+    gemini.faults.append(Fault(delay_seconds=0.5))
+    first = asyncio.create_task(chat.say("A cat"))
+    await called(gemini)
+
+    others = await asyncio.gather(*(chat.say("A dog") for _ in range(5)))
+
+    assert {response.json()["code"] for response in others} == {"turn_in_progress"}
+    assert {response.status_code for response in others} == {409}
+    assert all(1 <= int(response.headers["retry-after"]) <= 15 for response in others)
+    assert (await chat.read())["turnInProgress"]
+    assert (await chat.client.delete(chat.url)).status_code == 409
+    assert (await first).json()["turn"] == 1
+    assert not (await chat.read())["turnInProgress"]
+    assert len(gemini.calls) == 1
+
+
+async def test_turns_asked_for_at_the_same_moment_are_one_turn(chat: Chat, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(delay_seconds=0.3))
+
+    responses = await asyncio.gather(*(chat.say(f"Cat {number}") for number in range(8)))
+
+    assert sorted(response.status_code for response in responses) == [200, *[409] * 7]
+    assert [turn["turn"] for turn in (await chat.read())["turns"]] == [1]
+
+
+async def test_a_lease_is_renewed_while_gemini_draws(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+    """
+    Over two replicas, and for longer than a lease lasts.
+    """
+    gemini.faults.append(Fault(delay_seconds=2.5))
+    async with serve(**storage, chat_lease_seconds=1) as here, serve(**storage, chat_lease_seconds=1) as there:
+        chat = await begin(here)
+        first = asyncio.create_task(chat.say("A cat"))
+        await called(gemini)
+        codes = []
+        while not first.done():
+            codes.append((await Chat(there, chat.url).say("A dog")).status_code)
+            await asyncio.sleep(0.2)
+        following = await Chat(there, chat.url).say("Blue, please")
+
+    assert (await first).is_success
+    assert set(codes[:-1]) == {409}
+    assert following.json()["turn"] in (2, 3)
+
+
+async def test_who_leaves_while_gemini_draws_finds_the_turn_later(chat: Chat, gemini: Emulator) -> None:
+    """
+    It is paid for anyway.
+    """
+    gemini.faults.append(Fault(delay_seconds=0.4))
+    asking = asyncio.create_task(chat.say("A cat"))
+    await called(gemini)
+
+    asking.cancel()
+    await asyncio.sleep(0.1)
+    meanwhile = await chat.say("A dog")
+    await chat.quiet()
+
+    (turn,) = (await chat.read())["turns"]
+    assert meanwhile.status_code == 409
+    assert (turn["state"], turn["prompt"]) == ("succeeded", "A cat")
+    assert (await chat.client.get(turn["image"]["url"])).is_success
+
+
+async def test_a_caller_of_events_who_leaves_finds_the_turn_later(chat: Chat, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(delay_seconds=0.4))
+    async with chat.client.stream(
+        "POST", f"{chat.url}/turns", json={"prompt": "A cat"}, headers={"Accept": "text/event-stream"}
+    ):
+        await called(gemini)
+
+    await asyncio.sleep(0.1)
+    await chat.quiet()
+
+    assert [turn["state"] for turn in (await chat.read())["turns"]] == ["succeeded"]
+
+
+async def test_who_leaves_before_gemini_is_asked_leaves_nothing(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(delay_seconds=0.5))
+    async with serve(max_in_flight=1) as client:
+        chat = await begin(client)
+        other = asyncio.create_task(client.post("/generate-image", json={"prompt": "A dog"}))
+        await called(gemini)
+        asking = asyncio.create_task(chat.say("A cat"))
+        await asyncio.sleep(0.1)
+
+        asking.cancel()
+        await asyncio.sleep(0.1)
+        found = await chat.read()
+        await other
+
+    assert (found["turns"], found["turnInProgress"]) == ([], False)
+    assert len(gemini.calls) == 1
+
+
+async def test_a_turn_can_stand_in_for_the_latest(chat: Chat, gemini: Emulator) -> None:
+    first = drawn(await chat.say("A cat"))
+    replaced = drawn(await chat.say("Blue, please"))
+
+    response = await chat.say("Red, please", replaceTurn=2)
+    following = await chat.say("Larger")
+
+    assert response.json()["turn"] == 3
+    assert following.json()["turn"] == 4
+    assert [images_in(one) for one in contents(gemini) if one["role"] == "model"] == [[first], [drawn(response)]]
+    turns = (await chat.read())["turns"]
+    assert [turn["replacedBy"] for turn in turns] == [None, 3, None, None]
+    assert (await chat.client.get(turns[1]["image"]["url"])).content == replaced
+
+
+async def test_a_replacement_that_fails_replaces_nothing(chat: Chat, gemini: Emulator) -> None:
+    await chat.say("A cat")
+    gemini.faults.append(Fault(finish_reason="IMAGE_SAFETY"))
+
+    await chat.say("Something awful", replaceTurn=1)
+    await chat.say("Blue, please")
+
+    assert [turn["replacedBy"] for turn in (await chat.read())["turns"]] == [None, None, None]
+    assert len(contents(gemini)) == 3
+
+
+@pytest.mark.parametrize("number", [1, 5])
+async def test_only_the_end_of_a_chat_can_be_replaced(chat: Chat, gemini: Emulator, number: int) -> None:
+    await chat.say("A cat")
+    await chat.say("Blue, please")
+
+    response = await chat.say("A dog", replaceTurn=number)
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "replaceTurn"
+    assert len(gemini.calls) == 2
+
+
+async def test_a_fork_goes_its_own_way(chat: Chat, gemini: Emulator) -> None:
+    first = drawn(await chat.say("A cat"))
+    await chat.say("Blue, please")
+    await chat.say("Red, please", replaceTurn=2)
+
+    response = await chat.client.post(f"{chat.url}/fork", json={"fromTurn": 1})
+    fork = Chat(chat.client, response.headers["location"])
+    green = await fork.say("Green, please")
+
+    assert response.status_code == 201
+    assert response.json()["forkedFrom"] == {"chatId": chat.url.removeprefix("/chats/"), "turn": 1}
+    assert (green.json()["turn"], green.json()["warnings"]) == (2, [])
+    assert images_in(contents(gemini)[1]) == [first]
+    found = await fork.read()
+    assert [turn["copied"] for turn in found["turns"]] == [True, False]
+    assert found["estimatedCostUsd"] == green.json()["usage"]["estimatedCostUsd"]
+    assert (await chat.read())["lastTurn"] == 3
+    await chat.client.delete(chat.url)
+    assert (await chat.client.get(found["turns"][0]["image"]["url"])).content == first
+
+
+async def test_a_fork_before_a_replacement_has_what_was_replaced(chat: Chat, gemini: Emulator) -> None:
+    await chat.say("A cat")
+    await chat.say("Blue, please")
+    await chat.say("Red, please", replaceTurn=2)
+
+    fork = (await chat.client.post(f"{chat.url}/fork", json={"fromTurn": 2})).json()
+    whole = (await chat.client.post(f"{chat.url}/fork")).json()
+
+    assert [turn["replacedBy"] for turn in fork["turns"]] == [None, None]
+    assert [turn["replacedBy"] for turn in whole["turns"]] == [None, 3, None]
+    assert (await chat.client.post(f"{chat.url}/fork", json={"fromTurn": 4})).status_code == 422
+
+
+async def test_chats_are_listed_page_by_page(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+    async with serve(**storage) as client:
+        made = [(await begin(client)).url.removeprefix("/chats/") for _ in range(7)]
+        oldest = Chat(client, f"/chats/{made[0]}")
+        await oldest.say("A cat")
+
+        seen, cursor = [], None
+        while True:
+            page = (await client.get("/chats", params={"limit": 3, **({"cursor": cursor} if cursor else {})})).json()
+            seen.append([chat["id"] for chat in page["chats"]])
+            cursor = page["nextCursor"]
+            if cursor is None:
+                break
+
+    assert seen == [[made[0], made[6], made[5]], made[4:1:-1], [made[1]]]
+
+
+@pytest.mark.parametrize("cursor", ["x", "WzFd", "bnVsbA", "W3t9LCAxXQ", "é"])
+async def test_a_cursor_is_one_that_we_gave_out(client: httpx2.AsyncClient, cursor: str) -> None:
+    response = await client.get("/chats", params={"cursor": cursor})
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "cursor"
+
+
+async def test_a_deleted_chat_is_gone(chat: Chat) -> None:
+    await chat.say("A cat")
+
+    assert (await chat.client.delete(chat.url)).status_code == 204
+    for response in (
+        await chat.client.get(chat.url),
+        await chat.client.delete(chat.url),
+        await chat.client.get(f"{chat.url}/turns/1/image"),
+        await chat.client.post(f"{chat.url}/fork"),
+        await chat.say("Blue, please"),
+    ):
+        assert (response.status_code, response.json()["code"]) == (404, "chat_not_found")
+
+
+async def test_a_chat_is_its_owner_s_alone(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+    """
+    A key that happens to be called like callers without keys does not get what these had.
+    """
+    async with serve(**storage) as client:
+        before = await begin(client)
+    async with serve(**storage, service_api_keys="anna:a,ben:b,local:c,anna:d") as client:
+        anna, ben, local, again = ({"X-API-Key": key} for key in "abcd")
+        made = await client.post("/chats", json={"prompt": "A cat"}, headers=anna)
+        url = made.headers["location"]
+        others = [
+            *[await client.get(url, headers=one) for one in (ben, local)],
+            await client.get(f"{url}/turns/1/image", headers=ben),
+            await client.post(f"{url}/turns", json={"prompt": "A dog"}, headers=ben),
+            await client.post(f"{url}/fork", headers=ben),
+            await client.delete(url, headers=ben),
+            await client.get(before.url, headers=local),
+        ]
+        listed = [(await client.get("/chats", headers=one)).json()["chats"] for one in (anna, ben, local)]
+        mine = await client.get(url, headers=again)
+
+    assert {(response.status_code, response.json()["code"]) for response in others} == {(404, "chat_not_found")}
+    assert [len(chats) for chats in listed] == [1, 0, 0]
+    assert mine.is_success
+    assert len(gemini.calls) == 1
+
+
+async def test_grounding_stays_with_its_turn(chat: Chat, gemini: Emulator) -> None:
+    response = await chat.say("Weather in Bern today", googleSearch=True)
+    await chat.say("Blue, please")
+
+    first, second = (await chat.read())["turns"]
+    assert first["grounding"] == response.json()["grounding"]
+    assert first["grounding"]["searchSuggestionsHtml"]
+    assert second["grounding"] is None
+
+
+async def test_another_model_gets_the_images_as_references(chat: Chat, gemini: Emulator) -> None:
+    """
+    Signatures are of no use to it. From then on it has a conversation of its own; so does the first one, asked again.
+    """
+    logo = picture(colour="red")
+    one = drawn(await chat.upload("A mug with the logo", logo))
+    two = drawn(await chat.say("Larger"))
+
+    switched = await chat.say("Blue, please", model=NEWER)
+    third = contents(gemini)
+    following = await chat.say("Rounder", model=NEWER)
+    fourth = contents(gemini)
+    back = await chat.say("Redder")
+    fifth = contents(gemini)
+
+    assert switched.json()["warnings"] == [
+        f"Earlier images of this chat went along as references, because {PRO} made them and {NEWER} is asked now."
+    ]
+    assert [images_in(content) for content in third] == [[logo, one, two]]
+    assert third[0]["parts"][0] == {"text": "Blue, please"}
+    assert {"text": "Drawn in turn 1 for: A mug with the logo"} in third[0]["parts"]
+    assert following.json()["warnings"] == []
+    assert [images_in(content) for content in fourth] == [[logo, one, two], [drawn(switched)], []]
+    assert back.json()["warnings"]
+    assert [images_in(content) for content in fifth] == [[logo, one, two, drawn(switched), drawn(following)]]
+
+
+async def test_a_fallback_model_gets_the_images_as_references(chat: Chat, gemini: Emulator) -> None:
+    first = drawn(await chat.say("A cat"))
+    gemini.faults.append(Fault(status=503, times=3))
+
+    response = await chat.say("Blue, please", fallbackModel=NEWER)
+    following = await chat.say("Larger", model=NEWER)
+
+    assert response.json()["model"] == NEWER
+    assert len(response.json()["warnings"]) == 2
+    assert following.json()["warnings"] == []
+    assert images_in(contents(gemini)[0]) == [first]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=400, message="Thought signature is not valid in content position 2, part position 1."),
+        Fault(status=400, message="Image part is missing a thought_signature in content position 2, part position 1."),
+        Fault(finish_reason="MISSING_THOUGHT_SIGNATURE"),
+    ],
+)
+async def test_a_chat_goes_on_when_gemini_turns_its_signatures_down(chat: Chat, gemini: Emulator, fault: Fault) -> None:
+    first = drawn(await chat.say("A cat"))
+    gemini.faults.append(fault)
+
+    response = await chat.say("Blue, please")
+    following = await chat.say("Larger")
+
+    assert response.headers["x-upstream-attempts"] == "2"
+    assert "does not accept their thought signatures" in response.json()["warnings"][0]
+    assert [images_in(content) for content in contents(gemini, 2)] == [[first]]
+    assert following.json()["warnings"] == []
+    assert len(contents(gemini)) == 3
+
+
+async def test_an_image_that_came_as_a_thought_goes_along_as_a_reference(chat: Chat, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(shape="image_in_thought"))
+    first = drawn(await chat.say("A cat"))
+
+    response = await chat.say("Blue, please")
+
+    assert [images_in(content) for content in contents(gemini)] == [[first]]
+    assert "as a thought" in response.json()["warnings"][0]
+
+
+async def test_a_model_without_signatures_has_conversations_too(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    response = await client.post("/chats", json={"model": "gemini-2.5-flash-image", "prompt": "A cat"})
+    chat = Chat(client, response.headers["location"])
+
+    following = await chat.say("Blue, please")
+
+    assert following.json()["warnings"] == response.json()["warnings"]
+    assert [images_in(content) for content in contents(gemini)] == [[], [drawn(response)], []]
+
+
+async def test_a_model_s_type_of_image_goes_back_as_it_was_declared(chat: Chat, gemini: Emulator) -> None:
+    """
+    Google has called a JPEG a PNG; its own chat sends it back as such.
+    """
+    gemini.faults.append(Fault(mime_type="image/png"))
+    first = await chat.say("A cat")
+
+    await chat.say("Blue, please")
+
+    assert first.json()["image"]["mimeType"] == "image/jpeg"
+    (image,) = [part["inlineData"] for part in contents(gemini)[1]["parts"] if "inlineData" in part]
+    assert image["mimeType"] == "image/png"
+
+
+async def test_a_long_chat_leaves_its_oldest_turns_at_home(chat: Chat, gemini: Emulator) -> None:
+    """
+    Nano Banana Pro takes 14 images: the first uploads and the newest images are among them.
+    """
+    logo = picture(colour="red")
+    small = base64.b64encode(picture("JPEG")).decode()
+    gemini.faults.append(Fault(times=100, image_base64=small))
+    await chat.upload("Turn 1", logo)
+    for number in range(2, 15):
+        assert (await chat.say(f"Turn {number}")).json()["warnings"] == []
+
+    response = await chat.say("Turn 15")
+
+    assert response.json()["warnings"] == [f"Turn 1 is more than {PRO} takes in at once, and did not go along."]
+    sent = contents(gemini)
+    assert [content["role"] for content in sent] == ["user", "model"] * 13 + ["user"]
+    assert images_in(sent[0]) == [logo]
+    assert sent[0]["parts"][0] == {"text": "Turn 2"}
+    assert sum(len(images_in(content)) for content in sent) == 14
+    assert len((await chat.read())["turns"]) == 15
+
+
+async def test_uploads_have_to_leave_room_for_the_image_that_they_are_to_change(chat: Chat, gemini: Emulator) -> None:
+    files = [picture(colour=colour) for colour in ["red", "blue"] * 7]
+    first = await chat.upload("A crowd", *files)
+
+    beyond = await chat.upload("Another crowd", *files)
+    fitting = await chat.say("Larger")
+
+    assert first.is_success
+    assert beyond.status_code == 422
+    assert "the newest one of the chat is one of them" in beyond.json()["detail"]
+    assert "1 of the first uploads did not go along" in fitting.json()["warnings"][0]
+    assert len(images_in(contents(gemini)[0])) == 13
+
+
+@pytest.fixture
+async def image_url(chat: Chat) -> tuple[Chat, str, bytes]:
+    image = drawn(await chat.say("A cat"))
+    return chat, f"{chat.url}/turns/1/image", image
+
+
+async def test_an_image_is_a_file_that_never_changes(image_url: tuple[Chat, str, bytes]) -> None:
+    chat, url, image = image_url
+
+    response = await chat.client.get(url)
+    again = await chat.client.get(url, headers={"If-None-Match": f'"x", {response.headers["etag"]}'})
+    head = await chat.client.head(url)
+
+    assert response.content == image
+    assert response.headers["content-type"] == "image/jpeg"
+    assert "immutable" in response.headers["cache-control"]
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["etag"] == response.headers["etag"]
+    assert (head.content, head.headers["content-length"]) == (b"", str(len(image)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "span"),
+    [
+        ("bytes=0-99", slice(0, 100)),
+        ("bytes=100-", slice(100, None)),
+        ("bytes=-100", slice(-100, None)),
+        ("bytes=0-99999999999", slice(0, None)),
+        ("Bytes = 5-5", slice(5, 6)),
+    ],
+)
+async def test_a_part_of_an_image(image_url: tuple[Chat, str, bytes], asked: str, span: slice) -> None:
+    chat, url, image = image_url
+
+    response = await chat.client.get(url, headers={"Range": asked})
+
+    start, stop, _ = span.indices(len(image))
+    assert response.status_code == 206
+    assert response.content == image[span]
+    assert response.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(image)}"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Range": "bytes=5-3"},
+        {"Range": "bytes=0-1,4-5"},
+        {"Range": "lines=0-1"},
+        {"Range": "bytes=-"},
+        {"Range": "bytes=0-1", "If-Range": '"another"'},
+    ],
+)
+async def test_a_range_that_makes_no_sense_is_the_whole(
+    image_url: tuple[Chat, str, bytes], headers: dict[str, str]
+) -> None:
+    chat, url, image = image_url
+
+    response = await chat.client.get(url, headers=headers)
+
+    assert (response.status_code, response.content) == (200, image)
+
+
+@pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=-0"])
+async def test_a_range_behind_the_end_is_a_problem(image_url: tuple[Chat, str, bytes], asked: str) -> None:
+    chat, url, image = image_url
+
+    response = await chat.client.get(url, headers={"Range": asked})
+
+    assert (response.status_code, response.json()["code"]) == (416, "range_not_satisfiable")
+    assert response.headers["content-range"] == f"bytes */{len(image)}"
+
+
+@pytest.mark.parametrize("path", ["turns/2/image", "turns/1/references/1"])
+async def test_an_image_that_there_is_not(image_url: tuple[Chat, str, bytes], path: str) -> None:
+    chat, _, _ = image_url
+
+    response = await chat.client.get(f"{chat.url}/{path}")
+
+    assert (response.status_code, response.json()["code"]) == (404, "turn_not_found")
+
+
+@pytest.mark.parametrize("chat_id", ["chat_0", "chat_" + "0" * 32, "gen_x", "chat_" + "A" * 32, "%00"])
+async def test_a_chat_that_there_is_not(client: httpx2.AsyncClient, chat_id: str) -> None:
+    response = await client.get(f"/chats/{chat_id}")
+
+    assert (response.status_code, response.json()["code"]) == (404, "chat_not_found")
+
+
+async def test_words_of_every_kind_are_kept(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+    """
+    PostgreSQL's text takes no NUL, its JSON no half of a surrogate pair; prompts and Gemini's words may hold either.
+    """
+    prompt = "明天会更好 \0 🐈 \" \\u0000 '; DROP TABLE chats; --"
+    patch = {"candidates": {"0": {"content": {"parts": {"0": {"text": "half \ud83d\0"}}}}}}
+    gemini.faults.append(Fault(patch=patch))
+    async with serve(**storage) as client:
+        chat = await begin(client)
+        first = await chat.say(prompt)
+        # The emulator signs before the patch: what it turns down then is its own word.
+        await chat.say("Blue, please")
+        found = await chat.read()
+
+    assert first.is_success
+    assert found["turns"][0]["prompt"] == prompt
+    assert found["turns"][0]["text"].startswith("half ")
+    assert contents(gemini, 1)[0]["parts"] == [{"text": prompt}]
