@@ -14,7 +14,6 @@ from app.errors import (
     FieldError,
     InvalidRequest,
     ServiceError,
-    StaleTurn,
     TurnNotFound,
 )
 from app.service.images import Images
@@ -121,16 +120,17 @@ class Chats:
         """
         store = await self._storage.chats()
         await store.files.require_writable()
-        while True:
-            chat = await store.get(chat_id, caller.owner)
-            _require_current(chat, asked)
+        holder = self._leases.name()
+        chat = await store.lease(chat_id, caller.owner, holder, asked.after_turns)
+        self._leases.hold(holder)
+        try:
             chain = _chain_for(chat, asked.replace_turn)
             plan = self._images.plan(_with_defaults(asked, chat.defaults), caller, chain)
-            holder = self._leases.name()
-            if await store.lease(chat.id, caller.owner, holder, chat.last_turn):
-                self._leases.hold(holder)
-                work = Work(self._images, store, self._leases, self._unattended)
-                return OpenTurn(work, chat, holder, plan, caller, asked.replace_turn)
+        except BaseException:
+            await self._leases.release(holder)
+            raise
+        work = Work(self._images, store, self._leases, self._unattended)
+        return OpenTurn(work, chat, holder, plan, caller, asked.replace_turn)
 
     async def sweep(self) -> None:
         """Remove what has expired, and bytes that nobody refers to."""
@@ -158,11 +158,6 @@ class Chats:
             await self._sweeping
         if self._unattended:
             await asyncio.wait(self._unattended, timeout=_LAST_WORK_SECONDS)
-
-
-def _require_current(chat: Chat, asked: TurnRequest) -> None:
-    if asked.after_turns is not None and chat.last_turn not in asked.after_turns:
-        raise StaleTurn(f"The latest turn of this chat is {chat.last_turn}.", last_turn=chat.last_turn)
 
 
 def _chain_for(chat: Chat, replaced: int | None) -> tuple[Turn, ...]:

@@ -67,9 +67,7 @@ class ChatStore:
             ChatNotFound: the owner has none by that id.
         """
         async with self._database.reading() as connection:
-            chat = await self._found(connection, chat_id, owner)
-            rows = await connection.execute(select(turns).where(turns.c.chat_id == chat_id).order_by(turns.c.number))
-            return replace(chat, turns=tuple(documents.turn_read(row, self.files.blob) for row in rows))
+            return await self._with_turns(connection, await self._found(connection, chat_id, owner))
 
     async def turn(self, chat_id: str, owner: str, number: int) -> Turn | None:
         """One turn, if there is one by that number.
@@ -134,8 +132,7 @@ class ChatStore:
             )
             links = select(literal(new_id), turn_blobs.c.number, turn_blobs.c.digest).where(*referred)
             await connection.execute(insert(turn_blobs).from_select(["chat_id", "number", "digest"], links))
-            rows = await connection.execute(select(turns).where(turns.c.chat_id == new_id).order_by(turns.c.number))
-            return replace(made, turns=tuple(documents.turn_read(row, self.files.blob) for row in rows))
+            return await self._with_turns(connection, made)
 
     async def remove(self, chat_id: str, owner: str) -> None:
         """Forget a chat. Its bytes go with the next sweeps, unless another chat has them too.
@@ -151,33 +148,36 @@ class ChatStore:
             if gone.one_or_none() is None:
                 await self._in_the_way(connection, chat_id, owner)
 
-    async def lease(self, chat_id: str, owner: str, holder: str, last_turn: int) -> bool:
+    async def lease(self, chat_id: str, owner: str, holder: str, after_turns: Collection[int] | None = None) -> Chat:
         """Keep others from adding turns, until `keep`, `release`, or a while after the last `renew`.
 
         Args:
             chat_id: which chat.
             owner: whose.
             holder: a name for whoever asks, never used twice.
-            last_turn: the latest turn that they know of.
+            after_turns: the latest turn has to be one of these; `None` is any.
 
         Returns:
-            Whether that is so; false means that the chat has gone on.
+            The chat with all its turns.
 
         Raises:
             ChatNotFound: the owner has none by that id.
             TurnInProgress: somebody else has the lease.
+            StaleTurn: the latest turn is another one.
         """
+        current = true() if after_turns is None else chats.c.last_turn.in_(after_turns)
         async with self._database.writing() as connection:
             leased = await connection.execute(
                 update(chats)
-                .where(*self._of(chat_id, owner), self._free, chats.c.last_turn == last_turn)
+                .where(*self._of(chat_id, owner), self._free, current)
                 .values(lease_holder=holder, lease_until=self._database.now + self._lease_seconds)
-                .returning(chats.c.id)
+                .returning(*chats.c, true().label("in_progress"))
             )
-            if leased.one_or_none() is not None:
-                return True
-            await self._in_the_way(connection, chat_id, owner)
-            return False
+            row = leased.one_or_none()
+            if row is None:
+                last_turn = await self._in_the_way(connection, chat_id, owner)
+                raise StaleTurn(f"The latest turn of this chat is {last_turn}.", last_turn=last_turn)
+            return await self._with_turns(connection, _chat(row))
 
     async def renew(self, holders: Collection[str]) -> None:
         """Lengthen leases; one that somebody else has taken over is left to them."""
@@ -380,18 +380,24 @@ class ChatStore:
             raise ChatNotFound("There is no such chat, or it has expired.")
         return _chat(row)
 
-    async def _in_the_way(self, connection: AsyncConnection, chat_id: str, owner: str) -> None:
-        """Say why a chat could not be had, if it is for its lease, or for its absence."""
+    async def _with_turns(self, connection: AsyncConnection, chat: Chat) -> Chat:
+        rows = await connection.execute(select(turns).where(turns.c.chat_id == chat.id).order_by(turns.c.number))
+        return replace(chat, turns=tuple(documents.turn_read(row, self.files.blob) for row in rows))
+
+    async def _in_the_way(self, connection: AsyncConnection, chat_id: str, owner: str) -> int:
+        """Say why a chat could not be had, if it is for its lease, or for its absence; else its latest turn."""
         rows = await connection.execute(
-            select(self._in_progress, (chats.c.lease_until - self._database.now).label("left")).where(
-                *self._of(chat_id, owner)
-            )
+            select(
+                chats.c.last_turn, self._in_progress, (chats.c.lease_until - self._database.now).label("left")
+            ).where(*self._of(chat_id, owner))
         )
         row = rows.one_or_none()
         if row is None:
             raise ChatNotFound("There is no such chat, or it has expired.")
         if row.in_progress:
             raise TurnInProgress("Another turn of this chat is being made.", retry_after=max(1, ceil(row.left)))
+        last_turn: int = row.last_turn
+        return last_turn
 
 
 def _chat(row: Any) -> Chat:
