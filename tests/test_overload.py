@@ -2,13 +2,9 @@
 
 import asyncio
 import base64
-import os
 import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
@@ -17,7 +13,8 @@ from app.emulator import Emulator, Fault
 from app.errors import Overloaded
 from app.room import Room, Share
 from app.service.gate import Gate
-from tests.conftest import KEY, Serve, called, picture
+from tests.conftest import Serve, called, picture
+from tests.processes import process
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 JPEG = picture("JPEG", (1024, 1024), "navy")
@@ -219,30 +216,6 @@ async def test_answers_wait_for_room_and_all_arrive(serve: Serve, gemini: Emulat
 
 
 # The end.
-
-
-@asynccontextmanager
-async def process(gemini_url: str, **settings: object) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str]]:
-    """The service in a process of its own."""
-    own = {"PATH": os.environ["PATH"], "PORT": "0", "GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": gemini_url}
-    started = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "app",
-        env=own | {name.upper(): str(value) for name, value in settings.items()},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert started.stderr
-    try:
-        while b"Uvicorn running on" not in (line := await started.stderr.readline()):
-            assert line, "the service has not started"
-        drained = asyncio.create_task(started.stderr.read())
-        yield started, line.split(b" on ")[1].split()[0].decode()
-    finally:
-        if started.returncode is None:
-            started.kill()
-        await started.wait()
-        await drained
 
 
 async def test_whatever_is_in_flight_is_delivered_before_the_end(gemini: Emulator, gemini_url: str) -> None:

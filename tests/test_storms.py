@@ -15,7 +15,7 @@ import pytest
 
 from app.emulator import Emulator, Fault, served
 from tests.conftest import noise
-from tests.test_overload import process
+from tests.processes import process
 from tests.weather import TABLE, Weather
 
 pytestmark = pytest.mark.storm

@@ -110,7 +110,7 @@ async def _matching(
         str | None, Header(description="The number of the latest turn that you know of, in quotes.")
     ] = None,
 ) -> frozenset[int] | None:
-    """The turns that an `If-Match` allows the latest one to be; `None` is any. A tag that names no turn matches none."""
+    """The turns that an `If-Match` allows the latest one to be; `None` is any. A tag of something else matches none."""
     if not if_match or if_match.strip() == "*":
         return None
     tags = [re.fullmatch(r'\s*(?:W/)?"?(\d{1,10})"?\s*', tag) for tag in if_match.split(",")]

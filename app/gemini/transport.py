@@ -6,11 +6,13 @@ call; it is put in as base64 while the request is sent, and taken out while the 
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Self
 
 import httpx2
@@ -21,6 +23,9 @@ from app.journey import Journey, Stage
 from app.lifting import Content, Decoder, Encoded, InMemory, InPieces, Lifter, Tokens, decode
 
 _OF_THE_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
+
+_READ_AHEAD = 4
+"""Files from afar that are asked for at once; each holds up to 1.5 MB then."""
 
 _current: ContextVar["Exchange"] = ContextVar("exchange")
 
@@ -234,16 +239,48 @@ class _Received(Decoder):
 
 
 class _Spliced(httpx2.AsyncByteStream):
+    """A body in segments. While one is sent, those that come from afar are asked for."""
+
     def __init__(self, segments: list[bytes | Encoded]) -> None:
         self._segments = segments
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for segment in self._segments:
-            if isinstance(segment, bytes):
-                yield segment
-            else:
-                async for piece in segment:
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        ahead: deque[_Begun] = deque()
+        coming = (_Begun(segment) for segment in self._segments if isinstance(segment, Encoded) and segment.far)
+        try:
+            for segment in self._segments:
+                if isinstance(segment, bytes):
+                    yield segment
+                    continue
+                if segment.far:
+                    ahead += islice(coming, _READ_AHEAD - len(ahead))
+                async for piece in ahead.popleft() if segment.far else segment:
                     yield piece
+        finally:
+            for begun in ahead:
+                begun.cancel()
+
+
+class _Begun:
+    """A segment whose first piece has been asked for."""
+
+    def __init__(self, segment: Encoded) -> None:
+        self._pieces = aiter(segment)
+        self._first = asyncio.ensure_future(anext(self._pieces, None))
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        try:
+            piece = await self._first
+        except BaseException:
+            self.cancel()
+            raise
+        while piece is not None:
+            yield piece
+            piece = await anext(self._pieces, None)
+
+    def cancel(self) -> None:
+        self._first.cancel()
+        self._first.add_done_callback(lambda first: first.cancelled() or first.exception())
 
 
 class _Lifted(httpx2.AsyncByteStream):

@@ -105,6 +105,7 @@ class Encoded:
 
     def __init__(self, content: Content) -> None:
         self._content = content
+        self.far = content.far
 
     def __len__(self) -> int:
         return (len(self._content) + 2) // 3 * 4

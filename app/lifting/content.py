@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from mmap import mmap
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import anyio.to_thread
 
@@ -20,6 +20,9 @@ class Content(Protocol):
     """A file's bytes. Iterating starts at the beginning each time; every piece but the last is a multiple of three
     bytes long."""
 
+    far: ClassVar[bool]
+    """Whether a piece takes a while to come, so that one should ask for it in time."""
+
     def __len__(self) -> int: ...
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
@@ -31,6 +34,8 @@ class Content(Protocol):
 
 class InPieces:
     """Bytes in memory, in the pieces they came in."""
+
+    far: ClassVar[bool] = False
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = tuple(pieces)
@@ -54,6 +59,8 @@ class InPieces:
 
 class InMemory:
     """Bytes in one block of memory, or in a file that is mapped into it."""
+
+    far: ClassVar[bool] = False
 
     def __init__(self, data: Data) -> None:
         self.data = data

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, delete, exists, insert, literal, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.engine import Connection
 
 from app.conversation import Chat, ChatDefaults, Turn
 from app.errors import ChatNotFound, FieldError, InvalidRequest, StaleTurn, TurnInProgress
@@ -57,8 +57,11 @@ class ChatStore:
     async def add(self, owner: str, defaults: ChatDefaults) -> Chat:
         """Begin a chat."""
         id_ = f"chat_{secrets.token_hex(16)}"
-        async with self._database.writing() as connection:
-            return await self._begun(connection, Chat(id_, owner, defaults))
+
+        def work(connection: Connection) -> Chat:
+            return self._begun(connection, Chat(id_, owner, defaults))
+
+        return await self._database.write(work)
 
     async def get(self, chat_id: str, owner: str) -> Chat:
         """The chat with all its turns.
@@ -66,8 +69,11 @@ class ChatStore:
         Raises:
             ChatNotFound: the owner has none by that id.
         """
-        async with self._database.reading() as connection:
-            return await self._with_turns(connection, await self._found(connection, chat_id, owner))
+
+        def work(connection: Connection) -> Chat:
+            return self._with_turns(connection, self._found(connection, chat_id, owner))
+
+        return await self._database.read(work)
 
     async def turn(self, chat_id: str, owner: str, number: int) -> Turn | None:
         """One turn, if there is one by that number.
@@ -75,11 +81,14 @@ class ChatStore:
         Raises:
             ChatNotFound: the owner has none by that id.
         """
-        async with self._database.reading() as connection:
-            await self._found(connection, chat_id, owner)
-            rows = await connection.execute(select(turns).where(turns.c.chat_id == chat_id, turns.c.number == number))
+
+        def work(connection: Connection) -> Turn | None:
+            self._found(connection, chat_id, owner)
+            rows = connection.execute(select(turns).where(turns.c.chat_id == chat_id, turns.c.number == number))
             row = rows.one_or_none()
             return documents.turn_read(row, self.files.blob) if row else None
+
+        return await self._database.read(work)
 
     async def page(self, owner: str, limit: int, after: tuple[float, str] | None) -> list[Chat]:
         """The owner's chats without their turns, the last changed first, from the one behind `after` (when it was
@@ -89,14 +98,17 @@ class ChatStore:
             updated_at, id_ = after
             same_time = and_(chats.c.updated_at == updated_at, chats.c.id < id_)
             condition = or_(chats.c.updated_at < updated_at, same_time)
-        async with self._database.reading() as connection:
-            rows = await connection.execute(
+
+        def work(connection: Connection) -> list[Chat]:
+            rows = connection.execute(
                 select(*chats.c, self._in_progress)
                 .where(chats.c.owner == owner, self._alive, condition)
                 .order_by(chats.c.updated_at.desc(), chats.c.id.desc())
                 .limit(limit)
             )
             return [_chat(row) for row in rows]
+
+        return await self._database.read(work)
 
     async def fork(self, chat_id: str, owner: str, after_turn: int | None) -> Chat:
         """Begin a chat with the turns that another one had after `after_turn`; with all of them, if that is `None`.
@@ -106,13 +118,14 @@ class ChatStore:
             InvalidRequest: it has not come that far.
         """
         new_id = f"chat_{secrets.token_hex(16)}"
-        async with self._database.writing() as connection:
-            chat = await self._found(connection, chat_id, owner)
+
+        def work(connection: Connection) -> Chat:
+            chat = self._found(connection, chat_id, owner)
             last = chat.last_turn if after_turn is None else after_turn
             if last > chat.last_turn:
                 raise InvalidRequest([FieldError("fromTurn", f"the chat has {chat.last_turn} turns")])
             title = chat.title if last else None
-            made = await self._begun(
+            made = self._begun(
                 connection,
                 Chat(new_id, owner, chat.defaults, last, title=title, forked_from=chat.id, forked_at=last),
             )
@@ -123,16 +136,18 @@ class ChatStore:
             old = select(
                 literal(new_id), turns.c.number, turns.c.state, turns.c.created_at, replaced, true(), turns.c.document
             ).where(*copied)
-            await connection.execute(insert(turns).from_select(columns, old))
+            connection.execute(insert(turns).from_select(columns, old))
             referred = turn_blobs.c.chat_id == chat_id, turn_blobs.c.number <= last
-            await connection.execute(
+            connection.execute(
                 update(blobs)
                 .where(blobs.c.digest.in_(select(turn_blobs.c.digest).where(*referred)))
                 .values(touched_at=self._database.now)
             )
             links = select(literal(new_id), turn_blobs.c.number, turn_blobs.c.digest).where(*referred)
-            await connection.execute(insert(turn_blobs).from_select(["chat_id", "number", "digest"], links))
-            return await self._with_turns(connection, made)
+            connection.execute(insert(turn_blobs).from_select(["chat_id", "number", "digest"], links))
+            return self._with_turns(connection, made)
+
+        return await self._database.write(work)
 
     async def remove(self, chat_id: str, owner: str) -> None:
         """Forget a chat. Its bytes go with the next sweeps, unless another chat has them too.
@@ -141,12 +156,13 @@ class ChatStore:
             ChatNotFound: the owner has none by that id.
             TurnInProgress: a turn of it is being made.
         """
-        async with self._database.writing() as connection:
-            gone = await connection.execute(
-                delete(chats).where(*self._of(chat_id, owner), self._free).returning(chats.c.id)
-            )
+
+        def work(connection: Connection) -> None:
+            gone = connection.execute(delete(chats).where(*self._of(chat_id, owner), self._free).returning(chats.c.id))
             if gone.one_or_none() is None:
-                await self._in_the_way(connection, chat_id, owner)
+                self._in_the_way(connection, chat_id, owner)
+
+        await self._database.write(work)
 
     async def lease(self, chat_id: str, owner: str, holder: str, after_turns: Collection[int] | None = None) -> Chat:
         """Keep others from adding turns, until `keep`, `release`, or a while after the last `renew`.
@@ -166,8 +182,9 @@ class ChatStore:
             StaleTurn: the latest turn is another one.
         """
         current = true() if after_turns is None else chats.c.last_turn.in_(after_turns)
-        async with self._database.writing() as connection:
-            leased = await connection.execute(
+
+        def work(connection: Connection) -> Chat:
+            leased = connection.execute(
                 update(chats)
                 .where(*self._of(chat_id, owner), self._free, current)
                 .values(lease_holder=holder, lease_until=self._database.now + self._lease_seconds)
@@ -175,24 +192,31 @@ class ChatStore:
             )
             row = leased.one_or_none()
             if row is None:
-                last_turn = await self._in_the_way(connection, chat_id, owner)
+                last_turn = self._in_the_way(connection, chat_id, owner)
                 raise StaleTurn(f"The latest turn of this chat is {last_turn}.", last_turn=last_turn)
-            return await self._with_turns(connection, _chat(row))
+            return self._with_turns(connection, _chat(row))
+
+        return await self._database.write(work)
 
     async def renew(self, holders: Collection[str]) -> None:
         """Lengthen leases; one that somebody else has taken over is left to them."""
-        async with self._database.writing() as connection:
-            await connection.execute(
+
+        def work(connection: Connection) -> None:
+            connection.execute(
                 update(chats)
                 .where(chats.c.lease_holder.in_(holders))
                 .values(lease_until=self._database.now + self._lease_seconds)
             )
 
+        await self._database.write(work)
+
     async def release(self, holder: str) -> None:
-        async with self._database.writing() as connection:
-            await connection.execute(
+        def work(connection: Connection) -> None:
+            connection.execute(
                 update(chats).where(chats.c.lease_holder == holder).values(lease_holder=None, lease_until=None)
             )
+
+        await self._database.write(work)
 
     async def keep(self, chat: Chat, holder: str, turn: Turn, replaces: int | None) -> None:
         """Add a turn, and give the lease back.
@@ -213,8 +237,9 @@ class ChatStore:
         changed: dict[str, Any] = {}
         if chat.title is None:
             changed["document"] = documents.text_of(_document(chat) | {"title": _title(turn.prompt)})
-        async with self._database.writing() as connection:
-            kept = await connection.execute(
+
+        def work(connection: Connection) -> None:
+            kept = connection.execute(
                 update(chats)
                 .where(chats.c.id == chat.id, chats.c.lease_holder == holder)
                 .values(
@@ -229,9 +254,9 @@ class ChatStore:
             )
             now = kept.scalar_one_or_none()
             if now is None:
-                await self._require_kept(connection, chat.id, turn)
+                self._require_kept(connection, chat.id, turn)
                 return
-            await connection.execute(
+            connection.execute(
                 insert(turns).values(
                     chat_id=chat.id,
                     number=turn.number,
@@ -242,23 +267,25 @@ class ChatStore:
             )
             if digests:
                 links = [{"chat_id": chat.id, "number": turn.number, "digest": digest} for digest in sorted(digests)]
-                await connection.execute(insert(turn_blobs), links)
+                connection.execute(insert(turn_blobs), links)
             if replaces is not None:
-                await connection.execute(
+                connection.execute(
                     update(turns)
                     .where(turns.c.chat_id == chat.id, turns.c.number == replaces)
                     .values(replaced_by=turn.number)
                 )
 
-    async def _require_kept(self, connection: AsyncConnection, chat_id: str, turn: Turn) -> None:
+        await self._database.write(work)
+
+    def _require_kept(self, connection: Connection, chat_id: str, turn: Turn) -> None:
         """Where a connection breaks while a transaction ends, only the next one can tell what became of it."""
-        rows = await connection.execute(
+        rows = connection.execute(
             select(turns.c.document).where(turns.c.chat_id == chat_id, turns.c.number == turn.number)
         )
         document = rows.scalar_one_or_none()
         if document is not None and turn.generation_id == json.loads(document)["generation_id"] is not None:
             return
-        rows = await connection.execute(select(chats.c.last_turn).where(chats.c.id == chat_id))
+        rows = connection.execute(select(chats.c.last_turn).where(chats.c.id == chat_id))
         last_turn = rows.scalar_one_or_none()
         if last_turn is None:
             raise ChatNotFound("The chat is gone, and this turn with it.")
@@ -275,15 +302,15 @@ class ChatStore:
     async def _sweep_chats(self) -> int:
         if self._ttl is None:
             return 0
-        removed = 0
         expired = select(chats.c.id).where(~self._alive, self._free).limit(_BATCH)
-        while True:
-            async with self._database.writing() as connection:
-                gone = await connection.execute(delete(chats).where(chats.c.id.in_(expired)).returning(chats.c.id))
-                count = len(gone.all())
-            removed += count
-            if count < _BATCH:
-                return removed
+
+        def work(connection: Connection) -> int:
+            return len(connection.execute(delete(chats).where(chats.c.id.in_(expired)).returning(chats.c.id)).all())
+
+        removed = 0
+        while batch := await self._database.write(work):
+            removed += batch
+        return removed
 
     async def _sweep_blobs(self) -> int:
         """One batch, within a transaction: whoever sets out to refer to one of them again waits for its end, and stores
@@ -297,12 +324,15 @@ class ChatStore:
             .limit(_BATCH)
             .with_for_update(skip_locked=True)
         )
-        async with self._database.writing() as connection:
-            digests = list((await connection.execute(unused)).scalars())
+
+        def work(connection: Connection) -> int:
+            digests = list(connection.execute(unused).scalars())
             if digests:
-                await self.files.delete(digests)
-                await connection.execute(delete(blobs).where(blobs.c.digest.in_(digests)))
-        return len(digests)
+                self.files.delete(digests)
+                connection.execute(delete(blobs).where(blobs.c.digest.in_(digests)))
+            return len(digests)
+
+        return await self._database.write(work)
 
     async def _stored(self, contents: Iterable[Content]) -> dict[int, tuple[str, int]]:
         """Digest and size of each content, by its `id`, once all of them are durable."""
@@ -332,18 +362,21 @@ class ChatStore:
         statement = statement.on_conflict_do_update(
             index_elements=[blobs.c.digest], set_={"touched_at": self._database.now}
         )
-        async with self._database.writing() as connection:
-            found = await connection.execute(select(blobs.c.digest).where(blobs.c.digest.in_(sizes)))
+
+        def work(connection: Connection) -> set[str]:
+            found = connection.execute(select(blobs.c.digest).where(blobs.c.digest.in_(sizes)))
             known = set(found.scalars())
             rows = [
                 {"digest": digest, "bytes": size, "touched_at": self._database.now}
                 for digest, size in sorted(sizes.items())  # in one order, or two of us wait for each other
             ]
-            await connection.execute(statement.values(rows))
-        return known
+            connection.execute(statement.values(rows))
+            return known
 
-    async def _begun(self, connection: AsyncConnection, chat: Chat) -> Chat:
-        rows = await connection.execute(
+        return await self._database.write(work)
+
+    def _begun(self, connection: Connection, chat: Chat) -> Chat:
+        rows = connection.execute(
             insert(chats)
             .values(
                 id=chat.id,
@@ -373,20 +406,20 @@ class ChatStore:
     def _of(self, chat_id: str, owner: str) -> tuple[ColumnElement[bool], ...]:
         return chats.c.id == chat_id, chats.c.owner == owner, self._alive
 
-    async def _found(self, connection: AsyncConnection, chat_id: str, owner: str) -> Chat:
-        rows = await connection.execute(select(*chats.c, self._in_progress).where(*self._of(chat_id, owner)))
+    def _found(self, connection: Connection, chat_id: str, owner: str) -> Chat:
+        rows = connection.execute(select(*chats.c, self._in_progress).where(*self._of(chat_id, owner)))
         row = rows.one_or_none()
         if row is None:
             raise ChatNotFound("There is no such chat, or it has expired.")
         return _chat(row)
 
-    async def _with_turns(self, connection: AsyncConnection, chat: Chat) -> Chat:
-        rows = await connection.execute(select(turns).where(turns.c.chat_id == chat.id).order_by(turns.c.number))
+    def _with_turns(self, connection: Connection, chat: Chat) -> Chat:
+        rows = connection.execute(select(turns).where(turns.c.chat_id == chat.id).order_by(turns.c.number))
         return replace(chat, turns=tuple(documents.turn_read(row, self.files.blob) for row in rows))
 
-    async def _in_the_way(self, connection: AsyncConnection, chat_id: str, owner: str) -> int:
+    def _in_the_way(self, connection: Connection, chat_id: str, owner: str) -> int:
         """Say why a chat could not be had, if it is for its lease, or for its absence; else its latest turn."""
-        rows = await connection.execute(
+        rows = connection.execute(
             select(
                 chats.c.last_turn, self._in_progress, (chats.c.lease_until - self._database.now).label("left")
             ).where(*self._of(chat_id, owner))

@@ -2,29 +2,31 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Double, event, literal_column
-from sqlalchemy.engine import URL, Connection, make_url
+import anyio.to_thread
+from sqlalchemy import ColumnElement, Double, create_engine, event, literal_column
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.errors import StorageUnavailable
 from app.settings import Settings
 from app.store.failures import as_storage_errors
 
-STATEMENT_SECONDS = 15
-"""How long a transaction may take; all of ours are short."""
+T = TypeVar("T")
+
+TRANSACTION_SECONDS = 15
+"""How long one may take; all of ours are short."""
 
 _BUSY_SECONDS = 10
 _CONNECT_SECONDS = 5
+_CONNECTIONS = 30
 
 
 class Database:
-    """Connections, and transactions of the two kinds."""
+    """Transactions, each in a thread of its own."""
 
     def __init__(self, url: str | None, directory: Path) -> None:
         """
@@ -41,6 +43,8 @@ class Database:
             with as_storage_errors("database"):
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         self._engine = _engine(self.url, is_sqlite=self.is_sqlite)
+        self._threads = anyio.CapacityLimiter(_CONNECTIONS)
+        self._writer = asyncio.Lock()
 
     @classmethod
     def of(cls, settings: Settings) -> "Database":
@@ -54,46 +58,51 @@ class Database:
         text = "(julianday('now') - 2440587.5) * 86400.0" if self.is_sqlite else "extract(epoch from clock_timestamp())"
         return literal_column(text, Double)
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncGenerator[AsyncConnection]:
-        """A transaction that sees one state of the database, and changes none.
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Do `work` in a transaction that sees one state of the database, and changes none.
 
         Raises:
             StorageUnavailable, StorageFull: as it turns out.
         """
-        async with self._transaction(writes=False) as connection:
-            yield connection
+        return await self._in_thread(work, writes=False)
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncGenerator[AsyncConnection]:
-        """A transaction that is durable once the block is left.
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Do `work` in a transaction that is durable once this returns.
 
         Raises:
             StorageUnavailable, StorageFull: nothing of it has happened, or nobody knows.
         """
-        async with self._transaction(writes=True) as connection:
-            yield connection
+        if not self.is_sqlite:
+            return await self._in_thread(work, writes=True)
+        async with self._writer:  # SQLite has one anyway; those who wait need no thread to do so
+            return await self._in_thread(work, writes=True)
 
-    @asynccontextmanager
-    async def _transaction(self, *, writes: bool) -> AsyncGenerator[AsyncConnection]:
+    async def _in_thread(self, work: Callable[[Connection], T], *, writes: bool) -> T:
+        """A transaction is a visit to a thread. SQLAlchemy's own asynchrony is one for each cursor and row instead."""
         with as_storage_errors("database"):
-            async with asyncio.timeout(STATEMENT_SECONDS), self._engine.connect() as connection:
-                await connection.execution_options(writes=writes)
-                async with connection.begin():
-                    yield connection
+            async with asyncio.timeout(TRANSACTION_SECONDS):
+                return await anyio.to_thread.run_sync(
+                    self._transaction, work, writes, limiter=self._threads, abandon_on_cancel=True
+                )
+
+    def _transaction(self, work: Callable[[Connection], T], writes: bool) -> T:
+        with as_storage_errors("database"), self._engine.connect() as connection:
+            connection.execution_options(writes=writes)
+            with connection.begin():
+                return work(connection)
 
     async def aclose(self) -> None:
-        await self._engine.dispose()
+        await anyio.to_thread.run_sync(self._engine.dispose)
 
 
 def _url_of(url: str | None, directory: Path) -> URL:
     if url is None:
-        return URL.create("sqlite+aiosqlite", database=str(directory / "chats.db"))
+        return URL.create("sqlite", database=str(directory / "chats.db"))
     try:
         parsed = make_url(url)
     except ArgumentError:
         raise StorageUnavailable("DATABASE_URL is no URL.", part="database", cause="not a URL") from None
-    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+    drivers = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
     driver = drivers.get(parsed.drivername.partition("+")[0])
     if driver is None:
         detail = "DATABASE_URL is neither SQLite nor PostgreSQL."
@@ -101,20 +110,19 @@ def _url_of(url: str | None, directory: Path) -> URL:
     return parsed.set(drivername=driver)
 
 
-def _engine(url: URL, *, is_sqlite: bool) -> AsyncEngine:
-    if not is_sqlite:
-        return create_async_engine(
-            url,
-            pool_size=10,
-            max_overflow=20,
-            pool_timeout=_BUSY_SECONDS,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": _CONNECT_SECONDS},
-        )
-    engine = create_async_engine(url, connect_args={"timeout": _BUSY_SECONDS}, pool_timeout=_BUSY_SECONDS)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
+def _engine(url: URL, *, is_sqlite: bool) -> Engine:
+    if is_sqlite:
+        engine = create_engine(url, pool_size=_CONNECTIONS, connect_args={"timeout": _BUSY_SECONDS})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    limits = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "tcp_user_timeout": 1000 * TRANSACTION_SECONDS,  # a host that is gone does not say so
+        "options": f"-c statement_timeout={1000 * TRANSACTION_SECONDS}",
+    }
+    own = {name: value for name, value in limits.items() if name not in url.query}
+    return create_engine(url, pool_size=_CONNECTIONS, max_overflow=0, pool_pre_ping=True, connect_args=own)
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

@@ -12,7 +12,6 @@ from sqlalchemy.exc import DBAPIError
 from app.errors import StorageError, StorageUnavailable
 from app.settings import Settings
 from app.store.database import Database
-from app.store.failures import as_storage_errors
 from app.store.tables import current_version
 
 HEAD = "0001"
@@ -41,21 +40,17 @@ async def migrate(database: Database, *, allowed: bool = True) -> None:
     if not allowed:
         detail = "The database of chats is not up to date; migrations have to be run."
         raise StorageUnavailable(detail, part="database", cause=f"version {found}")
-    async with database.writing() as connection:
-        if not database.is_sqlite:
-            await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))  # replicas start together
-        await connection.run_sync(_upgrade)
+    await database.write(_upgrade)
 
 
 async def _version(database: Database) -> str | None:
     try:
-        async with database.reading() as connection:
-            found: str | None = (await connection.execute(current_version)).scalar()
-            return found
+        found: str | None = await database.read(lambda connection: connection.execute(current_version).scalar())
     except StorageError as error:
         if isinstance(error.__cause__, DBAPIError) and _says_no_table(error.__cause__):
             return None
         raise
+    return found
 
 
 def _says_no_table(error: DBAPIError) -> bool:
@@ -66,11 +61,12 @@ def _upgrade(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))  # replicas start together
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    with as_storage_errors("database"):
-        command.upgrade(config, "head")
+    command.upgrade(config, "head")
 
 
 async def _main() -> None:

@@ -1,0 +1,591 @@
+"""What is kept stays: through crashes, over replicas, with storages that fail; and what nobody needs any more goes."""
+
+import asyncio
+import base64
+import hashlib
+import os
+import random
+import signal
+import sqlite3
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import alembic.autogenerate
+import httpx2
+import psycopg
+import pytest
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection
+
+from app.conversation import ChatDefaults, Turn, TurnState
+from app.domain import Image
+from app.emulator import Emulator, Fault, served
+from app.errors import ServiceError, StaleTurn, StorageUnavailable
+from app.lifting import InMemory
+from app.settings import Settings
+from app.store import Storage
+from app.store.chats import GARBAGE_SECONDS, ChatStore
+from app.store.database import Database
+from app.store.migrating import HEAD, migrate
+from app.store.tables import metadata
+from tests.conftest import Serve, noise, picture, settings_for
+from tests.processes import process
+from tests.storages import S3_ENVIRONMENT, Knobs, Postgres, postgres, s3
+from tests.test_chats import Chat, begin, contents, drawn, images_in
+
+
+def files_in(storage: Knobs) -> dict[str, bytes]:
+    """The blobs of a storage in a folder, by name."""
+    folder = Path(storage["data_dir"]) / "blobs"
+    return {path.name: path.read_bytes() for path in folder.glob("*/*")}
+
+
+async def execute(storage: Knobs, statement: str) -> None:
+    """Change something behind the service's back."""
+    if "database_url" in storage:
+        async with await psycopg.AsyncConnection.connect(storage["database_url"], autocommit=True) as connection:
+            await connection.execute(statement.encode())
+    else:
+        with sqlite3.connect(Path(storage["data_dir"]) / "chats.db") as connection:
+            connection.execute(statement)
+
+
+@asynccontextmanager
+async def opened(storage: Knobs, **knobs: Any) -> AsyncGenerator[ChatStore]:
+    """The storage without a service around it."""
+    way = Storage(settings_for("http://127.0.0.1:1", **storage, **knobs))
+    try:
+        yield await way.chats()
+    finally:
+        await way.aclose()
+
+
+# Restarts and replicas.
+
+
+@pytest.mark.parametrize("turns", [3, pytest.param(12, marks=pytest.mark.storm)])
+async def test_a_chat_outlives_any_number_of_crashes(storage: Knobs, turns: int) -> None:
+    """
+    Each turn is asked of one of two replicas (of one process, on SQLite), which is killed at some moment of it and
+    started again. Whatever was acknowledged is there, to the bit; Gemini accepts every signature.
+    """
+    chance = random.Random(20261125 + turns)
+    emulator = Emulator(delay_seconds=0.1, signature_bytes=40_000, keep_calls=1000)
+    knobs = {**storage, "chat_lease_seconds": 1, **{name.lower(): value for name, value in S3_ENVIRONMENT.items()}}
+    knobs["aws_endpoint_url"] = os.environ.get("AWS_ENDPOINT_URL", "")
+    replicas = 2 if "database_url" in storage else 1
+    acknowledged: dict[int, bytes] = {}
+    crashes = 0
+
+    async with served(emulator) as gemini_url:
+        running = [process(gemini_url, **knobs) for _ in range(replicas)]
+        at = [await one.__aenter__() for one in running]
+        try:
+            async with httpx2.AsyncClient(timeout=30) as client:
+                url = (await client.post(f"{at[0][1]}/chats", json={"imageSize": "1K"})).headers["location"]
+                for number in range(1, turns + 1):
+                    uploads = [picture(colour=f"#{number}00000"[:7])] if number in (1, 5) else []
+                    crash = True
+                    while True:
+                        which = chance.randrange(replicas)
+                        service, base = at[which]
+                        chat = Chat(client, f"{base}{url}")
+                        asking = asyncio.create_task(
+                            chat.upload(f"Turn {number}", *uploads, afterTurn=number - 1)
+                            if uploads
+                            else chat.say(f"Turn {number}", afterTurn=number - 1)
+                        )
+                        if crash:
+                            await asyncio.sleep(chance.uniform(0, 0.4))
+                            service.send_signal(signal.SIGKILL)
+                            crashes += 1
+                        try:
+                            response = await asking
+                        except httpx2.TransportError:
+                            response = None
+                        if crash:
+                            await running[which].__aexit__(None, None, None)
+                            running[which] = process(gemini_url, **knobs)
+                            at[which] = await running[which].__aenter__()
+                            crash = False
+                        if response is not None and response.is_success:
+                            assert response.json()["warnings"] == []
+                            acknowledged[number] = drawn(response)
+                            break
+                        if response is not None and response.json()["code"] == "stale_turn":
+                            break  # it was kept, and the word of it got lost
+                        assert response is None or response.json()["code"] == "turn_in_progress", response.text
+                        await asyncio.sleep(0.2)
+                found = (await client.get(f"{at[0][1]}{url}")).json()
+                kept = [(await client.get(at[0][1] + turn["image"]["url"])).content for turn in found["turns"]]
+        finally:
+            for one in running:
+                await one.__aexit__(None, None, None)
+
+    assert crashes == turns
+    assert [turn["turn"] for turn in found["turns"]] == list(range(1, turns + 1))
+    assert {turn["state"] for turn in found["turns"]} == {"succeeded"}
+    assert [turn["warnings"] for turn in found["turns"]] == [
+        []
+    ] * turns  # it would be said if a signature did not count
+    assert acknowledged.items() <= dict(enumerate(kept, start=1)).items()
+    told = [images_in(content)[-1] for content in contents(emulator) if content["role"] == "model"]
+    assert told == kept[:-1]
+
+
+async def test_replicas_share_their_chats(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+    async with serve(**storage) as here, serve(**storage) as there:
+        chat = await begin(here)
+        first = drawn(await chat.say("A cat"))
+        second = drawn(await Chat(there, chat.url).say("Blue, please"))
+        third = await chat.say("Larger")
+        image = (await there.get(f"{chat.url}/turns/1/image")).content
+
+    assert third.json()["turn"] == 3
+    assert image == first
+    assert [images_in(content) for content in contents(gemini)] == [[], [first], [], [second], []]
+
+
+async def test_a_turn_that_lost_its_lease_is_not_kept(storage: Knobs) -> None:
+    """
+    It took too long, another replica has gone on meanwhile: the chat stays as that one left it.
+    """
+    turn = Turn(number=1, state=TurnState.SUCCEEDED, prompt="A cat", model="any", generation_id="gen_1")
+    async with opened(storage, chat_lease_seconds=1) as store:
+        empty = await store.add("anna", ChatDefaults())
+        slow = await store.lease(empty.id, "anna", "slow")
+        await asyncio.sleep(1.1)
+        fast = await store.lease(empty.id, "anna", "fast")
+        await store.renew(["slow"])
+        with pytest.raises(StaleTurn):
+            await store.keep(slow, "slow", turn, None)
+        await store.keep(fast, "fast", turn, None)
+        with pytest.raises(StaleTurn):
+            await store.keep(slow, "slow", Turn(1, TurnState.SUCCEEDED, "A dog", "any", generation_id="gen_2"), None)
+        found = await store.get(empty.id, "anna")
+
+    assert [one.prompt for one in found.turns] == ["A cat"]
+
+
+async def test_a_turn_is_kept_once_even_if_nobody_heard_that_it_was(storage: Knobs) -> None:
+    turn = Turn(number=1, state=TurnState.SUCCEEDED, prompt="A cat", model="any", generation_id="gen_1")
+    async with opened(storage) as store:
+        empty = await store.add("anna", ChatDefaults())
+        chat = await store.lease(empty.id, "anna", "me")
+        await store.keep(chat, "me", turn, None)
+        await store.keep(chat, "me", turn, None)
+        found = await store.get(empty.id, "anna")
+
+    assert len(found.turns) == 1
+
+
+# What there is of bytes.
+
+
+async def test_no_bytes_are_there_twice(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+    """
+    Two chats, a fork, the same upload in all of them: each file is stored once, under the digest of its bytes.
+    """
+    logo = picture(colour="red")
+    image = base64.b64encode(noise(1, 100_000)).decode()
+    gemini.faults.append(Fault(times=4, image_base64=image))
+    async with serve(data_dir=tmp_path) as client:
+        one, two = await begin(client), await begin(client)
+        for chat in (one, two):
+            await chat.upload("A mug", logo)
+            await chat.say("Larger")
+        await client.post(f"{one.url}/fork")
+
+    files = files_in({"data_dir": tmp_path})
+    assert all(hashlib.sha256(content).hexdigest() == name for name, content in files.items())
+    # The logo, the image, and for each of two places in a chat a signature of the words and one of the image.
+    assert len(files) == 2 + 4
+    with sqlite3.connect(tmp_path / "chats.db") as database:
+        known = database.execute("SELECT digest, bytes FROM blobs").fetchall()
+    assert dict(known) == {name: len(content) for name, content in files.items()}
+
+
+async def test_a_sweep_removes_what_nobody_refers_to_and_nothing_else(storage: Knobs) -> None:
+    def turn(number: int, *images: bytes) -> Turn:
+        image = Image(InMemory(images[0]), "image/png", 1, 1)
+        return Turn(number, TurnState.SUCCEEDED, "A cat", "any", image=image, generation_id=f"gen_{number}")
+
+    shared, alone = os.urandom(100_000), os.urandom(100_000)
+    async with opened(storage) as store:
+        chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", "1")
+        await store.keep(chat, "1", turn(1, shared), None)
+        fork = await store.fork(chat.id, "anna", None)
+        chat = await store.lease(chat.id, "anna", "2")
+        await store.keep(chat, "2", turn(2, alone), None)
+        await store.remove(chat.id, "anna")
+        early = await store.sweep()
+        await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
+        swept = await store.sweep()
+        found = (await store.get(fork.id, "anna")).turns[0].image
+        assert found
+        kept = b"".join([piece async for piece in found.content])
+        there = [await store.files.has(hashlib.sha256(one).hexdigest(), len(one)) for one in (shared, alone)]
+
+    assert (early.blobs, swept.blobs) == (0, 1)
+    assert kept == shared
+    assert there == [True, False]
+
+
+async def test_bytes_that_were_swept_are_stored_anew(storage: Knobs) -> None:
+    image = Image(InMemory(os.urandom(1000)), "image/png", 1, 1)
+    async with opened(storage) as store:
+        for number in range(2):
+            chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
+            turn = Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image, generation_id="gen")
+            await store.keep(chat, str(number), turn, None)
+            found = (await store.get(chat.id, "anna")).turns[0].image
+            assert found
+            assert b"".join([piece async for piece in found.content]) == image.content.head(1000)
+            await store.remove(chat.id, "anna")
+            await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
+            assert (await store.sweep()).blobs == 1
+
+
+async def test_a_service_sweeps_by_itself(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+    """
+    A chat that has expired is not there any more, whether or not it has been swept; its row goes, then its bytes.
+    """
+    async with serve(**storage, chat_ttl="1s", chat_sweep_seconds=1) as client:
+        chat = await begin(client, prompt="A cat")
+        await asyncio.sleep(1.05)
+        gone = await client.get(chat.url)
+        await asyncio.sleep(1.5)
+    async with opened(storage, chat_ttl="0") as store:
+        left = await store.page("local", 100, None)
+
+    assert gone.status_code == 404
+    assert left == []
+
+
+async def test_files_that_a_crash_left_half_written_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "blobs" / "ab"
+    folder.mkdir(parents=True)
+    half, whole = folder / ("ab" * 32 + "#1"), folder / ("ab" * 32)
+    half.write_bytes(b"half")
+    whole.write_bytes(b"whole")
+    os.utime(half, (1, 1))
+
+    async with opened({"data_dir": tmp_path}) as store:
+        swept = await store.sweep()
+
+    assert swept.unfinished == 1
+    assert (half.exists(), whole.exists()) == (False, True)
+
+
+async def test_large_files_go_in_and_out_in_pieces(storage: Knobs) -> None:
+    """
+    Beyond what goes into a bucket at once.
+    """
+    data = os.urandom(20_000_001)
+    async with opened(storage) as store:
+        digest = hashlib.sha256(data).hexdigest()
+        await store.files.put(digest, InMemory(data))
+        blob = store.files.blob(digest, len(data))
+        pieces = [piece async for piece in blob]
+        middle = b"".join([piece async for piece in blob.between(5_000_000, 9_999_999)])
+
+    assert b"".join(pieces) == data
+    assert all(len(piece) % 3 == 0 for piece in pieces[:-1])
+    assert max(map(len, pieces)) < 1_000_000
+    assert middle == data[5_000_000:9_999_999]
+
+
+# Storages that fail.
+
+
+def problem(response: httpx2.Response, *hidden: object) -> tuple[int, str, str]:
+    """Status, code and part of a storage's problem, in which nothing is said of where it is."""
+    document = response.json()
+    for one in hidden:
+        assert str(one) not in response.text
+    assert {"detail", "requestId"} <= document.keys()
+    return response.status_code, document["code"], document["part"]
+
+
+async def single(client: httpx2.AsyncClient) -> bool:
+    """Whether images without a chat are made."""
+    return (await client.post("/generate-image", json={"prompt": "A cat", "imageSize": "1K"})).is_success
+
+
+async def test_a_folder_that_cannot_be_written_is_named_as_the_database(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    async with serve(data_dir=tmp_path / "file") as client:
+        response = await client.post("/chats", json={})
+        alone = await single(client)
+
+    assert problem(response, tmp_path) == (503, "storage_unavailable", "database")
+    assert int(response.headers["retry-after"]) >= 1
+    assert alone
+
+
+async def test_a_blob_store_that_cannot_be_is_named(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("in the way")
+    async with serve(data_dir=tmp_path) as client:
+        response = await client.post("/chats", json={})
+        alone = await single(client)
+
+    assert problem(response, tmp_path) == (503, "storage_unavailable", "blobs")
+    assert alone
+
+
+@pytest.mark.parametrize(
+    ("knobs", "part"),
+    [
+        ({"database_url": "postgresql://me:secret@127.0.0.1:1/chats"}, "database"),
+        ({"database_url": "mysql://me:secret@127.0.0.1/chats"}, "database"),
+        ({"database_url": "no url, secret"}, "database"),
+        ({"blob_url": "ftp://secret/x"}, "blobs"),
+        ({"database_url": "sqlite:////proc/secret/chats.db"}, "database"),
+    ],
+)
+async def test_a_storage_that_is_nowhere_is_named_and_nothing_of_its_address(
+    serve: Serve, tmp_path: Path, knobs: Knobs, part: str
+) -> None:
+    async with serve(**{"data_dir": tmp_path, **knobs}) as client:
+        response = await client.post("/chats", json={})
+        alone = await single(client)
+
+    assert problem(response, "secret", "127.0.0.1") == (503, "storage_unavailable", part)
+    assert alone
+
+
+async def test_a_disk_that_is_full_is_said_before_anything_is_paid(
+    serve: Serve, gemini: Emulator, small_disk: Path
+) -> None:
+    async with serve(data_dir=small_disk) as client:
+        chat = await begin(client)
+        first = drawn(await chat.say("A cat"))
+        with (small_disk / "filler").open("wb") as filler, suppress(OSError):
+            for _ in range(1000):
+                filler.write(bytes(100_000))
+        full = await chat.say("Blue, please")
+        read = await chat.read()
+        image = (await client.get(f"{chat.url}/turns/1/image")).content
+        alone = await single(client)
+        (small_disk / "filler").unlink()
+        after = await chat.say("Blue, please")
+
+    assert problem(full, small_disk) == (507, "storage_full", "blobs")
+    assert len(gemini.calls) == 3
+    assert (read["lastTurn"], image) == (1, first)
+    assert alone
+    assert after.json()["turn"] == 2
+
+
+async def test_a_disk_that_fills_while_gemini_draws(serve: Serve, gemini: Emulator, small_disk: Path) -> None:
+    """
+    The image is lost, and its caller knows that it may have cost; what was there before is there still.
+    """
+    async with serve(data_dir=small_disk) as client:
+        chat = await begin(client)
+        await chat.say("A cat")
+        gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 30_000_000)).decode()))
+        full = await chat.say("Blue, please")
+        read = await chat.read()
+        after = await chat.say("Red, please")
+
+    assert problem(full, small_disk) == (507, "storage_full", "blobs")
+    assert full.headers["x-should-retry"] == "false"
+    assert (read["lastTurn"], read["turnInProgress"]) == (1, False)
+    assert after.json()["turn"] == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    """A file system of 24 MB."""
+    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=24m none {tmp_path} 2>/dev/null") != 0:
+        pytest.skip("mounting a small file system takes root")
+    yield tmp_path
+    os.system(f"umount -l {tmp_path}")
+
+
+async def test_a_lost_image_is_told_from_a_store_that_does_not_answer(
+    serve: Serve, gemini: Emulator, tmp_path: Path
+) -> None:
+    """
+    A chat whose latest image is gone goes on with what there is.
+    """
+    async with serve(data_dir=tmp_path) as client:
+        chat = await begin(client)
+        first = drawn(await chat.say("A cat"))
+        second = drawn(await chat.say("Blue, please"))
+        name = hashlib.sha256(second).hexdigest()
+        (tmp_path / "blobs" / name[:2] / name).unlink()
+        response = await client.get(f"{chat.url}/turns/2/image")
+        third = await chat.say("Larger")
+        fourth = await chat.say("Larger still")
+
+    assert problem(response, tmp_path) == (500, "storage_damaged", "blobs")
+    (warning,) = third.json()["warnings"]
+    assert warning.endswith("went along as references, because something of the chat is missing from the storage.")
+    assert [images_in(content) for content in contents(gemini, 2)] == [[first]]
+    assert fourth.json()["warnings"] == []
+
+
+async def test_a_lost_signature_leaves_the_images(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+    async with serve(data_dir=tmp_path) as client:
+        chat = await begin(client)
+        first = drawn(await chat.say("A cat"))
+        for path in (tmp_path / "blobs").glob("*/*"):
+            if path.stat().st_size == 256:
+                path.write_bytes(path.read_bytes()[:-1])
+        second = await chat.say("Blue, please")
+
+    assert "missing from the storage" in second.json()["warnings"][0]
+    assert [images_in(content) for content in contents(gemini)] == [[first]]
+
+
+async def test_a_blob_store_that_goes_away(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+    blobs = tmp_path / "blobs"
+    async with serve(data_dir=tmp_path) as client:
+        chat = await begin(client)
+        first = drawn(await chat.say("A cat"))
+        blobs.rename(tmp_path / "elsewhere")
+        gone = await chat.say("Blue, please")
+        read = await chat.read()
+        alone = await single(client)
+        (tmp_path / "elsewhere").rename(blobs)
+        after = await chat.say("Blue, please")
+        image = (await client.get(f"{chat.url}/turns/1/image")).content
+
+    assert problem(gone, tmp_path) == (503, "storage_unavailable", "blobs")
+    assert read["lastTurn"] == 1
+    assert alone
+    assert (after.json()["turn"], image) == (2, first)
+
+
+@pytest.fixture
+async def own_servers(tmp_path: Path) -> AsyncGenerator[tuple[Postgres, Any, Knobs]]:
+    """PostgreSQL and S3 of this test alone, which may stop them."""
+    with postgres() as database, s3() as buckets:
+        yield (
+            database,
+            buckets,
+            {"database_url": database.database(), "blob_url": buckets.bucket(), "data_dir": tmp_path},
+        )
+
+
+async def test_a_database_that_goes_away_and_comes_back(
+    serve: Serve, gemini: Emulator, own_servers: tuple[Postgres, Any, Knobs]
+) -> None:
+    """
+    Gone before a turn, nothing is paid. Gone while Gemini draws, the turn is kept as soon as it is back.
+    """
+    database, _, storage = own_servers
+    async with serve(**storage) as client:
+        chat = await begin(client)
+        first = drawn(await chat.say("A cat"))
+        database.stop()
+        gone = await chat.say("Blue, please")
+        read = await client.get(chat.url)
+        alone = await single(client)
+        database.start()
+        while not (await client.get(chat.url)).is_success:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        gemini.faults.append(Fault(delay_seconds=0.5))
+        asking = asyncio.create_task(chat.say("Red, please"))
+        await asyncio.sleep(0.3)
+        database.stop()
+        await asyncio.sleep(1)
+        database.start()
+        second = await asking
+        found = await chat.read()
+        image = (await client.get(f"{chat.url}/turns/1/image")).content
+
+    for response in (gone, read):
+        assert problem(response, "127.0.0.1", "images@") == (503, "storage_unavailable", "database")
+    assert alone
+    assert second.json()["turn"] == 2
+    assert (found["lastTurn"], image) == (2, first)
+    assert len(gemini.calls) == 3
+
+
+async def test_a_bucket_that_goes_away(
+    serve: Serve, gemini: Emulator, own_servers: tuple[Postgres, Any, Knobs]
+) -> None:
+    _, buckets, storage = own_servers
+    async with serve(**storage) as client:
+        chat = await begin(client)
+        await chat.say("A cat")
+        buckets.stop()
+        image = await client.get(f"{chat.url}/turns/1/image")
+        gone = await chat.say("Blue, please")
+        read = await chat.read()
+        alone = await single(client)
+
+    for response in (image, gone):
+        assert problem(response, "127.0.0.1") == (503, "storage_unavailable", "blobs")
+    assert read["turnInProgress"] is False
+    assert alone
+
+
+async def test_without_chats_nothing_is_written(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+    async with serve(data_dir=tmp_path / "data") as client:
+        assert await single(client)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+# Migrations.
+
+
+@pytest.fixture
+async def database(storage: Knobs) -> AsyncGenerator[Database]:
+    database = Database.of(settings_for("http://127.0.0.1:1", **storage))
+    yield database
+    await database.aclose()
+
+
+async def test_migrations_make_the_tables_that_the_code_has(database: Database) -> None:
+    def differences(connection: Connection) -> Any:
+        return alembic.autogenerate.compare_metadata(MigrationContext.configure(connection), metadata)
+
+    await migrate(database)
+
+    assert await database.read(differences) == []
+
+
+async def test_replicas_that_start_together_migrate_once(storage: Knobs) -> None:
+    databases = [Database.of(settings_for("http://127.0.0.1:1", **storage)) for _ in range(4)]
+
+    await asyncio.gather(*(migrate(one) for one in databases))
+
+    for one in databases:
+        await one.aclose()
+
+
+async def test_who_may_not_migrate_says_what_is_missing(database: Database) -> None:
+    with pytest.raises(StorageUnavailable, match="migrations have to be run"):
+        await migrate(database, allowed=False)
+
+    await migrate(database)
+    await migrate(database, allowed=False)
+
+
+async def test_a_database_of_a_later_version_is_left_alone(database: Database, storage: Knobs) -> None:
+    await migrate(database)
+    await execute(storage, "UPDATE alembic_version SET version_num = '9999'")
+
+    with pytest.raises(ServiceError, match="newer than this service"):
+        await migrate(database)
+
+
+def test_the_newest_migration_is_the_one_that_is_asked_for() -> None:
+    folder = Path(__file__).parent.parent / "app" / "store" / "migrations"
+
+    assert ScriptDirectory(str(folder)).get_heads() == [HEAD]
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("30d", 2_592_000), ("12h", 43_200), ("90m", 5_400), ("45", 45), ("P1D", 86_400), ("0", 0)]
+)
+def test_how_long_chats_are_kept_can_be_written_in_several_ways(written: str, seconds: int) -> None:
+    assert Settings(_env_file=None, gemini_api_key="x", chat_ttl=written).chat_ttl.total_seconds() == seconds
