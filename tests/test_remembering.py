@@ -1,0 +1,222 @@
+"""What of a chat goes along: a pure function, with many cases."""
+
+from typing import Any
+
+import pytest
+
+from app.catalogue import Catalogue, Model
+from app.conversation import Turn, TurnState
+from app.domain import GenerationRequest, Image, Part, Recollection, Reference
+from app.errors import InvalidRequest
+from app.lifting import Content, InMemory
+from app.service.remembering import recall
+
+CATALOGUE = Catalogue("gemini-3-pro-image")
+PRO = CATALOGUE.resolve("gemini-3-pro-image").model
+OLD = CATALOGUE.resolve("gemini-2.5-flash-image").model
+UNLISTED = CATALOGUE.resolve("gemini-9-image").model
+
+
+class Megabytes(InMemory):
+    """Content of which only the size matters."""
+
+    def __init__(self, count: float) -> None:
+        super().__init__(b"")
+        self._size = int(count * 1e6)
+
+    def __len__(self) -> int:
+        return self._size
+
+
+def image(content: bytes | Megabytes = b"image") -> Image:
+    return Image(content if isinstance(content, Megabytes) else InMemory(content), "image/png", 1, 1)
+
+
+def turn(
+    number: int,
+    *,
+    uploads: int = 0,
+    drawn: bytes | Megabytes = b"drawn",
+    model: Model = PRO,
+    prompt: str = "prompt",
+    restarted: bool = False,
+    as_thought: bool = False,
+) -> Turn:
+    references = tuple(Reference(image(f"upload {number}.{place}".encode())) for place in range(uploads))
+    final = image(drawn)
+    return Turn(
+        number=number,
+        state=TurnState.SUCCEEDED,
+        prompt=f"{prompt} {number}",
+        model=model.id,
+        user=(Part.words(f"{prompt} {number}"), *(Part.picture(one.image) for one in references)),
+        answer=(Part.words("Here."), *(() if as_thought else (Part.picture(final),))),
+        references=references,
+        image=final,
+        restarted=restarted or number == 1,
+    )
+
+
+def asked(*, uploads: int = 0, prompt: str = "new") -> GenerationRequest:
+    return GenerationRequest(prompt, references=tuple(Reference(image()) for _ in range(uploads)))
+
+
+def told(recollection: Recollection) -> list[str]:
+    return [past.user[0].text for past in recollection.turns]
+
+
+def pictures(parts: tuple[Part, ...]) -> int:
+    return sum(part.data is not None for part in parts)
+
+
+def test_the_first_turn_has_nothing_to_remember() -> None:
+    assert recall((), asked(), PRO) == (Recollection(), [])
+
+
+def test_everything_goes_along_as_long_as_there_is_room() -> None:
+    chain = [turn(1, uploads=3), turn(2), turn(3, uploads=1)]
+
+    recollection, warnings = recall(chain, asked(), PRO)
+
+    assert [(past.user, past.answer) for past in recollection.turns] == [(one.user, one.answer) for one in chain]
+    assert warnings == []
+
+
+def test_the_first_uploads_go_along_when_their_turn_does_not() -> None:
+    chain = [turn(1, uploads=3), *(turn(number) for number in range(2, 13))]
+
+    recollection, warnings = recall(chain, asked(uploads=2), PRO)
+
+    assert told(recollection) == [f"prompt {number}" for number in range(4, 13)]
+    first, *rest = recollection.turns
+    assert [part.text for part in first.user[:2]] == ["prompt 4", "From the beginning of this conversation:"]
+    assert pictures(first.user) == 3
+    assert sum(map(pictures, [past.user + past.answer for past in rest])) == 8
+    assert warnings == ["Turns 1 to 3 are more than gemini-3-pro-image takes in at once, and did not go along."]
+
+
+def test_the_first_uploads_are_those_of_the_first_turn_that_has_any() -> None:
+    chain = [turn(1), turn(2, uploads=2), *(turn(number) for number in range(3, 16))]
+
+    recollection, _ = recall(chain, asked(), PRO)
+
+    assert pictures(recollection.turns[0].user) == 2
+    assert sum(pictures(past.user + past.answer) for past in recollection.turns) == 14
+
+
+def test_nothing_older_goes_along_than_a_turn_that_did_not() -> None:
+    """
+    A gap in the middle would be a conversation that nobody had.
+    """
+    chain = [turn(1), turn(2, uploads=1), turn(3, uploads=12), turn(4)]
+
+    recollection, warnings = recall(chain, asked(), PRO)
+
+    assert told(recollection) == ["prompt 4"]
+    assert "Turns 1 to 3" in warnings[0]
+
+
+def test_the_newest_image_goes_along_before_the_first_uploads() -> None:
+    recollection, warnings = recall([turn(1, uploads=14)], asked(), PRO)
+
+    (past,) = recollection.turns
+    assert (pictures(past.user), pictures(past.answer)) == (13, 1)
+    assert warnings == ["1 of the first uploads did not go along: gemini-3-pro-image takes in only so much at once."]
+
+
+@pytest.mark.parametrize(("model", "uploads"), [(PRO, 14), (OLD, 3)])
+def test_uploads_leave_a_place_for_the_newest_image(model: Model, uploads: int) -> None:
+    chain = [turn(1, model=model)]
+
+    recall(chain, asked(uploads=uploads - 1), model)
+    with pytest.raises(InvalidRequest, match="newest one of the chat"):
+        recall(chain, asked(uploads=uploads), model)
+
+
+def test_a_long_prompt_takes_its_tokens() -> None:
+    """
+    65,536 tokens: four prompts of 50,000 letters do not go together.
+    """
+    chain = [turn(number, prompt="x" * 50_000) for number in range(1, 6)]
+
+    recollection, warnings = recall(chain, asked(), PRO)
+
+    assert len(recollection.turns) == 3
+    assert "Turns 1 to 2" in warnings[0]
+
+
+def test_large_images_take_their_bytes() -> None:
+    """
+    95 MB of base64 are 71 MB of files.
+    """
+    chain = [turn(number, drawn=Megabytes(15)) for number in range(1, 8)]
+
+    recollection, warnings = recall(chain, asked(), PRO)
+
+    assert len(recollection.turns) == 4
+    assert "Turns 1 to 3" in warnings[0]
+
+
+def test_a_model_that_nobody_knows_has_no_limits_but_google_s() -> None:
+    chain = [turn(number, model=UNLISTED) for number in range(1, 101)]
+
+    recollection, warnings = recall(chain, asked(uploads=50), UNLISTED)
+
+    assert (len(recollection.turns), warnings) == (100, [])
+
+
+def test_a_conversation_begins_where_it_was_restarted() -> None:
+    chain = [turn(1, model=OLD), turn(2, restarted=True), turn(3)]
+
+    recollection, warnings = recall(chain, asked(), PRO)
+
+    assert (told(recollection), warnings) == (["prompt 2", "prompt 3"], [])
+
+
+@pytest.mark.parametrize(
+    ("chain", "options", "why"),
+    [
+        ([turn(1, model=OLD), turn(2, model=OLD)], {}, "because gemini-2.5-flash-image made them"),
+        ([turn(1), turn(2, model=OLD, restarted=True)], {}, "because gemini-2.5-flash-image made them"),
+        ([turn(1), turn(2)], {"distrusted": True}, "because Gemini does not accept their thought signatures"),
+        ([turn(1), turn(2, as_thought=True)], {}, "as a thought"),
+    ],
+)
+def test_images_go_along_as_references_where_a_conversation_cannot_be_had(
+    chain: list[Turn], options: dict[str, Any], why: str
+) -> None:
+    recollection, warnings = recall(chain, asked(), PRO, **options)
+
+    assert recollection.turns == ()
+    assert [part.text for part in recollection.parts if part.data is None] == [
+        "Drawn in turn 1 for: prompt 1",
+        "Drawn in turn 2 for: prompt 2",
+    ]
+    assert why in warnings[0]
+
+
+def test_references_are_told_in_the_order_in_which_they_came_about() -> None:
+    chain = [turn(1, uploads=2), *(turn(number, drawn=str(number).encode()) for number in range(2, 15))]
+
+    recollection, _ = recall(chain, asked(uploads=1), PRO, distrusted=True)
+
+    held = [part.data.head(10).decode() for part in recollection.parts if part.data is not None]
+    assert held == ["upload 1.0", "upload 1.1", *(str(number) for number in range(4, 15))]
+
+
+def test_what_is_lost_does_not_go_along() -> None:
+    chain = [turn(1), turn(2)]
+    lost: set[Content] = {chain[1].image.content} if chain[1].image else set()
+
+    recollection, warnings = recall(chain, asked(), PRO, lost=lost)
+
+    assert [part.text for part in recollection.parts if part.data is None] == ["Drawn in turn 1 for: prompt 1"]
+    assert "missing from the storage" in warnings[0]
+
+
+def test_long_prompts_are_quoted_in_short() -> None:
+    chain = [turn(1, prompt="word " * 100, model=OLD)]
+
+    recollection, _ = recall(chain, asked(), PRO)
+
+    assert len(recollection.parts[0].text) < 250
