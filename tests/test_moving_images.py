@@ -208,6 +208,36 @@ async def test_nothing_of_an_answer_outlives_it(
     assert left() == []
 
 
+@pytest.mark.parametrize("accept", ["application/json", "image/*", "text/event-stream"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(),
+        Fault(status=503),
+        Fault(status=400, message="Thought signature is not valid in content position 2, part position 1."),
+        Fault(finish_reason="IMAGE_SAFETY"),
+        Fault(reset="in_body", times=2),
+    ],
+    ids=["good", "retried", "distrusted", "refused", "broken"],
+)
+async def test_nothing_of_a_turn_outlives_it(
+    client: httpx2.AsyncClient, gemini: Emulator, left: Callable[[], list[str]], accept: str, fault: Fault
+) -> None:
+    """
+    Nor of what a chat keeps: that is in its storage.
+    """
+    url = (await client.post("/chats", json={"prompt": "A cat", "imageSize": "1K"})).headers["location"]
+    await client.post(f"{url}/turns", json={"prompt": "Blue, please", "referenceImages": [REFERENCE]})
+    gemini.faults.append(fault)
+
+    await client.post(
+        f"{url}/turns", json={"prompt": "Larger", "referenceImages": [REFERENCE]}, headers={"Accept": accept}
+    )
+    await asyncio.sleep(0.05)
+
+    assert left() == []
+
+
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 @pytest.mark.parametrize("fault", [Fault(delay_seconds=5), Fault(stall_seconds=5)], ids=["drawing", "in transfer"])
 async def test_nothing_of_a_request_outlives_its_caller(

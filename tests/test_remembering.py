@@ -1,5 +1,6 @@
 """What of a chat goes along: a pure function, with many cases."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -176,16 +177,16 @@ def test_a_conversation_begins_where_it_was_restarted() -> None:
 @pytest.mark.parametrize(
     ("chain", "options", "why"),
     [
-        ([turn(1, model=OLD), turn(2, model=OLD)], {}, "because gemini-2.5-flash-image made them"),
-        ([turn(1), turn(2, model=OLD, restarted=True)], {}, "because gemini-2.5-flash-image made them"),
-        ([turn(1), turn(2)], {"distrusted": True}, "because Gemini does not accept their thought signatures"),
-        ([turn(1), turn(2, as_thought=True)], {}, "as a thought"),
+        (lambda: [turn(1, model=OLD), turn(2, model=OLD)], {}, "because gemini-2.5-flash-image made them"),
+        (lambda: [turn(1), turn(2, model=OLD, restarted=True)], {}, "because gemini-2.5-flash-image made them"),
+        (lambda: [turn(1), turn(2)], {"distrusted": True}, "because Gemini does not accept their thought signatures"),
+        (lambda: [turn(1), turn(2, as_thought=True)], {}, "as a thought"),
     ],
 )
 def test_images_go_along_as_references_where_a_conversation_cannot_be_had(
-    chain: list[Turn], options: dict[str, Any], why: str
+    chain: Callable[[], list[Turn]], options: dict[str, Any], why: str
 ) -> None:
-    recollection, warnings = recall(chain, asked(), PRO, **options)
+    recollection, warnings = recall(chain(), asked(), PRO, **options)
 
     assert recollection.turns == ()
     assert [part.text for part in recollection.parts if part.data is None] == [

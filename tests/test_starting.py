@@ -128,6 +128,17 @@ async def test_the_emulator_runs_alone(tmp_path: Path) -> None:
     assert "http://127.0.0.1:" in line
 
 
+async def test_a_service_without_chats_loads_nothing_for_them(tmp_path: Path) -> None:
+    heavy = "{'sqlalchemy', 'alembic', 'obstore', 'psycopg'}"
+    code = f"import app.main, sys; print({heavy} & sys.modules.keys())"
+    command = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await command.communicate()
+
+    assert printed.decode().strip() == "set()"
+
+
 def documented_default(value: object) -> str:
     if value is None or value is PydanticUndefined or value in ((), {}):
         return ""

@@ -22,6 +22,7 @@ from app.errors import (
 from app.gemini import Gemini
 from app.journey import Journey, Stage, Started
 from app.lifting import Content
+from app.memory import forget_frames
 from app.service import limits
 from app.service.attempts import Attempts
 from app.service.breaker import Breakers
@@ -139,11 +140,13 @@ class Images:
                     raise
                 log.warning("a chat goes on without its signatures", extra={"cause": error.cause})
                 distrusted = True
+                forget_frames(error)
             except StorageDamaged as error:
                 if error.lost is None or error.lost in lost:
                     raise
                 log.error("something of a chat is missing", extra={"cause": error.cause})
                 lost.add(cast("Content", error.lost))
+                forget_frames(error)
 
     async def _attempted(self, plan: Plan, journey: Journey) -> Generation:
         before = journey.attempts
