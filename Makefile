@@ -37,6 +37,9 @@ fuzz: .venv/fuzz.stamp ## feed the lifter whatever reaches new branches, for FUZ
 	@mkdir -p .fuzz
 	$(BIN)/python -m tests.fuzz_lifting -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz
 
+doctor: .venv/run.stamp ## check settings, credentials, models, storage and clock, for nothing
+	@$(BIN)/python -m app.doctor
+
 lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions and their hashes
 	$(BIN)/python -m pip install --quiet uv
 	@for lock in 'service' 'demo --extra demo' 'container --extra demo --extra telemetry' 'dev --extra dev' \
@@ -65,4 +68,4 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 	@echo 'Installing into .venv, once; it takes about 20 seconds.'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help run emulator test storm check bench fuzz verify-live lock
+.PHONY: help run emulator test storm check bench fuzz verify-live doctor lock

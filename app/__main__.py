@@ -1,12 +1,11 @@
 """`python -m app`: the service under uvicorn, with the settings' address and a word about what it runs on."""
 
 import argparse
-import re
 import sys
 
 from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
+from app.complaints import complaints
 from app.main import create_app
 from app.server import server_of
 from app.settings import Settings, UnsafeSettings
@@ -31,10 +30,7 @@ def main() -> None:
             settings, why = settings.model_copy(update={"demo": True}), "for want of GEMINI_API_KEY"
         settings.require_startable(settings.host)
     except ValidationError as error:
-        sys.exit("\n".join(_said(dict(problem)) for problem in error.errors(include_input=False)))
-    except SettingsError as error:
-        named = re.search(r'field "(\w+)"', str(error))
-        sys.exit(f"{named[1].upper() if named else 'Settings'}: is not valid JSON")
+        sys.exit("\n".join(complaints(error)))
     except UnsafeSettings as error:
         sys.exit(str(error))
     _allow_many_connections()
@@ -61,12 +57,6 @@ def _runs_on(settings: Settings, why: str) -> str:
     vertex = settings.google_genai_use_vertexai
     elsewhere = settings.google_vertex_base_url if vertex else settings.google_gemini_base_url
     return f"Running on {'Vertex AI' if vertex else 'Gemini'}{f' at {elsewhere}' if elsewhere else ''}: {where}"
-
-
-def _said(problem: dict[str, object]) -> str:
-    location = problem["loc"]
-    assert isinstance(location, tuple)
-    return f"{str(location[0]).upper() if location else 'Settings'}: {problem['msg']}"
 
 
 if __name__ == "__main__":

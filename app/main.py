@@ -83,6 +83,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                     "held_bytes": {"uploads": uploads.held, "answers": answers.held},
                     "doubtful_retries": attempts.doubtful,
                     "breaker_open": dict.fromkeys(breakers.open_models(), 1),
+                    "places": settings.max_in_flight,
+                    "deprecated": dict.fromkeys(catalogue.deprecated, 1),
+                    "alert_dollars_per_hour": settings.alert_dollars_per_hour,
                 }
             )
             images = Images(

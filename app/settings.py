@@ -4,6 +4,7 @@ Values come from the environment, then from a file `.env` in the working directo
 """
 
 import ipaddress
+import json
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +38,15 @@ def _comma_separated(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("is not valid JSON") from error
 
 
 def _duration(value: Any) -> Any:
@@ -102,9 +112,9 @@ class Settings(BaseSettings):
 
     default_model: ModelId = "gemini-3-pro-image"
     """Model for requests that name none; an id or an alias."""
-    model_aliases: dict[ModelId, ModelId] = {}
+    model_aliases: Annotated[dict[ModelId, ModelId], NoDecode, BeforeValidator(_from_json)] = {}
     """Further names for models, as JSON: `{"house-style": "gemini-3-pro-image"}`."""
-    models: dict[ModelId, dict[str, Any]] = {}
+    models: Annotated[dict[ModelId, dict[str, Any]], NoDecode, BeforeValidator(_from_json)] = {}
     """Further models, or changes to listed ones, as JSON: `{"gemini-4-image": {"like": "gemini-3-pro-image"}}`."""
 
     fallback_model: ModelId | None = None
@@ -171,6 +181,9 @@ class Settings(BaseSettings):
     nobody."""
     metrics_access: Literal["open", "key", "off"] = "key"
     """Who sees `/metrics`, likewise. Without any keys, `key` means whoever may call."""
+    alert_dollars_per_hour: float = Field(default=0, ge=0)
+    """Estimated dollars an hour, over all replicas, from which the alert rules in deploy/observability call somebody;
+    0 is never."""
     cors_allow_origins: CommaSeparated = ()
     """Web origins that may call from a browser, comma-separated: `https://app.example`; or `*`. Without keys, pages
     from loopback may call anyway."""
@@ -265,20 +278,23 @@ class Settings(BaseSettings):
             host: the address that will be listened on, where it is known.
 
         Raises:
-            UnsafeSettings: with a sentence that names the variables to set.
+            UnsafeSettings: with a line for each reason, which names the variables to set.
         """
+        unsafe = []
         if not self.demo and not self.has_credentials:
             wanted = (
                 "GOOGLE_CLOUD_PROJECT (or GOOGLE_API_KEY for express mode)"
                 if self.google_genai_use_vertexai
                 else "GEMINI_API_KEY, or GOOGLE_GENAI_USE_VERTEXAI and GOOGLE_CLOUD_PROJECT"
             )
-            raise UnsafeSettings(f"There are no credentials for Gemini. Set {wanted}; or DEMO=true for the emulator.")
+            unsafe.append(f"There are no credentials for Gemini. Set {wanted}; or DEMO=true for the emulator.")
         if host is not None and not self.guarded and not is_loopback(host):
-            raise UnsafeSettings(
+            unsafe.append(
                 f"HOST={host} would let anybody spend your money. Set SERVICE_API_KEYS=name:secret, "
                 "or ALLOW_ANONYMOUS=true if a proxy in front authenticates callers."
             )
+        if unsafe:
+            raise UnsafeSettings("\n".join(unsafe))
 
 
 class UnsafeSettings(Exception):

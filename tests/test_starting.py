@@ -93,6 +93,18 @@ async def test_with_a_key_in_a_file_it_runs_on_gemini(tmp_path: Path) -> None:
         ({"GEMINI_API_KEY": "k", "CORS_ALLOW_ORIGINS": "localhost:3000"}, ["CORS_ALLOW_ORIGINS", "scheme://host"]),
         ({"GEMINI_API_KEY": "k", "DEFAULT_MODEL": "../x"}, ["DEFAULT_MODEL"]),
         ({"DEMO": "true", "RECORDED_DIR": "/nowhere/at/all"}, ["RECORDED_DIR"]),
+        (
+            {"PORT": "eighty", "MODELS": "{", "CHAT_TTL": "soon", "SERVICE_API_KEYS": "sesame"},
+            [
+                "PORT: input should be a valid integer",
+                "(it has 6 characters). Port to listen on",
+                "MODELS: is not valid",
+                "CHAT_TTL",
+                "30d",
+                "SERVICE_API_KEYS",
+            ],
+        ),
+        ({"HOST": "0.0.0.0"}, ["GEMINI_API_KEY", "SERVICE_API_KEYS", "ALLOW_ANONYMOUS"]),
     ],
 )
 async def test_what_is_wrong_is_named_and_nothing_starts(

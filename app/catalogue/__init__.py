@@ -49,6 +49,11 @@ class Catalogue:
         self.aliases |= {name: Alias(name, target) for name, target in (aliases or {}).items()}
         self.default = self.resolve(default).model.id
 
+    @property
+    def deprecated(self) -> tuple[str, ...]:
+        """Ids of the models that Google is going to switch off."""
+        return tuple(model.id for model in self.models.values() if model.status == "deprecated")
+
     def resolve(self, name: str) -> Resolved:
         """The model that `name` stands for, and what the caller should know about having named it so."""
         warnings: list[str] = []

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Self, cast
 
 import httpcore2
@@ -22,6 +24,7 @@ from app.gemini.telemetry import Telemetry
 from app.gemini.transport import Exchange, LiftingTransport, Trip
 from app.journey import Journey, Stage
 from app.pace import Pace
+from app.room import Room, Share
 from app.settings import Settings
 
 _EXPECTED_BYTES = {"512": 500_000, "1K": 1_000_000, "2K": 4_000_000, "4K": 15_000_000}
@@ -32,6 +35,16 @@ _EXPECTED_SIGNATURES_BYTES = 4_000_000
 
 _PREPARING = 4
 """The SDK takes one to two milliseconds to turn a request into JSON; in the units of `Pace`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What Gemini offers these credentials."""
+
+    models: frozenset[str]
+    """Their ids."""
+    date: datetime | None
+    """The time by Google's clock."""
 
 
 class Gemini:
@@ -89,6 +102,22 @@ class Gemini:
             )
         else:
             self._sdk = genai.Client(vertexai=True, api_key=key, http_options=options)
+
+    async def listing(self) -> Listing:
+        """Ask Gemini which models there are: it costs nothing, and needs credentials that are good.
+
+        Raises:
+            ServiceError: as for an image.
+        """
+        journey = Journey(self._timeout, Share(Room(0)))
+        with as_service_errors(journey):
+            pager = await self._sdk.aio.models.list(config=types.ListModelsConfig(page_size=1000))
+            names = [model.name async for model in pager if model.name]
+        headers = pager.sdk_http_response.headers if pager.sdk_http_response else None
+        said = (headers or {}).get("date")
+        return Listing(
+            frozenset(name.rpartition("/")[2] for name in names), parsedate_to_datetime(said) if said else None
+        )
 
     async def generate(self, request: GenerationRequest, model: Model, journey: Journey) -> Generation:
         """Ask Gemini once for the image that `request` describes.

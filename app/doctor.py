@@ -1,0 +1,244 @@
+"""`python -m app.doctor`: whether a service with these settings would work, found out for nothing.
+
+It spends no money: Gemini is asked for its models, the storage for a small file and the time. Exit code 0 says that
+everything is fine, or that there are warnings; 1 that something has to be changed before the service will do.
+"""
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from app.complaints import complaints, variables
+from app.errors import ServiceError
+from app.gemini import Gemini
+from app.lifting import InMemory
+from app.pace import Pace
+from app.settings import Settings, UnsafeSettings
+from app.store import Storage
+
+_PROCESS_BYTES = 150 * 1024 * 1024
+"""What the process takes without images, chats in use; deploy/README.md."""
+
+_SKEW = timedelta(seconds=30)
+"""Signed requests to buckets and Vertex are turned down from a few minutes on."""
+
+_SOON = timedelta(days=60)
+
+_CHECK_SECONDS = 60
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "FAILURE"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    verdict: Verdict
+    about: str
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict:<8} {self.about:<12} {self.said}"
+
+
+Check = Callable[[Settings], AsyncGenerator[Finding]]
+
+
+def ok(about: str, said: str) -> Finding:
+    return Finding(Verdict.OK, about, said)
+
+
+def warning(about: str, said: str) -> Finding:
+    return Finding(Verdict.WARNING, about, said)
+
+
+def failure(about: str, said: str) -> Finding:
+    return Finding(Verdict.FAILURE, about, said)
+
+
+def shown(settings: Settings) -> list[str]:
+    """A line for each setting that is not as it comes, secrets masked."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if value != field.get_default(call_default_factory=True):
+            lines.append(f"{variables(name)[-1]}={_masked(name, value)}")
+    return lines
+
+
+def _masked(name: str, value: Any) -> str:
+    if name == "service_api_keys":
+        return ",".join(f"{key.name}:***" for key in value)
+    return "***" if isinstance(value, SecretStr) else re.sub(r"//[^/@]*@", "//***@", str(value))
+
+
+async def check_door(settings: Settings) -> AsyncGenerator[Finding]:
+    try:
+        settings.require_startable(settings.host)
+    except UnsafeSettings as error:
+        for line in str(error).splitlines():
+            yield failure("start", line)
+        return
+    door = "keys" if settings.service_api_keys else "nobody asks" if settings.allow_anonymous else "this machine only"
+    yield ok("start", f"listens on {settings.host}:{settings.port}; who may call: {door}")
+    if settings.demo:
+        yield warning("start", "DEMO: pictures are drawn by the built-in emulator, not by Gemini.")
+
+
+async def check_gemini(settings: Settings) -> AsyncGenerator[Finding]:
+    if settings.demo or not settings.has_credentials:
+        return
+    async with Gemini(settings, Pace()) as gemini:
+        try:
+            listing = await gemini.listing()
+        except ServiceError as error:
+            yield failure("credentials", f"{error.detail} ({error.cause or error.code})")
+            return
+    yield ok("credentials", f"Gemini accepts them and offers {len(listing.models)} models.")
+    for finding in _models(settings, listing.models):
+        yield finding
+    if listing.date is not None:
+        skew = abs(datetime.now(UTC) - listing.date)
+        said = f"{skew.total_seconds():.0f} s from Google's."
+        yield ok("clock", said) if skew < _SKEW else warning("clock", f"{said} Set the machine's clock.")
+
+
+def _models(settings: Settings, offered: frozenset[str]) -> list[Finding]:
+    findings = []
+    catalogue = settings.catalogue
+    named = {"DEFAULT_MODEL": settings.default_model, "FALLBACK_MODEL": settings.fallback_model}
+    for setting, name in named.items():
+        if name is None:
+            continue
+        model = catalogue.resolve(name).model
+        if model.id in offered:
+            findings.append(ok("models", f"{setting} {model.id} is offered."))
+        else:
+            findings.append(failure("models", f"{setting} {model.id} is not among the models Gemini offers this key."))
+        if model.retires is not None and model.retires <= date.today() + _SOON:  # noqa: DTZ011 - the operator's day
+            instead = f"; {model.replacement} replaces it" if model.replacement else ""
+            findings.append(warning("models", f"Google may switch off {model.id} from {model.retires}{instead}."))
+        elif model.status == "deprecated":
+            findings.append(warning("models", model.deprecation()))
+    missing = sorted(set(catalogue.models) - offered)
+    if missing:
+        findings.append(warning("models", f"In the catalogue, but not offered to this key: {', '.join(missing)}."))
+    return findings
+
+
+async def check_storage(settings: Settings) -> AsyncGenerator[Finding]:
+    from sqlalchemy import select
+
+    from app.store.database import Database
+    from app.store.migrating import migrate
+
+    try:
+        database = Database.of(settings)
+        async with aclosing(database):
+            await migrate(database, allowed=settings.migrate)
+            now = await database.read(lambda connection: connection.execute(select(database.now)).scalar_one())
+    except ServiceError as error:
+        yield failure("database", f"{error.detail} ({error.cause or error.code}) See DATABASE_URL, DATA_DIR.")
+        return
+    kind = "SQLite, for one replica" if database.is_sqlite else "PostgreSQL"
+    yield ok("database", f"{kind}; its tables are up to date.")
+    skew = abs(now - datetime.now(UTC).timestamp())
+    if skew > _SKEW.total_seconds():
+        yield warning("clock", f"{skew:.0f} s from the database's. Set the machine's clock, or the database's.")
+    async for finding in _blobs(settings):
+        yield finding
+
+
+async def _blobs(settings: Settings) -> AsyncGenerator[Finding]:
+    from app.store.blobs import digest_of
+
+    content = InMemory(b"Written by python -m app.doctor; it can be deleted.")
+    try:
+        async with aclosing(Storage(settings)) as storage:
+            files = (await storage.chats()).files
+            await files.require_writable()
+            digest = await digest_of(content)
+            await files.put(digest, content)
+            await files.read(files.blob(digest, len(content)), 0, len(content))
+            await asyncio.to_thread(files.delete, [digest])
+    except ServiceError as error:
+        yield failure("blobs", f"{error.detail} ({error.cause or error.code}) See BLOB_URL, DATA_DIR.")
+    else:
+        where = (settings.blob_url or "file").partition(":")[0]
+        yield ok("blobs", f"{where}: a file was written, read and deleted.")
+
+
+async def check_machine(settings: Settings) -> AsyncGenerator[Finding]:
+    limit = _memory_limit()
+    needed = _PROCESS_BYTES + settings.max_held_bytes * 6 // 5
+    if limit is None:
+        yield ok("memory", f"no limit; up to {_mib(needed)} with MAX_HELD_BYTES full.")
+    elif limit < needed:
+        fitting = max(2, (limit - _PROCESS_BYTES) * 5 // 6)
+        yield warning(
+            "memory", f"{_mib(limit)} are allowed, {_mib(needed)} may be needed: set MAX_HELD_BYTES to {fitting}."
+        )
+    else:
+        yield ok("memory", f"{_mib(limit)} are allowed, {_mib(needed)} may be needed.")
+
+
+def _memory_limit() -> int | None:
+    """Of the container, as both generations of control groups have it."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            said = Path(path).read_text().strip()
+        except OSError:
+            continue
+        if said.isdecimal() and int(said) < 1 << 60:
+            return int(said)
+    return None
+
+
+def _mib(count: int) -> str:
+    return f"{count // (1024 * 1024):,} MiB"
+
+
+CHECKS: tuple[Check, ...] = (check_door, check_gemini, check_storage, check_machine)
+
+
+async def examine(settings: Settings, tell: Callable[[Finding], Any]) -> bool:
+    """Make every check; whether a service would work."""
+    works = True
+    for check in CHECKS:
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                async for finding in check(settings):
+                    tell(finding)
+                    works = works and finding.verdict is not Verdict.FAILURE
+        except TimeoutError:
+            tell(failure(check.__name__.removeprefix("check_"), f"no answer within {_CHECK_SECONDS} seconds"))
+            works = False
+    return works
+
+
+def main() -> None:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print("\n".join(str(failure("settings", line)) for line in complaints(error)))
+        sys.exit(1)
+    changed = shown(settings)
+    print(ok("settings", f"{len(Settings.model_fields)} settings, {len(changed)} of them not as they come"))
+    for line in changed:
+        print(f"{'':<22}{line}")
+    sys.exit(0 if asyncio.run(examine(settings, print)) else 1)
+
+
+if __name__ == "__main__":
+    main()
