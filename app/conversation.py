@@ -95,6 +95,11 @@ class Chat:
     """Empty where only the chat itself was asked for."""
 
     @property
+    def last_that_counts(self) -> int:
+        """The latest turn with an image; those behind it have changed nothing."""
+        return max((turn.number for turn in self.turns if turn.state is TurnState.SUCCEEDED), default=0)
+
+    @property
     def chain(self) -> tuple[Turn, ...]:
         """The turns that the next one builds upon."""
         return tuple(turn for turn in self.turns if turn.chained)

@@ -171,7 +171,7 @@ async def _blobs(settings: Settings) -> AsyncGenerator[Finding]:
             digest = await digest_of(content)
             await files.put(digest, content)
             await files.read(files.blob(digest, len(content)), 0, len(content))
-            await asyncio.to_thread(files.delete, [digest])
+            await files.delete([digest])
     except ServiceError as error:
         yield failure("blobs", f"{error.detail} ({error.cause or error.code}) See BLOB_URL, DATA_DIR.")
     else:

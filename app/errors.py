@@ -13,6 +13,7 @@
     │   ├── NotAcceptable               406 not_acceptable
     │   ├── SlowUpload                  408 slow_upload
     │   ├── TurnInProgress              409 turn_in_progress
+    │   ├── TurnLost                    409 turn_lost
     │   ├── StaleTurn                   412 stale_turn
     │   ├── TooLarge                    413 too_large
     │   ├── UnsupportedMediaType        415 unsupported_media_type
@@ -138,6 +139,12 @@ class TurnNotFound(CallerError):
 
 class TurnInProgress(CallerError):
     status, code, title = 409, "turn_in_progress", "Another turn of this chat is being made"
+
+
+class TurnLost(CallerError):
+    """The service was too slow for its own lease. What was drawn may have cost."""
+
+    status, code, title = 409, "turn_lost", "The turn could not be kept"
 
 
 class StaleTurn(CallerError):

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sqlite3
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -20,15 +21,17 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
+from app.conversation import Chat as Chats
 from app.conversation import ChatDefaults, Turn, TurnState
 from app.domain import Image
 from app.emulator import Emulator, Fault, served
-from app.errors import ServiceError, StaleTurn, StorageUnavailable
+from app.errors import ChatNotFound, ServiceError, StorageUnavailable, TurnLost
 from app.lifting import InMemory
 from app.settings import Settings
 from app.store import Storage
-from app.store.chats import GARBAGE_SECONDS, ChatStore
+from app.store.chats import ChatStore
 from app.store.database import Database
+from app.store.ledger import GARBAGE_SECONDS
 from app.store.migrating import HEAD, migrate
 from app.store.tables import metadata
 from tests.conftest import Serve, noise, picture, settings_for
@@ -160,10 +163,10 @@ async def test_a_turn_that_lost_its_lease_is_not_kept(storage: Knobs) -> None:
         await asyncio.sleep(1.1)
         fast = await store.lease(empty.id, "anna", "fast")
         await store.renew(["slow"])
-        with pytest.raises(StaleTurn):
+        with pytest.raises(TurnLost):
             await store.keep(slow, "slow", turn, None)
         await store.keep(fast, "fast", turn, None)
-        with pytest.raises(StaleTurn):
+        with pytest.raises(TurnLost):
             await store.keep(slow, "slow", Turn(1, TurnState.SUCCEEDED, "A dog", "any", generation_id="gen_2"), None)
         found = await store.get(empty.id, "anna")
 
@@ -298,6 +301,80 @@ async def test_large_files_go_in_and_out_in_pieces(storage: Knobs) -> None:
     assert middle == data[5_000_000:9_999_999]
 
 
+async def test_a_sweep_and_a_writer_of_the_same_bytes(storage: Knobs) -> None:
+    """
+    The file is being removed at the very moment in which it is needed again: it gets another name.
+    """
+    image = Image(InMemory(os.urandom(1000)), "image/png", 1, 1)
+
+    async def added(store: ChatStore, number: int) -> Chats:
+        chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
+        await store.keep(chat, str(number), Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image), None)
+        return chat
+
+    async with opened(storage) as store:
+        await store.remove((await added(store, 1)).id, "anna")
+        await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}, doomed = TRUE")
+        chat = await added(store, 2)
+        swept = await store.sweep()
+        found = (await store.get(chat.id, "anna")).turns[0].image
+        assert found
+        kept = b"".join([piece async for piece in found.content])
+
+    assert swept.blobs == 0
+    assert kept == image.content.head(1000)
+
+
+async def test_a_fork_and_the_end_of_what_it_is_forked_from(storage: Knobs) -> None:
+    """
+    At the same moment, many times: a fork has all of the other's files, or there is none.
+    """
+    image = Image(InMemory(os.urandom(1000)), "image/png", 1, 1)
+    async with opened(storage) as store:
+        for number in range(10):
+            chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
+            await store.keep(chat, str(number), Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image), None)
+            fork, removed = await asyncio.gather(
+                store.fork(chat.id, "anna", None), store.remove(chat.id, "anna"), return_exceptions=True
+            )
+            await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
+            await store.sweep()
+            assert removed is None
+            if isinstance(fork, BaseException):
+                assert isinstance(fork, ChatNotFound)
+                continue
+            found = (await store.get(fork.id, "anna")).turns[0].image
+            assert found
+            assert b"".join([piece async for piece in found.content]) == image.content.head(1000)
+            await store.remove(fork.id, "anna")
+
+
+async def test_readers_who_do_not_read_hold_little(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+    """
+    What they hold is counted, whatever the size of the file.
+    """
+    gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 6_000_000)).decode()))
+    async with serve(data_dir=tmp_path, max_held_bytes=40_000_000, queue_timeout_seconds=0.5) as client:
+        chat = await begin(client, prompt="A cat")
+        host, port = client.base_url.host, client.base_url.port
+        request = f"GET {chat.url}/turns/1/image HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        readers = [await asyncio.open_connection(host, port, limit=1024) for _ in range(30)]
+        for _, writer in readers:
+            writer.write(request)
+        await asyncio.sleep(0.3)
+        held = (await client.get("/metrics")).text
+        beyond = await client.get(f"{chat.url}/turns/1/image")
+        for _, writer in readers:
+            writer.transport.abort()
+        await asyncio.sleep(0.2)
+        after = await client.get(f"{chat.url}/turns/1/image")
+
+    (answers,) = [line for line in held.splitlines() if line.startswith('gemini_images_held_bytes{of="answers"}')]
+    assert 15_000_000 < float(answers.split()[1]) <= 20_000_000
+    assert (beyond.status_code, beyond.json()["code"]) == (503, "overloaded")
+    assert len(after.content) > 6_000_000
+
+
 # Storages that fail.
 
 
@@ -342,6 +419,9 @@ async def test_a_blob_store_that_cannot_be_is_named(serve: Serve, tmp_path: Path
         ({"database_url": "postgresql://me:secret@127.0.0.1:1/chats"}, "database"),
         ({"database_url": "mysql://me:secret@127.0.0.1/chats"}, "database"),
         ({"database_url": "no url, secret"}, "database"),
+        ({"database_url": "postgresql://me:secret@127.0.0.1:port/chats"}, "database"),
+        ({"database_url": "sqlite://"}, "database"),
+        ({"blob_url": "s3://[secret"}, "blobs"),
         ({"blob_url": "ftp://secret/x"}, "blobs"),
         ({"database_url": "sqlite:////proc/secret/chats.db"}, "database"),
     ],
@@ -424,10 +504,67 @@ async def test_a_lost_image_is_told_from_a_store_that_does_not_answer(
         fourth = await chat.say("Larger still")
 
     assert problem(response, tmp_path) == (500, "storage_damaged", "blobs")
-    (warning,) = third.json()["warnings"]
+    warning, missing = third.json()["warnings"]
+    assert missing.startswith("1 of them did not")
     assert warning.endswith("went along as references, because something of the chat is missing from the storage.")
     assert [images_in(content) for content in contents(gemini, 2)] == [[first]]
     assert fourth.json()["warnings"] == []
+
+
+async def test_all_images_lost_is_said_before_anything_is_paid(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+    async with serve(data_dir=tmp_path) as client:
+        chat = await begin(client, prompt="A cat")
+        for path in (tmp_path / "blobs").glob("*/*"):
+            path.unlink()
+        response = await chat.say("Blue, please")
+
+    assert problem(response, tmp_path) == (500, "storage_damaged", "blobs")
+    assert len(gemini.calls) == 1
+
+
+async def test_a_damaged_database_is_no_busy_one(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "chats.db").write_bytes(b"This is not a database. " * 1000)
+    async with serve(data_dir=tmp_path) as client:
+        response = await client.post("/chats", json={})
+
+    assert problem(response, tmp_path) == (500, "storage_damaged", "database")
+
+
+async def test_a_damaged_document_is_told(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+    async with serve(**storage) as client:
+        chat = await begin(client, prompt="A cat")
+        await execute(storage, "UPDATE turns SET document = '{}'")
+        response = await client.get(chat.url)
+
+    assert problem(response) == (500, "storage_damaged", "database")
+
+
+async def test_a_database_that_says_nothing_keeps_nobody_for_long(
+    serve: Serve, gemini_url: str, tmp_path: Path
+) -> None:
+    """
+    All who wait learn of the same attempt, and a process that is told to stop stops.
+    """
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"postgresql://me@127.0.0.1:{server.sockets[0].getsockname()[1]}/chats"
+    async with (
+        server,
+        process(gemini_url, database_url=url, data_dir=tmp_path) as (service, at),
+        httpx2.AsyncClient(base_url=at, timeout=30) as client,
+    ):
+        began = time.monotonic()
+        responses = await asyncio.gather(*(client.get("/chats") for _ in range(5)))
+        took = time.monotonic() - began
+        service.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(service.wait(), 20)
+
+    assert {problem(response) for response in responses} == {(503, "storage_unavailable", "database")}
+    assert took < 12
 
 
 async def test_a_lost_signature_leaves_the_images(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:

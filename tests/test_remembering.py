@@ -130,7 +130,7 @@ def test_uploads_leave_a_place_for_the_newest_image(model: Model, uploads: int) 
     chain = [turn(1, model=model)]
 
     recall(chain, asked(uploads=uploads - 1), model)
-    with pytest.raises(InvalidRequest, match="newest one of the chat"):
+    with pytest.raises(InvalidRequest, match="newest image of the chat"):
         recall(chain, asked(uploads=uploads), model)
 
 

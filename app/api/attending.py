@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pydantic.alias_generators import to_camel
 from starlette.types import Receive
 
+from app.api.intake import Body
 from app.api.sending import until_gone
 from app.domain import Caller, Generation
 from app.errors import CallerLeft, Internal, Refused, ServiceError, SlowReader
@@ -27,18 +28,22 @@ log = logging.getLogger(__name__)
 class Attendance:
     """One caller's generation, from its plan to the last byte of its answer."""
 
-    def __init__(self, images: Images, caller: Caller, share: Share, seconds: float, metrics: Metrics) -> None:
+    def __init__(
+        self, images: Images, caller: Caller, share: Share, body: Body | None, seconds: float, metrics: Metrics
+    ) -> None:
         """
         Args:
             images: what does the work.
             caller: who asks.
             share: of the room for answers.
+            body: of the request.
             seconds: how long it may take altogether.
             metrics: where it is counted.
         """
         self._images = images
         self._caller = caller
         self._share = share
+        self._body = body
         self._seconds = seconds
         self._metrics = metrics
         self._plan: Plan | None = None
@@ -46,6 +51,7 @@ class Attendance:
         self._generation: Generation | None = None
         self._failure: ServiceError | None = None
         self._left_in: str | None = None
+        self._refusal: Refused | None = None
         self._unattended: asyncio.Task[Generation] | None = None
 
     async def make(
@@ -94,6 +100,8 @@ class Attendance:
         if turn is not None and self._journey is not None and self._journey.attempts:
             turn.go_on_without_caller(work)
             self._unattended = work
+            if self._body is not None:
+                self._body.hold_on()  # its uploads are still to be sent, and kept
             return
         work.cancel()
         await asyncio.wait({work})
@@ -121,7 +129,10 @@ class Attendance:
         if not work.cancelled():
             error = work.exception()
             self._generation = work.result() if error is None else None
+            self._refusal = error if isinstance(error, Refused) else None
             forget_frames(error)
+        if self._body is not None:
+            self._body.let_go()
         self._finish()
 
     def _finish(self) -> None:
@@ -131,8 +142,9 @@ class Attendance:
             return
         journey.enter(journey.stage)
         usage = self._generation.usage if self._generation else None
-        if usage is None and isinstance(self._failure, Refused):
-            usage = self._failure.usage
+        refusal = self._refusal or self._failure
+        if usage is None and isinstance(refusal, Refused):
+            usage = refusal.usage
         outcome = self._failure.code if self._failure else "ok"
         model = self._generation.model if self._generation else plan.model.id
         log.info(

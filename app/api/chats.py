@@ -5,10 +5,11 @@ import json
 import re
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Form, Header, Path, Query, Request, Response
+from pydantic import Field, TypeAdapter
 from starlette.routing import Match
 from starlette.types import Scope
 
@@ -24,9 +25,15 @@ from app.api.problems import documented
 from app.api.sending import Sending
 from app.api.stored import Stored, StoredImage
 from app.api.wire import ChatCreate, ForkCreate, TurnCreate, TurnForm
-from app.domain import Image
+from app.conversation import ChatDefaults
+from app.domain import GenerationRequest, Image
 from app.service.chats import TurnRequest
 from app.service.turns import OpenTurn
+
+_ID = r"chat_[0-9a-f]{32}"
+_CURSOR = TypeAdapter(
+    tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], Annotated[str, Field(pattern=f"^{_ID}$")]]
+)
 
 _STORAGE = (errors.StorageDamaged, errors.StorageUnavailable, errors.StorageFull)
 _EDGE = (errors.Unauthorized, errors.ForbiddenOrigin)
@@ -66,7 +73,7 @@ _TURN_ANSWERS = _merged(
             "content": ANSWERS[200]["content"] | {"application/json": {"example": _TURN_EXAMPLE}},
         }
     },
-    documented(*_STORAGE, errors.ChatNotFound, errors.TurnInProgress, errors.StaleTurn),
+    documented(*_STORAGE, errors.ChatNotFound, errors.TurnInProgress, errors.TurnLost, errors.StaleTurn),
 )
 
 making = APIRouter(
@@ -81,14 +88,14 @@ making = APIRouter(
 keeping = APIRouter(
     prefix="/chats",
     tags=["chats"],
-    responses=documented(*_EDGE, *_STORAGE, errors.InvalidRequest),
+    responses=documented(*_EDGE, *_STORAGE, errors.InvalidRequest, errors.Overloaded),
     dependencies=[Depends(caller)],
 )
 """The others."""
 
 
 async def _chat_id(chat_id: Annotated[str, Path()]) -> str:
-    if not re.fullmatch(r"chat_[0-9a-f]{32}", chat_id):
+    if not re.fullmatch(_ID, chat_id):
         raise errors.ChatNotFound("There is no such chat, or it has expired.")
     return chat_id
 
@@ -106,12 +113,14 @@ Closing = Annotated[AsyncExitStack, Depends(_closing)]
 
 
 async def _matching(
-    if_match: Annotated[
-        str | None, Header(description="The number of the latest turn that you know of, in quotes.")
+    request: Request,
+    _if_match: Annotated[
+        str | None, Header(alias="if-match", description="The number of the latest turn that you know of, in quotes.")
     ] = None,
 ) -> frozenset[int] | None:
     """The turns that an `If-Match` allows the latest one to be; `None` is any. A tag of something else matches none."""
-    if not if_match or if_match.strip() == "*":
+    if_match = ",".join(request.headers.getlist("if-match")).strip()
+    if if_match in ("", "*"):
         return None
     tags = [re.fullmatch(r'\s*(?:W/)?"?(\d{1,10})"?\s*', tag) for tag in if_match.split(",")]
     return frozenset(int(tag[1]) for tag in tags if tag)
@@ -235,6 +244,7 @@ async def create_chat(
 ) -> Response:
     """Begin a chat. With a `prompt` its first turn is made at once, and is the answer."""
     if body.prompt is None:
+        images.plan(_idle(body.defaults()), caller, ())
         chat = await chats.create(caller, body.defaults())
         return _created(chat_read(chat, request, settings))
     asked = Asked.of(body, await inline_references(body, request, references), wanted)
@@ -244,6 +254,11 @@ async def create_chat(
     closing.push_async_callback(turn.give_up)
     headers = {"Location": _path(request, chat.id)}
     return await answering.answer(turn.plan, asked.wanted, turn=turn, status=201, headers=headers)
+
+
+def _idle(defaults: ChatDefaults) -> GenerationRequest:
+    """A request with nothing but what a chat has for all of its turns, to see whether a model can do that."""
+    return GenerationRequest(prompt="-", **{one.name: getattr(defaults, one.name) for one in fields(defaults)})
 
 
 def _path(request: Request, chat_id: str) -> str:
@@ -283,10 +298,10 @@ def _read_cursor(cursor: str | None) -> tuple[float, str] | None:
     if not cursor:
         return None
     try:
-        updated_at, id_ = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        return float(updated_at), str(id_).replace("\0", "")
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        place = _CURSOR.validate_json(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except ValueError as error:
         raise errors.InvalidRequest([errors.FieldError("cursor", "is none that this service gave out")]) from error
+    return place
 
 
 @keeping.get("/{chat_id}", response_model=ChatRead, responses=documented(errors.ChatNotFound))
@@ -304,15 +319,21 @@ async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> No
     await chats.remove(chat_id, caller)
 
 
-@keeping.post(
+@making.post(
     "/{chat_id}/fork",
     status_code=201,
+    dependencies=[Depends(body_of("application/json", optional=True))],
     response_model=ChatRead,
     responses=documented(
+        *_EDGE,
+        *_STORAGE,
         errors.InvalidJson,
+        errors.InvalidRequest,
         errors.ChatNotFound,
+        errors.SlowUpload,
         errors.TooLarge,
         errors.UnsupportedMediaType,
+        errors.Overloaded,
     ),
 )
 async def fork_chat(
@@ -346,7 +367,7 @@ class _Showing:
 
     def show(self, image: Image, name: str) -> Response:
         sending = Sending(self.pace, self.settings.slow_caller_seconds, self.settings.deadline_seconds, lambda _: None)
-        return StoredImage(image, cast("Stored", image.content), name, self.request.headers, sending)
+        return StoredImage(image, cast("Stored", image.content), name, self.request, sending)
 
 
 Showing = Annotated[_Showing, Depends()]

@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from app.api.attending import Attendance
+from app.api.edge import announced_length
 from app.api.intake import Intake
 from app.catalogue import Catalogue
 from app.domain import Caller
@@ -107,7 +108,7 @@ async def attendance(
 ) -> AsyncGenerator[Attendance]:
     """Holds until the answer is sent."""
     share = Share(cast("Room", request.state.room))
-    attending = Attendance(images, caller, share, seconds, metrics)
+    attending = Attendance(images, caller, share, getattr(request.state, "upload", None), seconds, metrics)
     with cast("SpareMemory", request.state.spare_memory).at_work():
         try:
             yield attending
@@ -127,12 +128,19 @@ MetricsDep = Annotated[Metrics, Depends(_metrics)]
 AttendanceDep = Annotated[Attendance, Depends(attendance)]
 
 
-def body_of(type_: str) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that refuses a body of another media type, and says which one is wanted."""
+def body_of(type_: str, *, optional: bool = False) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that refuses a body of another media type, and says which one is wanted.
+
+    Args:
+        type_: the media type.
+        optional: whether there may be no body.
+    """
 
     async def check(request: Request) -> None:
         message = email.message.Message()
         message["content-type"] = request.headers.get("content-type", "")
+        if optional and not message["content-type"] and not announced_length(request.scope):
+            return
         given = message.get_content_type() if message["content-type"] else ""
         if given != type_ and not (type_ == "application/json" and given.endswith("+json")):
             raise UnsupportedMediaType(f"Send the body as {type_}: Content-Type says {given[:80] or 'nothing'}.")

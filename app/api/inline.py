@@ -108,7 +108,7 @@ class LiftingRoute(APIRoute):
                 request.state.caller.name
             )  # nobody uploads a hundred megabytes to be told that there is none
             await request.state.pace.turn(_READING)
-            body = intake_of(request).body(request.scope, request.receive)
+            request.state.upload = body = intake_of(request).body(request.scope, request.receive)
             try:
                 response = await handler(LiftedRequest(request.scope, body.receive))
             except BaseException:

@@ -66,6 +66,7 @@ class Body:
         self._intake = intake
         self._receive = receive
         self._share = Share(intake.room)
+        self._holders = 1
         self._arrived, self._more = 0, True
         self._deadline = asyncio.get_running_loop().time() + intake.total_seconds
         self._hold(announced_length(scope) or 0)
@@ -95,8 +96,14 @@ class Body:
         self._hold(self._arrived)
         return message
 
+    def hold_on(self) -> None:
+        """One more needs its bytes, and has to let go of them, too."""
+        self._holders += 1
+
     def let_go(self) -> None:
-        self._share.become(0)
+        self._holders -= 1
+        if not self._holders:
+            self._share.become(0)
 
     def _hold(self, count: int) -> None:
         if count <= max(SMALL_BYTES, self._share.held):

@@ -1,24 +1,29 @@
 """Stored images as files over HTTP: they never change, so they may be cached for ever, asked for by their ETag, and in
 part."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
-from fastapi import Response
-from starlette.datastructures import Headers
+from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.answers import EXTENSIONS
 from app.api.sending import Sender, Sending
 from app.domain import Image
-from app.errors import CallerLeft, RangeNotSatisfiable, SlowReader
+from app.errors import CallerLeft, Overloaded, RangeNotSatisfiable, SlowReader
+from app.room import Room, Share
+
+HELD_BYTES = 1024 * 1024
+"""What a reader takes in memory, whatever the file: a piece that was read, and one that is being sent."""
 
 
 class Stored(Protocol):
     """Content that can be read from anywhere in it."""
 
-    digest: str
+    @property
+    def digest(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -28,19 +33,22 @@ class Stored(Protocol):
 class StoredImage(Response):
     """A stored image, whole or the range that was asked for."""
 
-    def __init__(self, image: Image, file: Stored, name: str, headers: Headers, sending: Sending) -> None:
+    def __init__(self, image: Image, file: Stored, name: str, request: Request, sending: Sending) -> None:
         """
         Args:
             image: what it is.
             file: where its bytes are.
             name: what a browser may call it, without its extension.
-            headers: of the request.
+            request: the caller's.
             sending: how to send.
 
         Raises:
             RangeNotSatisfiable: it has no such range.
         """
-        size, etag = len(file), f'"{file.digest}"'
+        size, etag, headers = len(file), f'"{file.digest}"', request.headers
+        room: Room = request.state.room
+        self._share = Share(room)
+        self._patience = request.state.settings.queue_timeout_seconds
         self._sending = sending
         self._span: tuple[int, int] | None = (0, size)
         self._file = file
@@ -58,7 +66,8 @@ class StoredImage(Response):
             self.status_code, self._span = 304, None
             del self.headers["Content-Length"], self.headers["Content-Type"]
             return
-        if headers.get("if-range", etag) == etag and (span := _range(headers.get("range"), size)) is not None:
+        whole = request.method == "HEAD" or headers.get("if-range", etag) != etag
+        if not whole and (span := _range(headers.get("range"), size)) is not None:
             self.status_code, self._span = 206, span
             self.headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{size}"
         start, stop = self._span
@@ -67,14 +76,21 @@ class StoredImage(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sender = Sender(scope, send, self._sending)
         pieces = _none() if self._span is None or scope["method"] == "HEAD" else self._file.between(*self._span)
-        first = await anext(pieces, b"")  # whatever is wrong with the file is found out before the answer begins
         try:
+            async with asyncio.timeout(self._patience):
+                await self._share.take(HELD_BYTES)
+        except TimeoutError as error:
+            raise Overloaded("Other answers take all the room there is.", retry_after=10) from error
+        try:
+            first = await anext(pieces, b"")  # whatever is wrong with the file is found out before the answer begins
             await sender.start(self.status_code, self.raw_headers)
             if first:
                 await sender.send_all(_with(first, pieces), receive)
             await sender.end()
         except (CallerLeft, SlowReader) as error:
             self._sending.failed(error)
+        finally:
+            self._share.become(0)
 
 
 async def _none() -> AsyncGenerator[bytes]:

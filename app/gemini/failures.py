@@ -71,9 +71,7 @@ def as_service_errors(journey: Journey) -> Iterator[None]:
         again = Again.NEVER if isinstance(exc.__cause__, ssl.SSLCertVerificationError) else Again.SAFE
         raise UpstreamError("No connection to Gemini could be made.", cause=_why(exc)).to_be_tried(again) from exc
     except NoRoom as exc:
-        raise Overloaded(
-            "Gemini's answer came, but other answers take all the memory there is.", retry_after=10
-        ) from exc
+        raise Overloaded(str(exc), retry_after=10) from exc
     except AnswerTooLarge as exc:
         raise UpstreamInvalidResponse("Gemini's answer is larger than this service takes.", cause=str(exc)) from exc
     except httpx2.DecodingError as exc:

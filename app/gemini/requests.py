@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from app.catalogue import Model
 from app.domain import GenerationRequest, Part, Reference, Role
+from app.errors import UnusableSignatures
 from app.gemini.transport import Exchange
 
 _AS_A = {
@@ -43,7 +44,12 @@ def _written(parts: Iterable[Part], exchange: Exchange) -> list[types.Part]:
 
 
 def _part(part: Part, exchange: Exchange) -> types.Part:
-    """As the SDK knows it; what it does not know is left out, as it does itself with what Gemini sends."""
+    """As the SDK knows it; what it does not know, or knows otherwise, is left out, as it does itself with what Gemini
+    sends.
+
+    Raises:
+        UnusableSignatures: it would not be the same without.
+    """
     fields = dict(part.fields)
     if part.data is not None:
         fields["inlineData"] = {**(fields.get("inlineData") or {}), "data": exchange.sending(part.data)}
@@ -53,11 +59,13 @@ def _part(part: Part, exchange: Exchange) -> types.Part:
         try:
             return types.Part.model_validate(fields)
         except ValidationError as error:
-            unknown = [one["loc"] for one in error.errors(include_input=False) if one["type"] == "extra_forbidden"]
-            if not unknown:
-                raise
-        for location in unknown:
-            fields = _without(fields, location)
+            wrong = error.errors(include_input=False)
+        known, of_the_image = fields, False
+        for one in wrong:
+            fields = _without(fields, one["loc"])
+            of_the_image |= one["type"] != "extra_forbidden" and one["loc"][0] in ("inlineData", "inline_data")
+        if fields == known or of_the_image:
+            raise UnusableSignatures("A part of this chat cannot be sent back.", cause="not the SDK's part")
 
 
 def _without(fields: Mapping[str, Any], location: tuple[int | str, ...]) -> dict[str, Any]:

@@ -25,7 +25,10 @@ from app.lifting import Content, Decoder, Encoded, InMemory, InPieces, Lifter, T
 _OF_THE_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 _READ_AHEAD = 4
-"""Files from afar that are asked for at once; each holds up to 1.5 MB then."""
+"""Files from afar that are asked for at once."""
+
+_READ_AHEAD_BYTES = 1_000_000
+"""What each of them holds then."""
 
 _current: ContextVar["Exchange"] = ContextVar("exchange")
 
@@ -65,6 +68,7 @@ class Exchange:
         self._tokens = Tokens()
         self._before: Token[Exchange] | None = None
         self._sent: dict[bytes, Content] = {}
+        self._reads_ahead = False
         received = partial(_Received, self._hold)
         signature = received if keep_signatures else None
         self._sinks = {"data": received, "thoughtSignature": signature, "thought_signature": signature}
@@ -93,6 +97,7 @@ class Exchange:
         """Let `content` go out with the request; the SDK is to be given what comes back in its place."""
         token = self._tokens.next()
         self._sent[token.encode()] = content
+        self._reads_ahead = self._reads_ahead or content.far
         return base64.b64decode(token)
 
     def received(self, data: str) -> Content:
@@ -124,6 +129,19 @@ class Exchange:
             request.method, request.url, headers=headers, stream=_Spliced(segments), extensions=request.extensions
         )
 
+    async def ready(self) -> None:
+        """The request is about to be sent. What comes from afar needs room on its way.
+
+        Raises:
+            NoRoom: there is none.
+        """
+        if self._reads_ahead and self._trip is not None:
+            try:
+                async with asyncio.timeout(self._trip.room_seconds):
+                    await self._trip.journey.share.take(_READ_AHEAD * _READ_AHEAD_BYTES)
+            except TimeoutError as error:
+                raise NoRoom("Other answers take all the memory there is; Gemini was not asked.") from error
+
     async def begin(self, answer: Answer) -> None:
         """An answer arrives. Its bytes need room."""
         self._answer = answer
@@ -135,6 +153,7 @@ class Exchange:
         if self._trip is not None:
             self._trip.journey.received_bytes = 0
             self._trip.journey.enter(Stage.ROOM)
+            self._trip.journey.share.become(0)  # the request is out
             announced = next((value for name, value in answer.headers if name.lower() == b"content-length"), None)
             # Nearly all of an answer is base64, and some of that are signatures that are not kept.
             expected = int(announced) * 3 // 4 if announced is not None else self._trip.expected_bytes
@@ -142,7 +161,7 @@ class Exchange:
                 async with asyncio.timeout(self._trip.room_seconds):
                     await self._trip.journey.share.take(expected)
             except TimeoutError as error:
-                raise NoRoom("Other answers take all the room there is.") from error
+                raise NoRoom("Gemini's answer came, but other answers take all the memory there is.") from error
             self._trip.journey.enter(Stage.TRANSFER)
 
     def lift(self, chunk: bytes) -> bytes:
@@ -204,6 +223,7 @@ class LiftingTransport(httpx2.AsyncBaseTransport):
         exchange = _current.get(None)
         if exchange is not None:
             request = exchange.splice(request, await request.aread())
+            await exchange.ready()
         answer = await self._network.send(request)
         if answer.status != httpx2.codes.OK:
             exchange = None

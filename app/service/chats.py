@@ -13,7 +13,7 @@ from app.domain import Caller, Generation, GenerationRequest, Image
 from app.errors import (
     FieldError,
     InvalidRequest,
-    ServiceError,
+    StorageError,
     TurnNotFound,
 )
 from app.service.images import Images
@@ -34,8 +34,8 @@ class TurnRequest:
     request: GenerationRequest
     given: frozenset[str]
     """Which fields of it they have named; for the others the chat may have defaults."""
-    after_turns: Collection[int] | None = None
-    """The latest turn has to be one of these; `None` is any."""
+    latest_in: Collection[int] | None = None
+    """The latest turn has to be among these; `None` is any."""
     replace_turn: int | None = None
     """The turn that this one stands in for."""
 
@@ -62,7 +62,9 @@ class Chats:
         self._sweeping: asyncio.Task[None] | None = None
 
     async def create(self, caller: Caller, defaults: ChatDefaults) -> Chat:
-        return await (await self._storage.chats()).add(caller.owner, defaults)
+        store = await self._storage.chats()
+        await store.files.require_writable()
+        return await store.add(caller.owner, defaults)
 
     async def get(self, chat_id: str, caller: Caller) -> Chat:
         return await (await self._storage.chats()).get(chat_id, caller.owner)
@@ -72,13 +74,13 @@ class Chats:
         store = await self._storage.chats()
         return await store.page(caller.owner, limit, after)
 
-    async def fork(self, chat_id: str, caller: Caller, after_turn: int | None) -> Chat:
+    async def fork(self, chat_id: str, caller: Caller, from_turn: int | None) -> Chat:
         """A new chat that begins as this one did, up to a turn or to its end.
 
         Raises:
             InvalidRequest: it has no such turn.
         """
-        return await (await self._storage.chats()).fork(chat_id, caller.owner, after_turn)
+        return await (await self._storage.chats()).fork(chat_id, caller.owner, from_turn)
 
     async def remove(self, chat_id: str, caller: Caller) -> None:
         """Forget it.
@@ -121,7 +123,11 @@ class Chats:
         store = await self._storage.chats()
         await store.files.require_writable()
         holder = self._leases.name()
-        chat = await store.lease(chat_id, caller.owner, holder, asked.after_turns)
+        try:
+            chat = await store.lease(chat_id, caller.owner, holder, asked.latest_in)
+        except (StorageError, asyncio.CancelledError):
+            await self._leases.release(holder)  # nobody knows what became of it
+            raise
         self._leases.hold(holder)
         try:
             chain = _chain_for(chat, asked.replace_turn)
@@ -140,12 +146,11 @@ class Chats:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._sweep_seconds * random.uniform(0.8, 1.2))  # noqa: S311  # replicas start together
-            if not self._storage.in_use:
-                continue
             try:
-                await self.sweep()
-            except ServiceError as error:
-                log.warning("could not sweep", extra={"cause": error.cause})
+                if await self._storage.in_use():
+                    await self.sweep()
+            except Exception as error:  # whatever it is, the next time it may work
+                log.warning("could not sweep", extra={"cause": getattr(error, "cause", repr(type(error)))})
 
     async def __aenter__(self) -> Self:
         self._sweeping = asyncio.create_task(self._sweep())

@@ -96,25 +96,46 @@ class Images:
         return plan
 
     async def make(self, plan: Plan, caller: Caller, journey: Journey) -> Generation:
+        """Make the image, of a type that the caller can take.
+
+        Raises:
+            Overloaded, Refused, UpstreamError: as `draw`.
+            NotAcceptable: the image is of another type.
+        """
+        generation = await self.draw(plan, caller, journey)
+        self.require_acceptable(generation, plan)
+        return generation
+
+    async def draw(self, plan: Plan, caller: Caller, journey: Journey) -> Generation:
         """Make the image.
 
         Raises:
             Overloaded: no place was free in time.
             Refused, UpstreamError: as Gemini decides.
-            NotAcceptable: the image is of a type that the caller cannot take.
         """
         try:
             async with self._gate.place(caller.name, journey.remaining()):
                 generation = await self._made(plan, journey)
-            _require_acceptable(generation.image.mime_type, plan.request)
         except TimeoutError as error:
             raise _too_late(journey) from error
         except ServiceError as error:
             error.attempts = journey.attempts or None
-            if journey.attempts and isinstance(error, Overloaded | NotAcceptable):
-                error.may_have_cost = True  # it was on its way, or even there
+            if journey.attempts and isinstance(error, Overloaded):
+                error.may_have_cost = True  # it was on its way
             raise
         return replace(generation, attempts=journey.attempts)
+
+    def require_acceptable(self, generation: Generation, plan: Plan) -> None:
+        """Refuse to answer with what the caller cannot take, though it is there.
+
+        Raises:
+            NotAcceptable: that is so.
+        """
+        try:
+            _require_acceptable(generation.image.mime_type, plan.request)
+        except NotAcceptable as error:
+            error.attempts, error.may_have_cost = generation.attempts, True
+            raise
 
     async def _made(self, plan: Plan, journey: Journey) -> Generation:
         try:

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import secrets
 from contextlib import suppress
+from contextvars import Context
 
 from app.errors import ServiceError
 from app.store import Storage
@@ -37,7 +38,8 @@ class Leases:
         """Keep this one's lease alive."""
         self._held.add(holder)
         if self._renewing is None:
-            self._renewing = asyncio.create_task(self._renew())
+            # In a context of its own: it outlives the request that happens to be the first.
+            self._renewing = asyncio.create_task(self._renew(), context=Context())
 
     def forget(self, holder: str) -> None:
         """It is given back, or about to be."""
@@ -58,8 +60,8 @@ class Leases:
                 continue
             try:
                 await (await self._storage.chats()).renew(tuple(self._held))
-            except ServiceError as error:
-                log.warning("leases could not be renewed", extra={"cause": error.cause})
+            except Exception as error:  # whatever it is, the next time it may work
+                log.warning("leases could not be renewed", extra={"cause": getattr(error, "cause", repr(type(error)))})
 
     async def aclose(self) -> None:
         if self._renewing is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from app.catalogue import Model
 from app.conversation import Turn
 from app.domain import GenerationRequest, Part, PastTurn, Recollection
-from app.errors import FieldError, InvalidRequest
+from app.errors import FieldError, InvalidRequest, StorageDamaged
 from app.lifting import Content
 
 MAX_REQUEST_BYTES = 95_000_000
@@ -69,21 +69,18 @@ def recall(
 
     Raises:
         InvalidRequest: the uploads leave no place for the image that they are to change.
+        StorageDamaged: no image of the chat is left.
     """
     if not chain:
         return Recollection(), []
-    room = _room(model) - _Size.of(
-        [Part.words(request.prompt), *(Part.picture(one.image) for one in request.references)]
-    )
-    if room.images < 1:
-        raise InvalidRequest([FieldError("referenceImages", _no_place(model))])
+    own = _Size.of([Part.words(request.prompt), *(Part.picture(one.image) for one in request.references)])
+    room = _room(model) - own
     since = max((place for place, turn in enumerate(chain) if turn.restarted), default=0)
     conversation = chain[since:]
     why = _why_not(conversation, model, lost, distrusted=distrusted)
-    if why is None:
-        return _in_full(conversation, room, model)
-    parts = _as_references(chain, room, lost)
-    return Recollection(parts=parts), [f"Earlier images of this chat went along as references, {why}."]
+    if why is None and not room.holds(_Size.of([*conversation[-1].answer, *_words(conversation[-1])])):
+        why = f"because the latest turn is more than {model.id} takes in beside this one"
+    return _in_full(conversation, room, model) if why is None else _as_references(chain, room, model, lost, why)
 
 
 def _room(model: Model) -> _Size:
@@ -93,10 +90,6 @@ def _room(model: Model) -> _Size:
         tokens=unlimited if model.input_tokens is None else model.input_tokens,
         bytes=MAX_REQUEST_BYTES,
     )
-
-
-def _no_place(model: Model) -> str:
-    return f"{model.id} takes {model.max_references} images at most, and the newest one of the chat is one of them"
 
 
 def _why_not(conversation: Sequence[Turn], model: Model, lost: Collection[Content], *, distrusted: bool) -> str | None:
@@ -154,37 +147,53 @@ def _warnings(
     return warnings
 
 
-def _as_references(chain: Sequence[Turn], room: _Size, lost: Collection[Content]) -> tuple[Part, ...]:
+def _as_references(
+    chain: Sequence[Turn], room: _Size, model: Model, lost: Collection[Content], why: str
+) -> tuple[Recollection, list[str]]:
     """The images alone: the newest, the first uploads, then the others from new to old, as long as there is room; told
-    in the order in which they came about."""
-    pairs: list[tuple[int, tuple[Part, ...]]] = []
+    in the order in which they came about.
+
+    Raises:
+        InvalidRequest: there is no room for the newest one.
+        StorageDamaged: all of them are lost.
+    """
     first = next((turn for turn in chain if turn.references), None)
-    if first is not None:
-        pairs += [
-            (
-                place,
-                (
-                    Part.words(f"Given with turn {first.number}{f', {one.name}' if one.name else ''}:"),
-                    Part.picture(one.image),
-                ),
-            )
-            for place, one in enumerate(first.references)
-        ]
-    drawn = [
-        (
-            len(pairs) + place,
-            (Part.words(f"Drawn in turn {turn.number} for: {_quoted(turn.prompt)}"), Part.picture(turn.image)),
-        )
-        for place, turn in enumerate(chain)
-        if turn.image is not None
-    ]
-    chosen: list[tuple[int, tuple[Part, ...]]] = []
-    for place, pair in [*drawn[-1:], *pairs, *reversed(drawn[:-1])]:
+    uploads = [_upload(first, place) for place in range(len(first.references))] if first else []
+    drawn = [_drawn(turn) for turn in chain if turn.image is not None]
+    there = [pair for pair in drawn if pair[-1].data not in lost]
+    if not there:
+        raise StorageDamaged("The images of this chat are missing from the storage.", part="blobs")
+    newest = there[-1]
+    chosen: list[tuple[Part, ...]] = []
+    for pair in [newest, *(one for one in uploads if one[-1].data not in lost), *reversed(there[:-1])]:
         size = _Size.of(pair)
-        if pair[-1].data not in lost and room.holds(size):
+        if room.holds(size):
             room -= size
-            chosen.append((place, pair))
-    return tuple(part for _, pair in sorted(chosen, key=lambda one: one[0]) for part in pair)
+            chosen.append(pair)
+        elif pair is newest:
+            raise InvalidRequest([FieldError("referenceImages", _no_place(model))])
+    everything = [*uploads, *drawn]
+    told = [pair for pair in everything if pair in chosen]
+    warnings = [f"Earlier images of this chat went along as references, {why}."]
+    if missing := len(everything) - len(told):
+        warnings.append(f"{missing} of them did not: they are lost, or more than {model.id} takes in at once.")
+    return Recollection(parts=tuple(part for pair in told for part in pair)), warnings
+
+
+def _no_place(model: Model) -> str:
+    images = "" if model.max_references is None else f" ({model.max_references} images at most)"
+    return f"there have to be fewer or smaller ones: the newest image of the chat goes along with them{images}"
+
+
+def _upload(turn: Turn, place: int) -> tuple[Part, ...]:
+    reference = turn.references[place]
+    name = f", {reference.name}" if reference.name else ""
+    return Part.words(f"Given with turn {turn.number}{name}:"), Part.picture(reference.image)
+
+
+def _drawn(turn: Turn) -> tuple[Part, ...]:
+    assert turn.image
+    return Part.words(f"Drawn in turn {turn.number} for: {_quoted(turn.prompt)}"), Part.picture(turn.image)
 
 
 def _quoted(prompt: str) -> str:

@@ -64,13 +64,20 @@ class OpenTurn:
         """
         try:
             try:
-                generation = await self._work.images.make(self.plan, self.caller, journey)
+                generation = await self._work.images.draw(self.plan, self.caller, journey)
             except ServiceError as error:
                 await self._record(error, journey)
                 raise
-            return await self._kept(generation, journey)
+            kept = await self._kept(generation, journey)
         finally:
             await self.aclose()
+
+        try:
+            self._work.images.require_acceptable(kept, self.plan)
+        except ServiceError as error:
+            error.about = {"chatId": self._chat.id, "turn": self.number}
+            raise
+        return kept
 
     def go_on_without_caller(self, work: asyncio.Task[Generation]) -> None:
         """The caller has left, after Gemini was asked: the image is paid for, and has a place to be kept at."""

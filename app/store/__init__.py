@@ -6,7 +6,6 @@ alone takes a quarter of a second and 20 MB, and whoever makes single images nee
 
 import asyncio
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
@@ -25,17 +24,16 @@ class Storage:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[ChatStore] | None = None
         self._database: Database | None = None
         self._chats: ChatStore | None = None
 
-    @property
-    def in_use(self) -> bool:
+    async def in_use(self) -> bool:
         """Whether there is something in it, as far as one can tell without opening it."""
         settings = self._settings
         if self._chats is not None or settings.database_url is not None:
             return True
-        return (Path(settings.data_dir) / "chats.db").exists()
+        return await anyio.to_thread.run_sync((settings.data_dir / "chats.db").exists)
 
     async def chats(self) -> "ChatStore":
         """The store, with a database that is up to date.
@@ -44,13 +42,13 @@ class Storage:
             StorageUnavailable, StorageFull: it cannot be opened now. Another time it may.
         """
         if self._chats is None:
-            async with self._opening:
-                if self._chats is None:
-                    self._chats = await self._opened()
+            if self._opening is None or self._opening.done():
+                self._opening = asyncio.create_task(self._opened())
+            self._chats = await asyncio.shield(self._opening)  # all who wait learn what became of the same attempt
         return self._chats
 
     async def _opened(self) -> "ChatStore":
-        # The event loop has better things to do than to read a few hundred modules.
+        # The event loop has better things to do than to read a few hundred modules, or to wait for a disk.
         await anyio.to_thread.run_sync(importlib.import_module, "app.store.chats")
         from app.store.blobs import Blobs
         from app.store.chats import ChatStore
@@ -59,12 +57,15 @@ class Storage:
 
         settings = self._settings
         if self._database is None:
-            self._database = Database.of(settings)
+            self._database = await anyio.to_thread.run_sync(Database.of, settings)
         await migrate(self._database, allowed=settings.migrate)
-        files = Blobs(settings.blob_url, settings.data_dir)
+        files = await anyio.to_thread.run_sync(Blobs, settings.blob_url, settings.data_dir)
         ttl = settings.chat_ttl.total_seconds() or None
         return ChatStore(self._database, files, ttl, settings.chat_lease_seconds)
 
     async def aclose(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait({self._opening})
         if self._database is not None:
             await self._database.aclose()

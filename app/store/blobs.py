@@ -3,7 +3,8 @@
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -19,8 +20,8 @@ from app.lifting import Content
 from app.lifting.content import PIECE_BYTES
 from app.store.failures import RETRY_AFTER_SECONDS, as_storage_errors, storage_error
 
-_RANGE_BYTES = 8 * PIECE_BYTES
-"""What is read at once, 1.5 MiB: a multiple of three, as pieces have to be."""
+RANGE_BYTES = 4 * PIECE_BYTES
+"""What is read at once, 768 KiB: a multiple of three, as pieces have to be."""
 
 _AT_ONCE_BYTES = 8 * 1024 * 1024
 """Up to this size a file goes into a bucket in one request; in parts it takes three."""
@@ -44,7 +45,8 @@ _REMOTE = {"s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"}
 class Blob:
     """A stored file. As `Content` it comes from the store each time, in pieces; nothing of it stays in memory."""
 
-    digest: str
+    name: str
+    """The SHA-256 of its bytes; with a suffix, if the file of that name was being removed when it was needed anew."""
     size: int
     store: "Blobs" = field(compare=False, repr=False)
     far: ClassVar[bool] = True
@@ -52,21 +54,20 @@ class Blob:
     def __len__(self) -> int:
         return self.size
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, self.size, _RANGE_BYTES):
-            read = await self.store.read(self, start, min(start + _RANGE_BYTES, self.size))
-            half = _RANGE_BYTES // 2
-            yield read[:half]
-            if len(read) > half:
-                yield read[half:]
+    @property
+    def digest(self) -> str:
+        return self.name[:64]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.between(0, self.size)
 
     def head(self, count: int) -> bytes:
         raise NotImplementedError("A stored image is measured before it is stored.")
 
     async def between(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes from `start` to before `stop`, in pieces."""
-        for begin in range(start, stop, _RANGE_BYTES):
-            yield await self.store.read(self, begin, min(begin + _RANGE_BYTES, stop))
+        for begin in range(start, stop, RANGE_BYTES):
+            yield await self.store.read(self, begin, min(begin + RANGE_BYTES, stop))
 
 
 class Blobs:
@@ -85,11 +86,13 @@ class Blobs:
             self._store: ObjectStore = (
                 LocalStore(self._directory, mkdir=True) if self._directory else _remote(url or "")
             )
+            if self._directory is not None:
+                _sync(self._directory.parent)
         self._took_one_at = -_TRUST_SECONDS
         self._durable_folders: set[Path] = set()
 
-    def blob(self, digest: str, size: int) -> Blob:
-        return Blob(digest, size, self)
+    def blob(self, name: str, size: int) -> Blob:
+        return Blob(name, size, self)
 
     async def require_writable(self) -> None:
         """Find out whether the store takes files, before any money is spent on one.
@@ -103,11 +106,11 @@ class Blobs:
         if time.monotonic() - self._took_one_at < _TRUST_SECONDS:
             return
         with as_storage_errors("blobs"):
-            await self._store.put_async("probe", b"This store takes files.", use_multipart=False)
+            await self._probe()
         self._took_one_at = time.monotonic()
 
-    async def put(self, digest: str, content: Content) -> None:
-        """Store the content under its digest. Once this returns, it is durable.
+    async def put(self, name: str, content: Content) -> None:
+        """Store the content. Once this returns, it is durable.
 
         Raises:
             StorageUnavailable, StorageFull: it is not.
@@ -116,20 +119,26 @@ class Blobs:
             with as_storage_errors("blobs"):
                 if len(content) <= _AT_ONCE_BYTES:
                     whole = b"".join([piece async for piece in content])
-                    await self._store.put_async(_path(digest), whole, use_multipart=False)
+                    await self._store.put_async(_path(name), whole, use_multipart=False)
                 else:
-                    await self._store.put_async(_path(digest), aiter(content), use_multipart=True)
-                if self._directory is not None:
-                    await anyio.to_thread.run_sync(self._make_durable, self._directory / _path(digest))
+                    await self._store.put_async(_path(name), aiter(content), use_multipart=True)
+            await self.settle(name)
         except (StorageUnavailable, StorageFull):
             self._took_one_at = -_TRUST_SECONDS
             raise
         self._took_one_at = time.monotonic()
 
-    async def has(self, digest: str, size: int) -> bool:
+    async def settle(self, name: str) -> None:
+        """Return once a file that is there is durable. (What a bucket has, is.)"""
+        if self._directory is not None:
+            with as_storage_errors("blobs"):
+                await anyio.to_thread.run_sync(self._make_durable, self._directory / _path(name))
+
+    async def has(self, name: str, size: int) -> bool:
+        """Whether there is such a file, of that size."""
         with as_storage_errors("blobs"):
             try:
-                found = await self._store.head_async(_path(digest))
+                found = await self._store.head_async(_path(name))
             except FileNotFoundError:
                 return False
             return found["size"] == size
@@ -142,9 +151,7 @@ class Blobs:
             StorageUnavailable: the store does not answer.
         """
         try:
-            read = bytes(await self._store.get_range_async(_path(blob.digest), start=start, end=stop))
-        except FileNotFoundError as error:
-            raise _damaged(blob) from error
+            read = bytes(await self._store.get_range_async(_path(blob.name), start=start, end=stop))
         except (BaseError, OSError, ValueError) as error:
             if await self._is_damaged(blob):
                 raise _damaged(blob) from error
@@ -154,20 +161,31 @@ class Blobs:
         return read
 
     async def _is_damaged(self, blob: Blob) -> bool:
-        """Stores have many words for a range that a file does not have."""
+        """Stores have many words for what a file does not have, and for a file that they do not; and a bucket that is
+        gone has none of them."""
         try:
-            return not await self.has(blob.digest, blob.size)
+            if await self.has(blob.name, blob.size):
+                return False
+            with as_storage_errors("blobs"):
+                await self._probe()
         except (StorageUnavailable, StorageFull):
             return False
+        return True
 
-    def delete(self, digests: Collection[str]) -> None:
-        """Forget files; those that are not there are no trouble. (Waits for the store: not for the event loop.)"""
+    async def _probe(self) -> None:
+        if self._directory is not None and not await anyio.to_thread.run_sync(self._directory.is_dir):
+            raise FileNotFoundError(self._directory)
+        await self._store.put_async("probe", b"This store takes files.", use_multipart=False)
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Remove files; those that are not there are no trouble."""
         with as_storage_errors("blobs"):
-            if self._directory is None:
-                self._store.delete([_path(digest) for digest in digests])
-            else:
-                for digest in digests:
-                    (self._directory / _path(digest)).unlink(missing_ok=True)
+            try:
+                await self._store.delete_async([_path(name) for name in names])
+            except FileNotFoundError:  # some stores mind; then each for itself
+                for name in names:
+                    with suppress(FileNotFoundError):
+                        await self._store.delete_async(_path(name))
 
     async def tidy(self) -> int:
         """Remove what writers have left unfinished; how many files that was. (Buckets do so by a lifecycle rule.)"""
@@ -181,11 +199,7 @@ class Blobs:
         a new folder, once its own is."""
         folder = path.parent
         for one in (path, folder, *(() if folder in self._durable_folders else (folder.parent,))):
-            descriptor = os.open(one, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync(one)
         self._durable_folders.add(folder)
 
     def _free_bytes(self) -> int:
@@ -206,13 +220,13 @@ async def digest_of(content: Content) -> str:
     return hasher.hexdigest()
 
 
-def _path(digest: str) -> str:
-    return f"{digest[:2]}/{digest}"
+def _path(name: str) -> str:
+    return f"{name[:2]}/{name}"
 
 
 def _damaged(blob: Blob) -> StorageDamaged:
     damaged = StorageDamaged(
-        "An image of this chat is missing from the store of images.", part="blobs", cause=f"no blob {blob.digest}"
+        "An image of this chat is missing from the store of images.", part="blobs", cause=f"no blob {blob.name}"
     )
     damaged.lost = blob
     return damaged
@@ -221,7 +235,10 @@ def _damaged(blob: Blob) -> StorageDamaged:
 def _directory_of(url: str | None, directory: Path) -> Path | None:
     if url is None:
         return (directory / "blobs").absolute()
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise StorageUnavailable("BLOB_URL is no URL.", part="blobs", cause="not a URL") from None
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(unquote(parts.path))
     if parts.scheme not in _REMOTE:
@@ -245,6 +262,14 @@ def _remote(url: str) -> ObjectStore:
         retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
     )
     return store
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_unfinished(directory: Path) -> int:

@@ -7,25 +7,23 @@ A turn's bytes are durable before the row that names them: a crash in between le
 import asyncio
 import json
 import secrets
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, exists, insert, literal, or_, select, true, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, and_, case, delete, insert, literal, or_, select, true, update
 from sqlalchemy.engine import Connection
 
 from app.conversation import Chat, ChatDefaults, Turn
-from app.errors import ChatNotFound, FieldError, InvalidRequest, StaleTurn, TurnInProgress
+from app.errors import ChatNotFound, FieldError, InvalidRequest, StaleTurn, TurnInProgress, TurnLost
 from app.lifting import Content
 from app.store import documents
-from app.store.blobs import Blob, Blobs, digest_of
+from app.store.blobs import Blobs
 from app.store.database import Database
-from app.store.tables import blobs, chats, turn_blobs, turns
-
-GARBAGE_SECONDS = 600
-"""How long bytes that nobody refers to are left alone: somebody may be about to. Keeping takes a minute at most."""
+from app.store.failures import as_storage_errors
+from app.store.ledger import KEEP_SECONDS, Ledger
+from app.store.tables import chats, turn_blobs, turns
 
 _BATCH = 100
 _TITLE_CHARS = 80
@@ -50,6 +48,7 @@ class ChatStore:
             lease_seconds: how long a turn in progress keeps others away, unless its lease is renewed.
         """
         self.files = files
+        self._ledger = Ledger(database, files)
         self._database = database
         self._ttl = ttl_seconds
         self._lease_seconds = lease_seconds
@@ -110,8 +109,8 @@ class ChatStore:
 
         return await self._database.read(work)
 
-    async def fork(self, chat_id: str, owner: str, after_turn: int | None) -> Chat:
-        """Begin a chat with the turns that another one had after `after_turn`; with all of them, if that is `None`.
+    async def fork(self, chat_id: str, owner: str, from_turn: int | None) -> Chat:
+        """Begin a chat with the turns of another one up to `from_turn`; with all of them, if that is `None`.
 
         Raises:
             ChatNotFound: the owner has none by that id.
@@ -120,8 +119,8 @@ class ChatStore:
         new_id = f"chat_{secrets.token_hex(16)}"
 
         def work(connection: Connection) -> Chat:
-            chat = self._found(connection, chat_id, owner)
-            last = chat.last_turn if after_turn is None else after_turn
+            chat, _ = self._locked(connection, chat_id, owner)
+            last = chat.last_turn if from_turn is None else from_turn
             if last > chat.last_turn:
                 raise InvalidRequest([FieldError("fromTurn", f"the chat has {chat.last_turn} turns")])
             title = chat.title if last else None
@@ -138,11 +137,6 @@ class ChatStore:
             ).where(*copied)
             connection.execute(insert(turns).from_select(columns, old))
             referred = turn_blobs.c.chat_id == chat_id, turn_blobs.c.number <= last
-            connection.execute(
-                update(blobs)
-                .where(blobs.c.digest.in_(select(turn_blobs.c.digest).where(*referred)))
-                .values(touched_at=self._database.now)
-            )
             links = select(literal(new_id), turn_blobs.c.number, turn_blobs.c.digest).where(*referred)
             connection.execute(insert(turn_blobs).from_select(["chat_id", "number", "digest"], links))
             return self._with_turns(connection, made)
@@ -158,20 +152,22 @@ class ChatStore:
         """
 
         def work(connection: Connection) -> None:
-            gone = connection.execute(delete(chats).where(*self._of(chat_id, owner), self._free).returning(chats.c.id))
-            if gone.one_or_none() is None:
-                self._in_the_way(connection, chat_id, owner)
+            _, left = self._locked(connection, chat_id, owner)
+            if left:
+                raise _in_progress(left)
+            connection.execute(delete(chats).where(chats.c.id == chat_id))
 
         await self._database.write(work)
 
-    async def lease(self, chat_id: str, owner: str, holder: str, after_turns: Collection[int] | None = None) -> Chat:
+    async def lease(self, chat_id: str, owner: str, holder: str, latest_in: Collection[int] | None = None) -> Chat:
         """Keep others from adding turns, until `keep`, `release`, or a while after the last `renew`.
 
         Args:
             chat_id: which chat.
             owner: whose.
             holder: a name for whoever asks, never used twice.
-            after_turns: the latest turn has to be one of these; `None` is any.
+            latest_in: the latest turn has to be among these; `None` is any. Turns without an image have changed
+                nothing: with such ones at the end, the last one that counts will do, and any behind it.
 
         Returns:
             The chat with all its turns.
@@ -179,22 +175,22 @@ class ChatStore:
         Raises:
             ChatNotFound: the owner has none by that id.
             TurnInProgress: somebody else has the lease.
-            StaleTurn: the latest turn is another one.
+            StaleTurn: the chat has gone on.
         """
-        current = true() if after_turns is None else chats.c.last_turn.in_(after_turns)
 
         def work(connection: Connection) -> Chat:
-            leased = connection.execute(
+            chat, left = self._locked(connection, chat_id, owner)
+            if left:
+                raise _in_progress(left)
+            chat = self._with_turns(connection, chat)
+            if latest_in is not None and not any(chat.last_that_counts <= one <= chat.last_turn for one in latest_in):
+                raise StaleTurn(f"The latest turn of this chat is {chat.last_turn}.", last_turn=chat.last_turn)
+            connection.execute(
                 update(chats)
-                .where(*self._of(chat_id, owner), self._free, current)
+                .where(chats.c.id == chat_id)
                 .values(lease_holder=holder, lease_until=self._database.now + self._lease_seconds)
-                .returning(*chats.c, true().label("in_progress"))
             )
-            row = leased.one_or_none()
-            if row is None:
-                last_turn = self._in_the_way(connection, chat_id, owner)
-                raise StaleTurn(f"The latest turn of this chat is {last_turn}.", last_turn=last_turn)
-            return self._with_turns(connection, _chat(row))
+            return chat
 
         return await self._database.write(work)
 
@@ -228,12 +224,13 @@ class ChatStore:
             replaces: the turn that it stands in for.
 
         Raises:
-            StaleTurn: the lease ran out and somebody else took it. Nothing is kept.
-            ChatNotFound: the chat has expired meanwhile.
+            TurnLost: the lease ran out and somebody else took it. Nothing is kept.
         """
-        named = await self._stored(_contents(turn))
-        written = documents.turn_written(turn, lambda content: named[id(content)])
-        digests = {digest for digest, _ in named.values()}
+        with as_storage_errors("blobs"):
+            async with asyncio.timeout(KEEP_SECONDS):
+                stored = await self._ledger.stored(_contents(turn))
+        written = documents.turn_written(turn, lambda content: (stored[id(content)].name, len(content)))
+        digests = {one.digest for one in stored.values()}
         changed: dict[str, Any] = {}
         if chat.title is None:
             changed["document"] = documents.text_of(_document(chat) | {"title": _title(turn.prompt)})
@@ -285,19 +282,11 @@ class ChatStore:
         document = rows.scalar_one_or_none()
         if document is not None and turn.generation_id == json.loads(document)["generation_id"] is not None:
             return
-        rows = connection.execute(select(chats.c.last_turn).where(chats.c.id == chat_id))
-        last_turn = rows.scalar_one_or_none()
-        if last_turn is None:
-            raise ChatNotFound("The chat is gone, and this turn with it.")
-        raise StaleTurn("The chat has gone on: this turn took too long and is not kept.", last_turn=last_turn)
+        raise TurnLost("The chat has gone on, or is gone: this turn took too long and is not kept.")
 
     async def sweep(self) -> Swept:
         """Remove chats that have expired and bytes that nobody refers to."""
-        swept_chats = await self._sweep_chats()
-        swept_blobs = 0
-        while batch := await self._sweep_blobs():
-            swept_blobs += batch
-        return Swept(swept_chats, swept_blobs, await self.files.tidy())
+        return Swept(await self._sweep_chats(), await self._ledger.sweep(), await self.files.tidy())
 
     async def _sweep_chats(self) -> int:
         if self._ttl is None:
@@ -305,75 +294,13 @@ class ChatStore:
         expired = select(chats.c.id).where(~self._alive, self._free).limit(_BATCH)
 
         def work(connection: Connection) -> int:
-            return len(connection.execute(delete(chats).where(chats.c.id.in_(expired)).returning(chats.c.id)).all())
+            condition = chats.c.id.in_(expired), ~self._alive, self._free  # as it is when its turn has come
+            return len(connection.execute(delete(chats).where(*condition).returning(chats.c.id)).all())
 
         removed = 0
         while batch := await self._database.write(work):
             removed += batch
         return removed
-
-    async def _sweep_blobs(self) -> int:
-        """One batch, within a transaction: whoever sets out to refer to one of them again waits for its end, and stores
-        the bytes anew."""
-        unused = (
-            select(blobs.c.digest)
-            .where(
-                blobs.c.touched_at < self._database.now - GARBAGE_SECONDS,
-                ~exists().where(turn_blobs.c.digest == blobs.c.digest),
-            )
-            .limit(_BATCH)
-            .with_for_update(skip_locked=True)
-        )
-
-        def work(connection: Connection) -> int:
-            digests = list(connection.execute(unused).scalars())
-            if digests:
-                self.files.delete(digests)
-                connection.execute(delete(blobs).where(blobs.c.digest.in_(digests)))
-            return len(digests)
-
-        return await self._database.write(work)
-
-    async def _stored(self, contents: Iterable[Content]) -> dict[int, tuple[str, int]]:
-        """Digest and size of each content, by its `id`, once all of them are durable."""
-        distinct = {id(one): one for one in contents}
-        named: dict[int, tuple[str, int]] = {}
-        fresh: dict[str, Content] = {}
-        for key, one in distinct.items():
-            digest = one.digest if isinstance(one, Blob) else await digest_of(one)
-            named[key] = digest, len(one)
-            if not isinstance(one, Blob):
-                fresh[digest] = one
-        if not named:
-            return named
-        known = await self._announce(dict(named.values()))
-
-        async def store(digest: str, one: Content) -> None:
-            if digest not in known or not await self.files.has(digest, len(one)):
-                await self.files.put(digest, one)
-
-        await asyncio.gather(*(store(digest, one) for digest, one in fresh.items()))
-        return named
-
-    async def _announce(self, sizes: dict[str, int]) -> set[str]:
-        """Write down that bytes are about to be referred to; which of them somebody has announced before."""
-        dialect = sqlite if self._database.is_sqlite else postgresql
-        statement = dialect.insert(blobs)
-        statement = statement.on_conflict_do_update(
-            index_elements=[blobs.c.digest], set_={"touched_at": self._database.now}
-        )
-
-        def work(connection: Connection) -> set[str]:
-            found = connection.execute(select(blobs.c.digest).where(blobs.c.digest.in_(sizes)))
-            known = set(found.scalars())
-            rows = [
-                {"digest": digest, "bytes": size, "touched_at": self._database.now}
-                for digest, size in sorted(sizes.items())  # in one order, or two of us wait for each other
-            ]
-            connection.execute(statement.values(rows))
-            return known
-
-        return await self._database.write(work)
 
     def _begun(self, connection: Connection, chat: Chat) -> Chat:
         rows = connection.execute(
@@ -403,36 +330,34 @@ class ChatStore:
     def _in_progress(self) -> ColumnElement[bool]:
         return (~self._free).label("in_progress")
 
-    def _of(self, chat_id: str, owner: str) -> tuple[ColumnElement[bool], ...]:
-        return chats.c.id == chat_id, chats.c.owner == owner, self._alive
-
     def _found(self, connection: Connection, chat_id: str, owner: str) -> Chat:
-        rows = connection.execute(select(*chats.c, self._in_progress).where(*self._of(chat_id, owner)))
-        row = rows.one_or_none()
+        return self._locked(connection, chat_id, owner, lock=False)[0]
+
+    def _locked(self, connection: Connection, chat_id: str, owner: str, *, lock: bool = True) -> tuple[Chat, float]:
+        """The chat, and for how many seconds it is leased; it stays as it is until the transaction ends.
+
+        Raises:
+            ChatNotFound: the owner has none by that id.
+        """
+        left = case((self._free, 0.0), else_=chats.c.lease_until - self._database.now).label("left")
+        query = select(*chats.c, self._in_progress, left).where(
+            chats.c.id == chat_id, chats.c.owner == owner, self._alive
+        )
+        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
         if row is None:
             raise ChatNotFound("There is no such chat, or it has expired.")
-        return _chat(row)
+        return _chat(row), row.left
 
     def _with_turns(self, connection: Connection, chat: Chat) -> Chat:
         rows = connection.execute(select(turns).where(turns.c.chat_id == chat.id).order_by(turns.c.number))
         return replace(chat, turns=tuple(documents.turn_read(row, self.files.blob) for row in rows))
 
-    def _in_the_way(self, connection: Connection, chat_id: str, owner: str) -> int:
-        """Say why a chat could not be had, if it is for its lease, or for its absence; else its latest turn."""
-        rows = connection.execute(
-            select(
-                chats.c.last_turn, self._in_progress, (chats.c.lease_until - self._database.now).label("left")
-            ).where(*self._of(chat_id, owner))
-        )
-        row = rows.one_or_none()
-        if row is None:
-            raise ChatNotFound("There is no such chat, or it has expired.")
-        if row.in_progress:
-            raise TurnInProgress("Another turn of this chat is being made.", retry_after=max(1, ceil(row.left)))
-        last_turn: int = row.last_turn
-        return last_turn
+
+def _in_progress(seconds: float) -> TurnInProgress:
+    return TurnInProgress("Another turn of this chat is being made.", retry_after=max(1, ceil(seconds)))
 
 
+@documents.damage_told
 def _chat(row: Any) -> Chat:
     document: dict[str, Any] = json.loads(row.document)
     return Chat(

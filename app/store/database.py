@@ -1,15 +1,19 @@
 """The database: SQLite in a file, or PostgreSQL; what differs between them is said here."""
 
 import asyncio
+import os
+import socket
 import sqlite3
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
+import psycopg
 from sqlalchemy import ColumnElement, Double, create_engine, event, literal_column
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from app.errors import StorageUnavailable
 from app.settings import Settings
@@ -72,27 +76,55 @@ class Database:
         Raises:
             StorageUnavailable, StorageFull: nothing of it has happened, or nobody knows.
         """
-        if not self.is_sqlite:
-            return await self._in_thread(work, writes=True)
-        async with self._writer:  # SQLite has one anyway; those who wait need no thread to do so
-            return await self._in_thread(work, writes=True)
+        return await self._in_thread(work, writes=True)
 
     async def _in_thread(self, work: Callable[[Connection], T], *, writes: bool) -> T:
         """A transaction is a visit to a thread. SQLAlchemy's own asynchrony is one for each cursor and row instead."""
+        used: list[Any] = []
+        # SQLite has one writer anyway; those who wait for their turn need no thread to do so.
+        turn = self._writer if writes and self.is_sqlite else nullcontext()
         with as_storage_errors("database"):
-            async with asyncio.timeout(TRANSACTION_SECONDS):
-                return await anyio.to_thread.run_sync(
-                    self._transaction, work, writes, limiter=self._threads, abandon_on_cancel=True
-                )
+            try:
+                async with asyncio.timeout(TRANSACTION_SECONDS), turn:
+                    return await anyio.to_thread.run_sync(
+                        self._transaction, work, writes, used, limiter=self._threads, abandon_on_cancel=True
+                    )
+            except TimeoutError:
+                _cut(used)
+                raise
 
-    def _transaction(self, work: Callable[[Connection], T], writes: bool) -> T:
-        with as_storage_errors("database"), self._engine.connect() as connection:
-            connection.execution_options(writes=writes)
-            with connection.begin():
-                return work(connection)
+    def _transaction(self, work: Callable[[Connection], T], writes: bool, used: list[Any]) -> T:
+        with as_storage_errors("database"):
+            if self.is_sqlite:
+                with self._engine.connect() as connection:
+                    connection.execution_options(writes=writes)
+                    with connection.begin():
+                        return work(connection)
+            while True:
+                stale = bool(used)
+                with self._engine.connect() as connection:
+                    used[:] = [connection.connection.driver_connection]
+                    connection.execution_options(isolation_level="READ COMMITTED" if writes else "REPEATABLE READ")
+                    with connection.begin():
+                        try:
+                            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {1000 * TRANSACTION_SECONDS}")
+                        except DBAPIError as error:
+                            if stale or not error.connection_invalidated:
+                                raise
+                            continue  # it was idle for too long, or the server has been started anew
+                        return work(connection)
 
     async def aclose(self) -> None:
         await anyio.to_thread.run_sync(self._engine.dispose)
+
+
+def _cut(used: list[Any]) -> None:
+    """End the connection of a transaction that nobody waits for any more, and with it the thread that still does."""
+    for connection in used:
+        with suppress(OSError, psycopg.Error):
+            descriptor = os.dup(connection.fileno())
+            with socket.socket(fileno=descriptor) as line:
+                line.shutdown(socket.SHUT_RDWR)
 
 
 def _url_of(url: str | None, directory: Path) -> URL:
@@ -100,13 +132,15 @@ def _url_of(url: str | None, directory: Path) -> URL:
         return URL.create("sqlite", database=str(directory / "chats.db"))
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise StorageUnavailable("DATABASE_URL is no URL.", part="database", cause="not a URL") from None
     drivers = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
     driver = drivers.get(parsed.drivername.partition("+")[0])
     if driver is None:
         detail = "DATABASE_URL is neither SQLite nor PostgreSQL."
         raise StorageUnavailable(detail, part="database", cause=parsed.drivername)
+    if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
+        raise StorageUnavailable("DATABASE_URL names no file.", part="database", cause="in memory")
     return parsed.set(drivername=driver)
 
 
@@ -118,11 +152,15 @@ def _engine(url: URL, *, is_sqlite: bool) -> Engine:
         return engine
     limits = {
         "connect_timeout": _CONNECT_SECONDS,
-        "tcp_user_timeout": 1000 * TRANSACTION_SECONDS,  # a host that is gone does not say so
-        "options": f"-c statement_timeout={1000 * TRANSACTION_SECONDS}",
+        # A host that is gone does not say so.
+        "tcp_user_timeout": 1000 * TRANSACTION_SECONDS,
+        "keepalives_idle": TRANSACTION_SECONDS,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "prepare_threshold": None,  # a pooler in front may hand the next transaction to another server process
     }
     own = {name: value for name, value in limits.items() if name not in url.query}
-    return create_engine(url, pool_size=_CONNECTIONS, max_overflow=0, pool_pre_ping=True, connect_args=own)
+    return create_engine(url, pool_size=_CONNECTIONS, max_overflow=0, pool_timeout=_BUSY_SECONDS, connect_args=own)
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter
 
 from app.conversation import ChatDefaults, Turn, TurnState
 from app.domain import Grounding, Image, Part, Reference, Role, Usage
+from app.errors import StorageDamaged
 from app.lifting import Content
 
 _DEFAULTS = TypeAdapter(ChatDefaults)
@@ -15,12 +17,30 @@ _USAGE = TypeAdapter(Usage)
 _GROUNDING = TypeAdapter(Grounding)
 
 Named = Callable[[Content], tuple[str, int]]
-"""Digest and size of a content that has been stored."""
+"""Name and size of a content that has been stored."""
 
 Opened = Callable[[str, int], Content]
 """The way back."""
 
 _PLAIN = ("prompt", "model", "restarted", "generation_id", "text", "model_version", "finish_reason", "problem")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def damage_told(read: Callable[P, R]) -> Callable[P, R]:
+    """What reads a document says so if that is none: `StorageDamaged`."""
+
+    @wraps(read)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return read(*args, **kwargs)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            detail = "What the database has of this chat cannot be read."
+            raise StorageDamaged(detail, part="database", cause=type(error).__name__) from error
+
+    return told
 
 
 def defaults_written(defaults: ChatDefaults) -> dict[str, Any]:
@@ -60,6 +80,7 @@ def turn_written(turn: Turn, named: Named) -> dict[str, Any]:
     }
 
 
+@damage_told
 def turn_read(row: Any, opened: Opened) -> Turn:
     """The turn of a row."""
     written: dict[str, Any] = json.loads(row.document)

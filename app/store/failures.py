@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from obstore.exceptions import BaseError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from app.errors import StorageError, StorageFull, StorageUnavailable
+from app.errors import StorageDamaged, StorageError, StorageFull, StorageUnavailable
 
 RETRY_AFTER_SECONDS = 10
 """What to tell callers: nobody knows how long it takes to bring a database back."""
@@ -16,6 +16,8 @@ RETRY_AFTER_SECONDS = 10
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_WORDS = re.compile(r"no space left|disk is full|disk full|quota exceeded|\(os error (28|122)\)", re.IGNORECASE)
 _FULL_STATES = {"53100"}  # PostgreSQL's disk_full
+
+_DAMAGED = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
 
 _NAMES = {"database": "database of chats", "blobs": "store of images"}
 
@@ -32,11 +34,18 @@ def as_storage_errors(part: str) -> Iterator[None]:
 def storage_error(part: str, error: BaseException) -> StorageError:
     """What `error` means for whoever wanted something of `part`."""
     cause = _cause(error)
+    if _is_damaged(error):
+        return StorageDamaged(f"The {_NAMES[part]} is damaged.", part=part, cause=cause)
     if _is_full(error):
         detail = f"The {_NAMES[part]} is full; nothing more can be kept."
         return StorageFull(detail, part=part, cause=cause, retry_after=RETRY_AFTER_SECONDS)
     detail = f"The {_NAMES[part]} does not answer, or not as it should."
     return StorageUnavailable(detail, part=part, cause=cause, retry_after=RETRY_AFTER_SECONDS)
+
+
+def _is_damaged(error: BaseException) -> bool:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlite_errorname", None) in _DAMAGED
 
 
 def _is_full(error: BaseException) -> bool:

@@ -63,9 +63,11 @@ turns = Table(
 blobs = Table(
     "blobs",
     metadata,
-    Column("digest", String(64), primary_key=True),  # SHA-256 in hexadecimal; the name in the blob store, too
+    Column("digest", String(64), primary_key=True),  # SHA-256 in hexadecimal; as a rule the name of the file, too
+    Column("name", String(80), nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("touched_at", Double, nullable=False),  # when somebody last set out to refer to it
+    Column("doomed", Boolean, nullable=False, server_default=false()),  # whether its file is being removed
     Index(None, "touched_at"),
 )
 

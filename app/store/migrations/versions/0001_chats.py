@@ -41,8 +41,10 @@ def upgrade() -> None:
     op.create_table(
         "blobs",
         sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("name", sa.String(80), nullable=False),
         sa.Column("bytes", sa.Integer, nullable=False),
         sa.Column("touched_at", sa.Double, nullable=False),
+        sa.Column("doomed", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.PrimaryKeyConstraint("digest", name="blobs_pkey"),
     )
     op.create_index("blobs_touched_at_idx", "blobs", ["touched_at"])
