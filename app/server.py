@@ -58,13 +58,14 @@ def server_of(app: FastAPI, settings: Settings) -> "Server":
         host=settings.host,
         port=settings.port,
     )
-    return Server(config, app.state.gate, settings.shutdown_grace_seconds)
+    return Server(config, app.state.gate, settings.shutdown_notice_seconds, settings.shutdown_grace_seconds)
 
 
 class Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, gate: Gate, grace_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, gate: Gate, notice_seconds: float, grace_seconds: float) -> None:
         super().__init__(config)
         self._gate = gate
+        self._notice = notice_seconds
         self._grace = grace_seconds
         self._draining: asyncio.Task[None] | None = None
 
@@ -79,13 +80,14 @@ class Server(uvicorn.Server):
                 signal.signal(sig, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._gate.draining:
+        if self._gate.stopping:
             self.force_exit = True
         else:
-            self._gate.draining = True  # at once, whatever the event loop is doing
+            self._gate.stopping = True  # at once, whatever the event loop is doing
+            self._gate.draining = not self._notice
 
     async def on_tick(self, counter: int) -> bool:
-        if self._gate.draining and self._draining is None:
+        if self._gate.stopping and self._draining is None:
             self._draining = asyncio.create_task(self.drain())
         if self.force_exit:
             self._gate.end()
@@ -94,7 +96,8 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def drain(self) -> None:
-        """Let whatever is under way finish, as long as the grace lasts; then stop."""
+        """Let whoever balances the load notice; let whatever is under way finish, as long as the grace lasts; stop."""
+        await asyncio.sleep(self._notice)
         self._gate.drain()
         log.info("stopping", extra={"underWay": self._gate.under_way})
         try:

@@ -165,6 +165,9 @@ class Settings(BaseSettings):
     """How long a connection may take to send the head of a request."""
     slow_caller_seconds: float = Field(default=30, gt=0, le=3600)
     """How long an upload may pause, or an answer go unread, before the connection is cut."""
+    shutdown_notice_seconds: float = Field(default=0, ge=0, le=600)
+    """How long new requests are still taken when the service is told to stop: `/readyz` fails at once, and whoever
+    balances the load needs a moment to notice."""
     shutdown_grace_seconds: float = Field(default=300, ge=0, le=7200)
     """How long images in flight may still take when the service is told to stop."""
 

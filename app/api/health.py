@@ -39,6 +39,6 @@ async def alive() -> Alive:
 async def ready(settings: SettingsDep, gate: GateDep) -> Ready:
     """Answer as soon as requests can be served, and no more once the service has been told to stop. `demo` says whether
     an emulator draws the pictures."""
-    if gate.draining:
+    if gate.stopping:
         raise Overloaded("This service is about to stop.", retry_after=1)
     return Ready(demo=settings.demo)

@@ -29,7 +29,10 @@ class Gate:
         self._under_way: set[asyncio.Timeout] = set()
         self._promised = 0  # places that were given to somebody who has not been woken yet
         self._mean_seconds: float | None = None
+        self.stopping = False
+        """Whether the end has been announced."""
         self.draining = False
+        """Whether nothing new is taken on any more."""
         self.on_drain: list[Callable[[], None]] = []
         """Called once when nothing new is taken on any more."""
         self._empty = asyncio.Event()
@@ -93,7 +96,7 @@ class Gate:
 
     def drain(self) -> None:
         """Let nobody in any more; whoever waits is sent away, whoever is in may finish."""
-        self.draining = True
+        self.stopping = self.draining = True
         for stop in self.on_drain:
             stop()
         for waiting in self._waiting.values():

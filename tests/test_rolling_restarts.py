@@ -1,0 +1,140 @@
+"""Two replicas behind a real proxy, on PostgreSQL and S3, as in `deploy/compose.yaml`: nothing fails while both are
+restarted one after the other."""
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator, served
+from tests.conftest import Serve
+from tests.processes import process
+from tests.storages import S3_ENVIRONMENT, Postgres, free_port
+from tests.test_chats import Chat, drawn, images_in
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.storm
+
+
+@asynccontextmanager
+async def caddy(*replicas: int) -> AsyncGenerator[str]:
+    """The proxy of `deploy/compose`, in front of these ports; its address."""
+    program = shutil.which("caddy")
+    if program is None:
+        pytest.skip("Caddy is not installed (Debian: caddy)")
+    port = free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": "/nonexistent",
+        "LISTEN": f"http://127.0.0.1:{port}",
+        "REPLICAS": " ".join(f"127.0.0.1:{one}" for one in replicas),
+    }
+    running = await asyncio.create_subprocess_exec(
+        program, "run", "--adapter", "caddyfile", "--config", str(ROOT / "deploy" / "compose" / "Caddyfile"),
+        env=environment, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            for _ in range(100):
+                try:
+                    if (await client.get("/readyz")).is_success:
+                        break
+                except httpx2.TransportError:
+                    pass
+                await asyncio.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        running.kill()
+        await running.wait()
+
+
+async def test_nothing_fails_while_both_replicas_are_restarted(
+    serve: Serve, tmp_path: Path, request: pytest.FixtureRequest, own_storage: dict[str, Any]
+) -> None:
+    """
+    Twenty callers of single images, one of a chat with ten turns and one of events, without a pause; each replica is
+    told to stop, ends with 0 and is started again. Every request succeeds, and each was drawn once.
+    """
+    emulator = Emulator(delay_seconds=0.3, keep_calls=100_000)
+    chance = random.Random(20261125)
+    made = 0
+    async with served(emulator) as gemini_url:
+        ports = free_port(), free_port()
+
+        def replica(port: int) -> Any:
+            return process(gemini_url, **own_storage, port=port, data_dir=tmp_path, shutdown_notice_seconds=2)
+
+        running = [replica(port) for port in ports]
+        services = [(await one.__aenter__())[0] for one in running]
+        try:
+            async with (
+                caddy(*ports) as url,
+                httpx2.AsyncClient(base_url=url, timeout=60, limits=httpx2.Limits(max_connections=None)) as client,
+            ):
+                done = asyncio.Event()
+
+                async def singles(number: int) -> None:
+                    nonlocal made
+                    accept = "text/event-stream" if number == 0 else "image/*"
+                    while not done.is_set():
+                        body = {"prompt": f"Caller {number}", "imageSize": "1K"}
+                        response = await client.post("/generate-image", json=body, headers={"Accept": accept})
+                        assert response.is_success, response.text
+                        assert number or "event: done" in response.text
+                        made += 1
+                        await asyncio.sleep(chance.uniform(0, 0.1))
+
+                async def turns() -> list[bytes]:
+                    nonlocal made
+                    chat = Chat(client, (await client.post("/chats", json={"imageSize": "1K"})).headers["location"])
+                    images = []
+                    for number in range(10):
+                        response = await chat.say(f"Turn {number}", afterTurn=number)
+                        assert response.is_success, response.text
+                        assert response.json()["warnings"] == []
+                        images.append(drawn(response))
+                        made += 1
+                        await asyncio.sleep(chance.uniform(0, 1))
+                    return images
+
+                callers = [asyncio.create_task(singles(number)) for number in range(20)]
+                chatting = asyncio.create_task(turns())
+                await asyncio.sleep(1)
+                codes = []
+                for which, port in enumerate(ports):
+                    services[which].send_signal(signal.SIGTERM)
+                    codes.append(await asyncio.wait_for(services[which].wait(), 30))
+                    await running[which].__aexit__(None, None, None)
+                    running[which] = replica(port)
+                    services[which] = (await running[which].__aenter__())[0]
+                    await asyncio.sleep(1.5)
+                images = await chatting
+                done.set()
+                await asyncio.gather(*callers)
+        finally:
+            for one in running:
+                await one.__aexit__(None, None, None)
+
+    print(f"\n{made} images while two replicas were restarted")
+    assert codes == [0, 0]
+    assert len(emulator.calls) == made
+    last = next(call for call in reversed(emulator.calls) if len(call.body["contents"]) == 19)
+    told = [images_in(content)[-1] for content in last.body["contents"] if content["role"] == "model"]
+    assert told == images[:-1]
+
+
+@pytest.fixture
+def own_storage(_postgres: Postgres, _s3: Any) -> dict[str, Any]:
+    credentials = {name.lower(): value for name, value in S3_ENVIRONMENT.items()}
+    return {
+        "database_url": _postgres.database(), "blob_url": _s3.bucket(), "aws_endpoint_url": _s3.url, **credentials,
+    }  # fmt: skip
