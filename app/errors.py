@@ -89,6 +89,8 @@ class ServiceError(Exception):
         self.again = Again.NEVER
         self.may_have_cost = False
         """Whether Google may bill for it, so that nobody should ask again unawares."""
+        self.counted = False
+        """Whether it is in the metrics already, as what came of a generation."""
         self.about: dict[str, Any] = {}
         """Further members of the problem document, about where it came up rather than what it is."""
 

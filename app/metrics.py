@@ -26,7 +26,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._outcomes = Counter(
             "gemini_images_generations",
-            "Generations by what came of them: ok, or the code of a problem.",
+            "Generations by what came of them: ok, or the code of a problem. Model none: refused before there was one.",
             ["model", "outcome"],
             registry=self._registry,
         )
@@ -82,6 +82,14 @@ class Metrics:
             self._tokens.labels(model, "input").inc(usage.prompt_tokens)
             self._tokens.labels(model, "output").inc(max(0, usage.total_tokens - usage.prompt_tokens))
             self._dollars.labels(model).inc(usage.estimated_cost_usd or 0)
+
+    def refuse(self, outcome: str) -> None:
+        """A request came to nothing before it became a generation, through no fault of its caller's.
+
+        Args:
+            outcome: the code of its problem.
+        """
+        self._outcomes.labels("none", outcome).inc()
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""

@@ -218,6 +218,19 @@ async def test_answers_wait_for_room_and_all_arrive(serve: Serve, gemini: Emulat
 # The end.
 
 
+async def test_who_is_refused_at_once_is_counted_too(serve: Serve, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(delay_seconds=0.5))
+    async with serve(max_in_flight=1, max_queued=0) as client:
+        asking = asyncio.create_task(client.post("/generate-image", json=ASK))
+        await called(gemini)
+        refused = await client.post("/generate-image", json=ASK)
+        await asking
+        metrics = (await client.get("/metrics")).text
+
+    assert refused.status_code == 503
+    assert 'gemini_images_generations_total{model="none",outcome="overloaded"} 1.0' in metrics
+
+
 async def test_whatever_is_in_flight_is_delivered_before_the_end(gemini: Emulator, gemini_url: str) -> None:
     """
     Sixty are under way when SIGTERM comes: sixty are delivered, readiness fails at once, nothing new is taken on, and

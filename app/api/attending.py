@@ -113,6 +113,7 @@ class Attendance:
     def failed(self, error: ServiceError) -> None:
         """This is what came of it."""
         self._failure = error
+        error.counted = True
         if self._journey is not None and isinstance(error, CallerLeft | SlowReader):
             self._left_in = str(self._journey.stage)
 

@@ -26,12 +26,14 @@ from app.errors import (
     NoImage,
     NotAcceptable,
     NotFound,
+    Overloaded,
     QuotaExhausted,
     RangeNotSatisfiable,
     ServiceError,
     SlowUpload,
     StaleTurn,
     StorageDamaged,
+    StorageError,
     StorageFull,
     StorageUnavailable,
     TooLarge,
@@ -75,6 +77,8 @@ def install(app: FastAPI, *, log_sensitive: bool) -> None:
 
     async def service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
+        if isinstance(error, Overloaded | StorageError) and not error.counted:
+            request.state.metrics.refuse(error.code)
         if isinstance(error, InvalidRequest) and request.headers.get("content-type", "").startswith("multipart/"):
             error = error.renamed(_ON_A_FORM)
         return _logged(error, log_sensitive)
