@@ -37,13 +37,25 @@ fuzz: .venv/fuzz.stamp ## feed the lifter whatever reaches new branches, for FUZ
 	@mkdir -p .fuzz
 	$(BIN)/python -m tests.fuzz_lifting -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz
 
+container: .venv/dev.stamp ## build the image and put it through its paces; needs root, buildah, podman, mmdebstrap
+	$(BIN)/python -m tests.try_container
+
+sbom: .venv/sbom.stamp ## write sbom.cdx.json (CycloneDX) and docs/licences.md: what is in the container
+	@rm -rf .sbom && $(PYTHON) -m venv .sbom
+	.sbom/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/container.txt
+	$(BIN)/cyclonedx-py environment .sbom/bin/python --pyproject pyproject.toml --output-reproducible -o sbom.cdx.json
+	@{ printf '# Licences\n\nOf what is in the container, as each package declares it; `make sbom` writes this page.\n\n'; \
+		$(BIN)/pip-licenses --python=.sbom/bin/python --from=mixed --format=markdown --ignore-packages pip setuptools; \
+		} > docs/licences.md
+	@rm -rf .sbom
+
 doctor: .venv/run.stamp ## check settings, credentials, models, storage and clock, for nothing
 	@$(BIN)/python -m app.doctor
 
 lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions and their hashes
 	$(BIN)/python -m pip install --quiet uv
 	@for lock in 'service' 'demo --extra demo' 'container --extra demo --extra telemetry' 'dev --extra dev' \
-		'bench --extra bench' 'fuzz --extra fuzz'; do \
+		'bench --extra bench' 'fuzz --extra fuzz' 'sbom --extra sbom'; do \
 		set -- $$lock; name=$$1; shift; \
 		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package gemini-images \
@@ -59,7 +71,7 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@ .venv/run.stamp
 
-.venv/bench.stamp .venv/fuzz.stamp: .venv/%.stamp: requirements/%.txt .venv/run.stamp
+.venv/bench.stamp .venv/fuzz.stamp .venv/sbom.stamp: .venv/%.stamp: requirements/%.txt .venv/run.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
@@ -68,4 +80,4 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 	@echo 'Installing into .venv, once; it takes about 20 seconds.'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help run emulator test storm check bench fuzz verify-live doctor lock
+.PHONY: help run emulator test storm check bench fuzz container sbom verify-live doctor lock
