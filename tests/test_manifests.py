@@ -1,0 +1,328 @@
+"""What is in deploy/ fits the service: its settings, its limits, the time it needs to stop."""
+
+import importlib.util
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from app.api.edge import PROBES
+from app.complaints import variables
+from app.settings import MIB, Settings
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+FILES = sorted([*KUBERNETES.rglob("*.yaml"), *DEPLOY.glob("cloudrun/*.yaml")])
+IDS = [str(file.relative_to(DEPLOY)) for file in FILES]
+
+PLACES = ["base", "overlays/demo", "overlays/production"]
+"""Of kustomize. The base is complete by itself: it is read as it is, the others have to be rendered."""
+
+PROCESS_BYTES = 150 * MIB
+"""What the process takes without images; deploy/README.md."""
+
+LAST_ANSWERS_SECONDS = 40
+"""How much longer than SHUTDOWN_GRACE_SECONDS the process may take; deploy/README.md."""
+
+CLOUD_RUN_BODY_BYTES = 32 * MIB
+CLOUD_RUN_SECONDS_AFTER_SIGTERM = 10
+
+SECRETS = {
+    "GEMINI_API_KEY": "a-key",
+    "SERVICE_API_KEYS": "web:secret",
+    "DATABASE_URL": "postgresql://user:password@host/name",
+}
+
+Document = dict[str, Any]
+
+
+def documents(text: str) -> list[Document]:
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def in_file(path: str) -> list[Document]:
+    return documents((DEPLOY / path).read_text())
+
+
+def kustomization(place: str) -> Document:
+    return in_file(f"kubernetes/{place}/kustomization.yaml")[0]
+
+
+def literals(place: str) -> dict[str, str]:
+    """What the kustomization puts into the ConfigMap, on top of what its base does."""
+    own = [pair.split("=", 1) for made in kustomization(place)["configMapGenerator"] for pair in made["literals"]]
+    return ({} if place == "base" else literals("base")) | dict(own)
+
+
+@cache
+def rendered(place: str) -> list[Document]:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl, which renders the overlays, is not installed (Debian 13: kubernetes-client).")
+    made = subprocess.run([kubectl, "kustomize", KUBERNETES / place], capture_output=True, text=True, timeout=60)
+    assert made.returncode == 0, made.stderr
+    return documents(made.stdout)
+
+
+def objects(place: str) -> list[Document]:
+    if place != "base":
+        return rendered(place)
+    return [each for file in kustomization(place)["resources"] for each in in_file(f"kubernetes/base/{file}")]
+
+
+def named(place: str, kind: str) -> Document:
+    (found,) = [each for each in objects(place) if each["kind"] == kind]
+    return found
+
+
+def pod_of(workload: Document) -> Document:
+    pod: Document = workload["spec"]["template"]["spec"]
+    return pod
+
+
+def server_of(place: str) -> Document:
+    (container,) = pod_of(named(place, "Deployment"))["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def cloud_run() -> Document:
+    (service,) = in_file("cloudrun/service.yaml")
+    return service
+
+
+def cloud_run_settings() -> dict[str, str]:
+    (container,) = pod_of(cloud_run())["containers"]
+    return {each["name"]: each.get("value", SECRETS.get(each["name"])) for each in container["env"]}
+
+
+def bytes_of(quantity: str) -> int:
+    units = {"Mi": MIB, "Gi": 1024 * MIB}
+    return int(quantity[:-2]) * units[quantity[-2:]]
+
+
+def environments() -> dict[str, dict[str, str]]:
+    secrets = {"base": SECRETS, "overlays/demo": {}, "overlays/production": SECRETS}
+    found = {place: literals(place) | secrets[place] for place in PLACES}
+    return found | {"cloudrun": cloud_run_settings()}
+
+
+ENVIRONMENTS = environments()
+
+
+def settings_in(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for name in Settings.model_fields:
+        for variable in variables(name):
+            monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    return Settings(_env_file=None)
+
+
+@pytest.mark.parametrize("file", FILES, ids=IDS)
+def test_every_file_is_yaml_and_has_something_in_it(file: Path) -> None:
+    assert documents(file.read_text())
+
+
+@pytest.mark.parametrize("place", ENVIRONMENTS)
+def test_every_variable_is_a_setting(place: str) -> None:
+    known = {variable for name in Settings.model_fields for variable in variables(name)}
+
+    assert set(ENVIRONMENTS[place]) <= known
+
+
+def test_the_job_is_given_settings_only_and_runs_a_module_of_ours() -> None:
+    (job,) = in_file("kubernetes/overlays/production/migrate.yaml")
+    (container,) = pod_of(job)["containers"]
+
+    assert {each["name"] for each in container["env"]} <= set(SECRETS)
+    assert importlib.util.find_spec(*container["args"])
+
+
+@pytest.mark.parametrize("place", ENVIRONMENTS)
+def test_the_settings_of_a_place_go_together_and_the_service_starts_with_them(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_in(ENVIRONMENTS[place], monkeypatch).require_startable("0.0.0.0")
+
+
+def test_what_has_several_replicas_keeps_chats_where_all_of_them_see_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("overlays/production", "cloudrun"):
+        settings = settings_in(ENVIRONMENTS[place], monkeypatch)
+
+        assert settings.database_url is not None
+        assert settings.blob_url is not None
+        assert not settings.migrate
+        assert not settings.demo
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_config_map_has_what_the_kustomization_says(place: str) -> None:
+    (config_map,) = [each for each in rendered(place) if each["kind"] == "ConfigMap"]
+    sources = [each.get("configMapRef", {}).get("name") for each in server_of(place)["envFrom"]]
+
+    assert config_map["data"] == literals(place)
+    assert config_map["metadata"]["name"].startswith("gemini-images")
+    assert place == "base" or config_map["metadata"]["name"] in sources
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_kubernetes_waits_until_the_last_answer_is_out(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The seconds of preStop count too.
+    """
+    settings = settings_in(ENVIRONMENTS[place], monkeypatch)
+    before = server_of(place)["lifecycle"]["preStop"]["sleep"]["seconds"]
+
+    needed = before + settings.shutdown_grace_seconds + LAST_ANSWERS_SECONDS
+    assert needed == pod_of(named(place, "Deployment"))["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("place", ["base", "overlays/production"])
+def test_a_call_that_is_paid_for_may_end_before_the_pod_does(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_in(ENVIRONMENTS[place], monkeypatch)
+
+    assert settings.shutdown_grace_seconds >= settings.upstream_timeout_seconds
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_memory_is_what_the_process_may_need(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_in(ENVIRONMENTS[place], monkeypatch)
+    resources = server_of(place)["resources"]
+
+    needed = PROCESS_BYTES + settings.max_held_bytes * 6 // 5
+    assert needed <= bytes_of(resources["limits"]["memory"]) == bytes_of(resources["requests"]["memory"])
+    assert "cpu" in resources["requests"]
+    assert "cpu" not in resources["limits"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_temporary_directory_takes_all_uploads(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_in(ENVIRONMENTS[place], monkeypatch)
+    volumes = {each["name"]: each["emptyDir"] for each in pod_of(named(place, "Deployment"))["volumes"]}
+
+    assert bytes_of(volumes["tmp"]["sizeLimit"]) >= max(settings.max_held_bytes // 2, settings.max_body_bytes)
+    assert {each["mountPath"] for each in server_of(place)["volumeMounts"]} == {"/tmp", "/data"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_pod_may_do_more_than_it_needs_to(place: str) -> None:
+    """
+    The restricted profile of Pod Security, and a root file system that nobody writes to.
+    """
+    for workload in objects(place):
+        if workload["kind"] not in ("Deployment", "Job"):
+            continue
+        pod = pod_of(workload)
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 10001
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_services_and_budgets_mean_the_servers_and_nothing_else(place: str) -> None:
+    labels = {
+        each["kind"]: each["spec"]["template"]["metadata"]["labels"].items()
+        for each in objects(place)
+        if "template" in each.get("spec", {})
+    }
+    servers = labels.pop("Deployment")
+    for each in objects(place):
+        if each["kind"] not in ("Deployment", "Service", "PodDisruptionBudget"):
+            continue
+        selector = each["spec"]["selector"]
+        wanted = selector.get("matchLabels", selector).items()
+        assert wanted <= servers
+        for others in labels.values():
+            assert not wanted <= others
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_network_policy_is_for_all_pods_and_lets_in_nothing_but_requests(place: str) -> None:
+    policy = named(place, "NetworkPolicy")["spec"]
+    leaving = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+    for each in objects(place):
+        if each["kind"] in ("Deployment", "Job"):
+            labels = each["spec"]["template"]["metadata"]["labels"].items()
+            assert policy["podSelector"]["matchLabels"].items() <= labels
+
+    assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == [8000]
+    assert leaving == ({53} if place == "overlays/demo" else {53, 443, 5432})
+
+
+@pytest.mark.parametrize("place", [*PLACES, "cloudrun"])
+def test_probes_ask_what_the_service_answers(place: str) -> None:
+    (container,) = pod_of(cloud_run() if place == "cloudrun" else named(place, "Deployment"))["containers"]
+    probes = {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")}
+
+    assert probes
+    for asked in probes.values():
+        assert asked["path"] in PROBES
+        assert asked["port"] == 8000
+    if place not in ("cloudrun", "overlays/demo"):
+        assert set(probes) == {"startupProbe", "livenessProbe", "readinessProbe"}
+
+
+async def test_the_autoscaler_counts_something_that_the_service_reports(client: httpx2.AsyncClient) -> None:
+    (metric,) = named("base", "HorizontalPodAutoscaler")["spec"]["metrics"]
+    name = metric["pods"]["metric"]["name"]
+    (rule,) = in_file("kubernetes/adapter-rule.yaml")[0]["rules"]["custom"]
+
+    assert rule["name"]["as"] == name
+    assert rule["seriesQuery"].startswith(f"{name}{{")
+    assert f"\n{name} " in (await client.get("/metrics")).text
+
+
+def test_production_runs_a_version_by_its_name() -> None:
+    for workload in rendered("overlays/production"):
+        if workload["kind"] in ("Deployment", "Job"):
+            (container,) = pod_of(workload)["containers"]
+            assert container["image"].rpartition(":")[2] not in ("latest", container["image"])
+
+
+def test_a_demo_is_one_pod_without_secrets() -> None:
+    deployment = named("overlays/demo", "Deployment")
+
+    assert deployment["spec"]["replicas"] == 1
+    assert [list(each) for each in server_of("overlays/demo")["envFrom"]] == [["configMapRef"]]
+    assert not {"HorizontalPodAutoscaler", "PodDisruptionBudget"} & {each["kind"] for each in objects("overlays/demo")}
+
+
+def test_nothing_but_the_autoscaler_says_how_many_replicas_there_are() -> None:
+    assert "replicas" not in named("base", "Deployment")["spec"]
+    assert named("base", "HorizontalPodAutoscaler")["spec"]["minReplicas"] == 2
+
+
+def test_cloud_run_gives_the_time_and_the_memory_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The temporary directory is memory there, so uploads count twice.
+    """
+    settings = settings_in(ENVIRONMENTS["cloudrun"], monkeypatch)
+    revision = pod_of(cloud_run())
+    (container,) = revision["containers"]
+
+    assert settings.deadline_seconds < revision["timeoutSeconds"] <= 3600
+    assert settings.shutdown_grace_seconds < CLOUD_RUN_SECONDS_AFTER_SIGTERM
+    assert settings.max_body_bytes <= CLOUD_RUN_BODY_BYTES
+    assert settings.max_references_bytes <= settings.max_body_bytes
+    needed = PROCESS_BYTES + settings.max_held_bytes * 6 // 5 + settings.max_held_bytes // 2
+    assert needed <= bytes_of(container["resources"]["limits"]["memory"])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_kubernetes_knows_every_field(place: str) -> None:
+    validating = pytest.importorskip("kubernetes_validate", reason="The package kubernetes-validate is not installed.")
+    for each in [*objects(place), *in_file("kubernetes/namespace.yaml")]:
+        validating.validate(each, validating.latest_version(), strict=True)
