@@ -227,7 +227,7 @@ class _Protocol(HttpToolsProtocol):
     def unread(self) -> int:
         """Bytes that the caller has not confirmed: those that wait here, and those that the kernel holds."""
         held = bytearray(4)
-        with contextlib.suppress(OSError):  # closed already, or a system that does not tell
+        with contextlib.suppress(OSError, ValueError):  # closed already, or a system that does not tell
             fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
         return self.transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)
 

@@ -152,7 +152,7 @@ def simulate(load: Load, planned: Plan, *, hours: float = 1.0, seed: int = 1) ->
     Drawing takes as long as it takes (log-normal, as measured at Google: the slowest tenth four times the median); a
     replica's core does one thing after the other: a fifth of an image's work before it is drawn, the rest after.
     """
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311
     replicas = [_Replica() for _ in range(planned.replicas)]
     end, now, number = 3600 * hours, 0.0, 0
     events: list[tuple[float, int, str, _Replica]] = []
@@ -258,7 +258,10 @@ POINTS = (
 
 def table() -> Iterator[str]:
     """The page's table: each point as planned and as simulated."""
-    yield "| | replicas | memory each | in flight | simulated | core busy | simulated | held, MB | simulated | wait for the core, p99 |"
+    yield (
+        "| | replicas | memory each | in flight | simulated | core busy | simulated | held, MB | simulated "
+        "| wait for the core, p99 |"
+    )
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for load in POINTS:
         planned = plan(load)

@@ -1,6 +1,7 @@
 """What is in deploy/ fits the service: its settings, its limits, the time it needs to stop."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -326,3 +327,63 @@ def test_kubernetes_knows_every_field(place: str) -> None:
     validating = pytest.importorskip("kubernetes_validate", reason="The package kubernetes-validate is not installed.")
     for each in [*objects(place), *in_file("kubernetes/namespace.yaml")]:
         validating.validate(each, validating.latest_version(), strict=True)
+
+
+# Compose.
+
+
+def compose() -> dict[str, Document]:
+    services: dict[str, Document] = in_file("compose.yaml")[0]["services"]
+    return services
+
+
+OURS = ["service-a", "service-b", "demo"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_compose_runs_the_service_with_settings_that_it_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {
+        variable: SECRETS.get(variable, str(value))
+        for variable, value in compose()[name]["environment"].items()
+        if not variable.startswith("AWS_")
+    }
+
+    settings = settings_in(environment, monkeypatch)
+
+    assert environment.keys() <= {variable for field in Settings.model_fields for variable in variables(field)}
+    settings.require_startable("0.0.0.0")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_compose_gives_the_service_no_rights_and_enough_memory(name: str) -> None:
+    service = compose()[name]
+    files = sum(int(size) * MIB for size in re.findall(r"size=(\d+)m", " ".join(service["tmpfs"])))
+
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"] == "1g"
+    held = int(service["environment"]["MAX_HELD_BYTES"])
+    assert PROCESS_BYTES + 1.2 * held + (files if name != "demo" else 0) <= 1024 * MIB
+
+
+@pytest.mark.parametrize("name", OURS[:2])
+def test_compose_waits_until_the_last_answer_is_out(name: str) -> None:
+    service = compose()[name]
+    seconds = sum(int(service["environment"][f"SHUTDOWN_{one}_SECONDS"]) for one in ("NOTICE", "GRACE"))
+
+    assert int(service["stop_grace_period"].removesuffix("s")) >= seconds + LAST_ANSWERS_SECONDS
+
+
+def test_compose_mounts_files_that_there_are() -> None:
+    mounted = [one.split(":")[0] for service in compose().values() for one in service.get("volumes", ())]
+
+    assert [one for one in mounted if one.startswith(".") and not (DEPLOY / one).is_file()] == []
+
+
+def test_the_proxy_asks_the_replicas_that_there_are() -> None:
+    caddyfile = (DEPLOY / "compose" / "Caddyfile").read_text()
+
+    assert "REPLICAS:service-a:8000 service-b:8000" in caddyfile
+    assert f"health_uri {PROBES[1]}" in caddyfile
+    assert {"service-a", "service-b"} == {job for job in compose() if job.startswith("service")}
