@@ -1,0 +1,40 @@
+"""The formulas of deploy/capacity.md, held against an hour of arrivals played image by image."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.capacity import HEADROOM, POINTS, Load, plan, simulate, table
+
+PAGE = Path(__file__).parent.parent / "deploy" / "capacity.md"
+
+
+@pytest.mark.parametrize("load", POINTS, ids=lambda load: f"{load.per_minute:.0f} a minute")
+def test_what_is_planned_is_what_happens(load: Load) -> None:
+    planned = plan(load)
+
+    found = simulate(load, planned)
+
+    assert found.in_flight == pytest.approx(planned.in_flight, rel=0.05)
+    assert found.held_mb == pytest.approx(planned.held_mb, rel=0.05)
+    assert found.cpu_busy == pytest.approx(planned.cpu_busy, rel=0.05)
+    assert found.peak_in_flight < 1000
+    assert found.peak_held_mb * 1e6 < planned.max_held_bytes / 2
+    assert found.cpu_wait_p99 < 0.25
+
+
+@pytest.mark.parametrize("load", [Load(20_000, "4K"), Load(60_000, "1K", drawing_seconds=5, answer="bytes")])
+def test_one_replica_less_would_not_do(load: Load) -> None:
+    """
+    Where images take long it is the places that are scarce, where they do not it is the cores.
+    """
+    planned = plan(load)
+    by_cpu = load.per_second * load.cpu_seconds / HEADROOM
+    by_places = planned.in_flight / 700
+
+    assert planned.replicas > 10
+    assert planned.replicas - 1 < max(by_cpu, by_places) <= planned.replicas
+
+
+def test_the_page_has_the_table_that_the_program_prints() -> None:
+    assert "\n".join(table()) in PAGE.read_text()
