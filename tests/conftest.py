@@ -123,10 +123,27 @@ def _s3() -> Iterator[S3]:
         yield server
 
 
-@pytest.fixture(params=["sqlite and a folder", "postgresql and s3"])
+STORAGES = ["sqlite and a folder", "postgresql and s3"]
+
+
+@pytest.fixture(scope="session")
+async def _client_of_replicas(serve: Serve, _postgres: Postgres, _s3: S3) -> AsyncGenerator[httpx2.AsyncClient]:
+    async with serve(database_url=_postgres.database(), blob_url=_s3.bucket()) as client:
+        yield client
+
+
+@pytest.fixture(params=STORAGES)
+def client_of_either(request: pytest.FixtureRequest, gemini: Emulator) -> httpx2.AsyncClient:
+    """`client`, of a service with the one storage or the other."""
+    name = "_client" if request.param == STORAGES[0] else "_client_of_replicas"
+    client: httpx2.AsyncClient = request.getfixturevalue(name)
+    return client
+
+
+@pytest.fixture(params=STORAGES)
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Knobs:
     """A storage for chats with nothing in it: settings for `serve`."""
-    if request.param == "sqlite and a folder":
+    if request.param == STORAGES[0]:
         return {"data_dir": tmp_path}
     database: Postgres = request.getfixturevalue("_postgres")
     buckets: S3 = request.getfixturevalue("_s3")

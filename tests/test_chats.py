@@ -55,6 +55,12 @@ async def begin(client: httpx2.AsyncClient, **fields: Any) -> Chat:
 
 
 @pytest.fixture
+def client(client_of_either: httpx2.AsyncClient) -> httpx2.AsyncClient:
+    """Whatever a caller can do works on each storage."""
+    return client_of_either
+
+
+@pytest.fixture
 async def chat(client: httpx2.AsyncClient) -> Chat:
     return await begin(client)
 

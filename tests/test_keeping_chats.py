@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import alembic.autogenerate
+import anyio
 import httpx2
 import psycopg
 import pytest
@@ -456,6 +457,21 @@ async def test_a_disk_that_is_full_is_said_before_anything_is_paid(
     assert problem(full, small_disk) == (507, "storage_full", "blobs")
     assert len(gemini.calls) == 3
     assert (read["lastTurn"], image) == (1, first)
+    assert alone
+    assert after.json()["turn"] == 2
+
+
+async def test_a_disk_that_became_read_only(serve: Serve, gemini: Emulator, small_disk: Path) -> None:
+    async with serve(data_dir=small_disk) as client:
+        chat = await begin(client, prompt="A cat")
+    await anyio.run_process(["mount", "-o", "remount,ro", str(small_disk)])
+    async with serve(data_dir=small_disk) as client:
+        turn = await Chat(client, chat.url).say("Blue, please")
+        alone = await single(client)
+        await anyio.run_process(["mount", "-o", "remount,rw", str(small_disk)])
+        after = await Chat(client, chat.url).say("Blue, please")
+
+    assert problem(turn, small_disk)[:2] == (503, "storage_unavailable")
     assert alone
     assert after.json()["turn"] == 2
 
