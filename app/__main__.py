@@ -6,11 +6,15 @@ import sys
 from pydantic import ValidationError
 
 from app.complaints import complaints
+from app.ending import leave
 from app.main import create_app
 from app.server import server_of
 from app.settings import Settings, UnsafeSettings
 
 MAX_OPEN_FILES = 65_536
+
+STARTUP_FAILURE = 3
+"""uvicorn's exit code for it."""
 
 
 def main() -> None:
@@ -35,7 +39,9 @@ def main() -> None:
         sys.exit(str(error))
     _allow_many_connections()
     print(_runs_on(settings, why), file=sys.stderr, flush=True)
-    server_of(create_app(settings), settings).run()
+    server = server_of(create_app(settings), settings)
+    server.run()
+    leave(0 if server.started else STARTUP_FAILURE)
 
 
 def _allow_many_connections() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from app.complaints import complaints, variables
+from app.ending import leave
 from app.errors import ServiceError
 from app.gemini import Gemini
 from app.lifting import InMemory
@@ -237,7 +238,7 @@ def main() -> None:
     print(ok("settings", f"{len(Settings.model_fields)} settings, {len(changed)} of them not as they come"))
     for line in changed:
         print(f"{'':<22}{line}")
-    sys.exit(0 if asyncio.run(examine(settings, print)) else 1)
+    leave(0 if asyncio.run(examine(settings, print)) else 1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import io
 import os
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -18,6 +19,7 @@ from dotenv import dotenv_values
 from PIL import Image
 
 from app.emulator import Emulator, served
+from app.ending import leave
 from app.main import create_app
 from app.settings import Settings
 from tests.storages import S3, Knobs, Postgres, postgres, s3
@@ -171,3 +173,16 @@ _JPEG_START = bytes.fromhex(
 def noise(seed: int, size: int) -> bytes:
     """A JPEG of about `size` bytes, 1024 × 1024 by its header; its pixels are noise."""
     return _JPEG_START + random.Random(seed).randbytes(size).replace(b"\xff", b"\xfe") + b"\xff\xd9"
+
+
+_status = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_status] = exitstatus
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The services under test end with this process, and it has to end as theirs does."""
+    if "obstore" in sys.modules and not hasattr(config, "workerinput"):
+        leave(config.stash.get(_status, 1))
