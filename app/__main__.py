@@ -7,8 +7,6 @@ from pydantic import ValidationError
 
 from app.complaints import complaints
 from app.ending import leave
-from app.main import create_app
-from app.server import server_of
 from app.settings import Settings, UnsafeSettings
 
 MAX_OPEN_FILES = 65_536
@@ -39,6 +37,9 @@ def main() -> None:
         sys.exit(str(error))
     _allow_many_connections()
     print(_runs_on(settings, why), file=sys.stderr, flush=True)
+    from app.main import create_app  # takes a second; whoever has mistyped a setting need not wait for it
+    from app.server import server_of
+
     server = server_of(create_app(settings), settings)
     server.run()
     leave(0 if server.started else STARTUP_FAILURE)

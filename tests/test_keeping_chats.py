@@ -70,7 +70,7 @@ async def opened(storage: Knobs, **knobs: Any) -> AsyncGenerator[ChatStore]:
 # Restarts and replicas.
 
 
-@pytest.mark.parametrize("turns", [3, pytest.param(12, marks=pytest.mark.storm)])
+@pytest.mark.parametrize("turns", [2, pytest.param(12, marks=pytest.mark.storm)])
 async def test_a_chat_outlives_any_number_of_crashes(storage: Knobs, turns: int) -> None:
     """
     Each turn is asked of one of two replicas (of one process, on SQLite), which is killed at some moment of it and
@@ -555,6 +555,7 @@ async def test_a_damaged_document_is_told(serve: Serve, gemini: Emulator, storag
     assert problem(response) == (500, "storage_damaged", "database")
 
 
+@pytest.mark.storm
 async def test_a_database_that_says_nothing_keeps_nobody_for_long(
     serve: Serve, gemini_url: str, tmp_path: Path
 ) -> None:
@@ -661,6 +662,7 @@ async def test_a_database_that_goes_away_and_comes_back(
     assert len(gemini.calls) == 3
 
 
+@pytest.mark.storm
 async def test_a_bucket_that_goes_away(
     serve: Serve, gemini: Emulator, own_servers: tuple[Postgres, Any, Knobs]
 ) -> None:
