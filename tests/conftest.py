@@ -134,9 +134,10 @@ async def _client_of_replicas(serve: Serve, _postgres: Postgres, _s3: S3) -> Asy
         yield client
 
 
-@pytest.fixture(params=STORAGES)
+@pytest.fixture(params=[STORAGES[0], pytest.param(STORAGES[1], marks=pytest.mark.storm)])
 def client_of_either(request: pytest.FixtureRequest, gemini: Emulator) -> httpx2.AsyncClient:
-    """`client`, of a service with the one storage or the other."""
+    """`client`, of a service with the one storage or, in a storm, with the other. (Tests that take `storage` meet both
+    each time.)"""
     name = "_client" if request.param == STORAGES[0] else "_client_of_replicas"
     client: httpx2.AsyncClient = request.getfixturevalue(name)
     return client

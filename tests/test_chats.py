@@ -56,7 +56,7 @@ async def begin(client: httpx2.AsyncClient, **fields: Any) -> Chat:
 
 @pytest.fixture
 def client(client_of_either: httpx2.AsyncClient) -> httpx2.AsyncClient:
-    """Whatever a caller can do works on each storage."""
+    """Whatever a caller can do works on each storage; for the sake of time, on the second in storms only."""
     return client_of_either
 
 
