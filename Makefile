@@ -19,7 +19,7 @@ emulator: .venv/run.stamp ## emulate the Gemini API alone on EMULATOR_PORT (9000
 test: .venv/dev.stamp ## run every test that needs no key
 	$(BIN)/python -m pytest -n 3
 
-storm: .venv/dev.stamp ## 2,000 generations in every weather, a minute of overload, 48 crashes; about four minutes
+storm: .venv/dev.stamp ## 2,000 generations in every weather, overload, crashes, rolling restarts, chats on PostgreSQL and S3; four minutes
 	$(BIN)/python -m pytest -m storm -s
 
 check: .venv/dev.stamp ## check types, style and format
