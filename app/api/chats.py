@@ -28,7 +28,6 @@ from app.api.wire import ChatCreate, ForkCreate, TurnCreate, TurnForm
 from app.conversation import ChatDefaults
 from app.domain import GenerationRequest, Image
 from app.service.chats import TurnRequest
-from app.service.turns import OpenTurn
 
 _ID = r"chat_[0-9a-f]{32}"
 _CURSOR = TypeAdapter(
@@ -170,21 +169,28 @@ class _FormRoute(LiftingRoute):
         return match, child
 
 
-async def _answer(turn: OpenTurn, asked: Asked, answering: Answering, closing: AsyncExitStack) -> Response:
-    closing.push_async_callback(turn.give_up)
-    return await answering.answer(turn.plan, asked.wanted, turn=turn)
+@dataclass(frozen=True, slots=True)
+class _Turning:
+    """What is done with a turn, however it was written."""
+
+    caller: CallerDep
+    chats: ChatsDep
+    answering: Answering
+    closing: Closing
+
+    async def add(self, chat_id: str, asked: _AskedTurn) -> Response:
+        turn = await self.chats.begin(chat_id, self.caller, asked.turn)
+        self.closing.push_async_callback(turn.give_up)
+        return await self.answering.answer(turn.plan, asked.asked.wanted, turn=turn)
+
+
+Turning = Annotated[_Turning, Depends()]
 
 
 async def _turn_with_files(
-    asked: Annotated[_AskedTurn, Depends(_turn_in_form)],
-    chat_id: ChatId,
-    caller: CallerDep,
-    chats: ChatsDep,
-    answering: Answering,
-    closing: Closing,
+    chat_id: ChatId, asked: Annotated[_AskedTurn, Depends(_turn_in_form)], turning: Turning
 ) -> Response:
-    turn = await chats.begin(chat_id, caller, asked.turn)
-    return await _answer(turn, asked.asked, answering, closing)
+    return await turning.add(chat_id, asked)
 
 
 making.add_api_route(
@@ -204,21 +210,13 @@ making.add_api_route(
         "requestBody": {"content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/TurnForm"}}}}
     },
 )
-async def add_turn(
-    asked: Annotated[_AskedTurn, Depends(_turn_in_json)],
-    chat_id: ChatId,
-    caller: CallerDep,
-    chats: ChatsDep,
-    answering: Answering,
-    closing: Closing,
-) -> Response:
+async def add_turn(chat_id: ChatId, asked: Annotated[_AskedTurn, Depends(_turn_in_json)], turning: Turning) -> Response:
     """Ask for a change. Gemini is told everything that was said and drawn in the chat; you send what is new.
 
     One turn at a time: meanwhile others are answered 409. A turn that Gemini refused is on record, and later ones do
     not build upon it. If you leave while Gemini draws, the turn is finished and kept all the same.
     """
-    turn = await chats.begin(chat_id, caller, asked.turn)
-    return await _answer(turn, asked.asked, answering, closing)
+    return await turning.add(chat_id, asked)
 
 
 @making.post(
