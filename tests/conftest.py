@@ -125,6 +125,12 @@ def _s3() -> Iterator[S3]:
         yield server
 
 
+@pytest.fixture
+def bucket(_s3: S3) -> str:
+    """The URL of an empty bucket."""
+    return _s3.bucket()
+
+
 STORAGES = ["sqlite and a folder", "postgresql and s3"]
 
 

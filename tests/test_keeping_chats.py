@@ -662,6 +662,24 @@ async def test_a_database_that_goes_away_and_comes_back(
     assert len(gemini.calls) == 3
 
 
+async def test_a_bucket_that_there_is_not(serve: Serve, gemini: Emulator, bucket: str, tmp_path: Path) -> None:
+    """
+    A file that it does not have is not lost: there is no telling.
+    """
+    gone = "s3://nothing-of-that-name/chats"
+    async with serve(data_dir=tmp_path, blob_url=bucket) as client:
+        chat = await begin(client, prompt="A cat")
+    async with serve(data_dir=tmp_path, blob_url=gone) as client:
+        image = await client.get(f"{chat.url}/turns/1/image")
+        turn = await Chat(client, chat.url).say("Blue, please")
+        alone = await single(client)
+
+    for response in (image, turn):
+        assert problem(response, "127.0.0.1", "nothing-of") == (503, "storage_unavailable", "blobs")
+    assert alone
+    assert len(gemini.calls) == 2
+
+
 @pytest.mark.storm
 async def test_a_bucket_that_goes_away(
     serve: Serve, gemini: Emulator, own_servers: tuple[Postgres, Any, Knobs]
