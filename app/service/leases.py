@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 _RENEWALS_PER_LEASE = 3
 
+_PAUSES = (0.1, 0.4, 1.0)
+"""Seconds between attempts to give a lease back: a disk that was full has room again once a file is given up."""
+
 
 class Leases:
     def __init__(self, storage: Storage, lease_seconds: float) -> None:
@@ -46,12 +49,15 @@ class Leases:
         self._held.discard(holder)
 
     async def release(self, holder: str) -> None:
-        """Give it back. If that fails, it runs out by itself."""
+        """Give it back. If that fails time and again, it runs out by itself."""
         self.forget(holder)
-        try:
-            await (await self._storage.chats()).release(holder)
-        except ServiceError as error:
-            log.warning("a lease could not be given back", extra={"cause": error.cause})
+        for pause in (*_PAUSES, None):
+            try:
+                return await (await self._storage.chats()).release(holder)
+            except ServiceError as error:
+                log.warning("a lease could not be given back", extra={"cause": error.cause})
+            if pause is not None:
+                await asyncio.sleep(pause)
 
     async def _renew(self) -> None:
         while True:
