@@ -214,7 +214,6 @@ class Settings(BaseSettings):
     """How long a chat is kept after its last turn: seconds, or such as `30d`, `12h`, `90m`; 0 is for ever."""
     chat_lease_seconds: float = Field(default=15, ge=1, le=600)
     """How long a chat is blocked after a crash in the middle of a turn. While a turn is made its lease is renewed."""
-
     chat_sweep_seconds: float = Field(default=300, ge=1, le=86_400)
     """How often chats that have expired, and images that no chat has any more, are removed."""
 

@@ -119,11 +119,16 @@ def chats_read(chats: Sequence[Chat], next_cursor: str | None, request: Request,
     return ChatsRead(chats=summaries, next_cursor=next_cursor)
 
 
+def chat_path(chat_id: str, request: Request) -> str:
+    """Where a chat is, for this request's caller."""
+    return f"{request.scope.get('root_path', '').rstrip('/')}/chats/{chat_id}"
+
+
 def _summary(chat: Chat, request: Request, settings: Settings) -> dict[str, Any]:
     ttl = settings.chat_ttl.total_seconds()
     return {
         "id": chat.id,
-        "url": f"{request.scope.get('root_path', '').rstrip('/')}/chats/{chat.id}",
+        "url": chat_path(chat.id, request),
         "title": chat.title,
         "created_at": _time(chat.created_at),
         "updated_at": _time(chat.updated_at),

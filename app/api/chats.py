@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, cast
@@ -17,7 +17,7 @@ from app import errors
 from app.api.answering import ANSWERS, Answering
 from app.api.answers import EXAMPLE, GenerationRead
 from app.api.asking import Asked, inline_references, uploaded_references
-from app.api.chat_reading import ChatRead, ChatsRead, chat_read, chats_read
+from app.api.chat_reading import ChatRead, ChatsRead, chat_path, chat_read, chats_read
 from app.api.dependencies import CallerDep, ChatsDep, ImagesDep, PaceDep, ReferencesDep, SettingsDep, body_of, caller
 from app.api.inline import LiftingRoute
 from app.api.negotiation import AnswerWanted
@@ -137,7 +137,8 @@ class _AskedTurn:
     def of(cls, asked: Asked, body: TurnCreate | TurnForm, matching: frozenset[int] | None) -> "_AskedTurn":
         after = matching
         if body.after_turn is not None:
-            after = frozenset({body.after_turn}) & (matching if matching is not None else {body.after_turn})
+            known = frozenset({body.after_turn})
+            after = known if matching is None else known & matching
         given = frozenset(body.model_fields_set)
         return cls(asked, TurnRequest(asked.request, given, after, body.replace_turn))
 
@@ -178,10 +179,13 @@ class _Turning:
     answering: Answering
     closing: Closing
 
-    async def add(self, chat_id: str, asked: _AskedTurn) -> Response:
+    async def add(
+        self, chat_id: str, asked: _AskedTurn, *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> Response:
         turn = await self.chats.begin(chat_id, self.caller, asked.turn)
         self.closing.push_async_callback(turn.give_up)
-        return await self.answering.answer(turn.plan, asked.asked.wanted, turn=turn)
+        wanted = asked.asked.wanted
+        return await self.answering.answer(turn.plan, wanted, turn=turn, status=status, headers=headers)
 
 
 Turning = Annotated[_Turning, Depends()]
@@ -237,8 +241,7 @@ async def create_chat(
     images: ImagesDep,
     chats: ChatsDep,
     settings: SettingsDep,
-    answering: Answering,
-    closing: Closing,
+    turning: Turning,
 ) -> Response:
     """Begin a chat. With a `prompt` its first turn is made at once, and is the answer."""
     if body.prompt is None:
@@ -248,19 +251,13 @@ async def create_chat(
     asked = Asked.of(body, await inline_references(body, request, references), wanted)
     images.plan(asked.request, caller, ())  # what is wrong with the first turn is said before there is a chat
     chat = await chats.create(caller, body.defaults())
-    turn = await chats.begin(chat.id, caller, TurnRequest(asked.request, frozenset(body.model_fields_set)))
-    closing.push_async_callback(turn.give_up)
-    headers = {"Location": _path(request, chat.id)}
-    return await answering.answer(turn.plan, asked.wanted, turn=turn, status=201, headers=headers)
+    first = _AskedTurn(asked, TurnRequest(asked.request, frozenset(body.model_fields_set)))
+    return await turning.add(chat.id, first, status=201, headers={"Location": chat_path(chat.id, request)})
 
 
 def _idle(defaults: ChatDefaults) -> GenerationRequest:
     """A request with nothing but what a chat has for all of its turns, to see whether a model can do that."""
     return GenerationRequest(prompt="-", **{one.name: getattr(defaults, one.name) for one in fields(defaults)})
-
-
-def _path(request: Request, chat_id: str) -> str:
-    return f"{request.scope.get('root_path', '').rstrip('/')}/chats/{chat_id}"
 
 
 def _json(document: ChatRead | ChatsRead, headers: dict[str, str], status: int = 200) -> Response:
