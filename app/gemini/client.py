@@ -153,8 +153,8 @@ class Gemini:
     ) -> wire.Answer:
         response = await self._sdk.aio.models.generate_content(
             model=model.id,
-            contents=requests.contents(request, exchange),
-            config=requests.config(request, model, seconds=self._less_than_usual(journey)),
+            contents=requests.INSTEAD_OF_CONTENTS,
+            config=requests.config(request, model, exchange, seconds=self._less_than_usual(journey)),
         )
         raw = response.sdk_http_response
         return answers.read((raw and raw.body) or "")
@@ -165,8 +165,8 @@ class Gemini:
         """The SDK drives the stream and raises its errors; what is in it we read ourselves, as everywhere."""
         stream = await self._sdk.aio.models.generate_content_stream(
             model=model.id,
-            contents=requests.contents(request, exchange),
-            config=requests.config(request, model, stream=True, seconds=self._less_than_usual(journey)),
+            contents=requests.INSTEAD_OF_CONTENTS,
+            config=requests.config(request, model, exchange, stream=True, seconds=self._less_than_usual(journey)),
         )
         unfolding = answers.Unfolding(exchange, request, journey.tell)
         chunks: list[wire.Answer] = []
