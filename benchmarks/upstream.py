@@ -1,7 +1,8 @@
 """Gemini, as far as a benchmark needs it: answers that were encoded beforehand, at the pace of a network.
 
-`python -m benchmarks.upstream --port 9100`. The prompt says what to draw: `8000000 bytes after 20 s` is an image of
-that size, after that long. `GET /references` tells how many reference images have come whole since it was last asked,
+`python -m benchmarks.upstream --port 9100`. The latest prompt says what to draw: `8000000 bytes after 20 s` is an image
+of that size, after that long, and another one than of any other size; with `signed by 1000` its thought signatures are
+of that size. `GET /references` tells how many reference images have come whole since it was last asked,
 and `GET /most-in-flight` how many calls were waiting at once.
 """
 
@@ -27,6 +28,7 @@ REFERENCE_BYTES = 7_000_000
 SIGNATURES = (1_100_000, 2_000_000)
 """Bytes of base64 on the text part and on the image part, as recorded from Nano Banana Pro."""
 
+_ASKED = re.compile(rb"(\d+) bytes after ([0-9.]+) s(?: signed by (\d+))?")
 
 _JPEG_START = bytes.fromhex(
     "ffd8"
@@ -36,24 +38,24 @@ _JPEG_START = bytes.fromhex(
 )
 
 
-@functools.cache
+@functools.lru_cache(64)
 def image(size: int) -> bytes:
     """A JPEG of exactly `size` bytes, whole in its structure; its pixels are noise."""
     noise = random.Random(size).randbytes(size - len(_JPEG_START) - 2)  # noqa: S311 - the same in every run
     return _JPEG_START + noise.replace(b"\xff", b"\xfe") + b"\xff\xd9"
 
 
-@functools.cache
+@functools.lru_cache(64)
 def encoded_image(size: int) -> bytes:
     return base64.b64encode(image(size))
 
 
-@functools.cache
-def answer(size: int) -> bytes:
+@functools.lru_cache(64)
+def answer(size: int, signature_bytes: tuple[int, int] = SIGNATURES) -> bytes:
     """The body of Gemini's answer with an image of `size` bytes."""
     text_signature, image_signature = (
-        base64.b64encode(random.Random(length).randbytes(length * 3 // 4)).decode()  # noqa: S311
-        for length in SIGNATURES
+        base64.b64encode(random.Random(f"{size} {place}").randbytes(length * 3 // 4)).decode()  # noqa: S311
+        for place, length in enumerate(signature_bytes)
     )
     parts: list[dict[str, Any]] = [
         {"text": "Here it is.", "thoughtSignature": text_signature},
@@ -93,13 +95,16 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         _seen[name] = 0
         return
     _seen["references"] += _count_references(body)
-    asked = re.search(rb"(\d+) bytes after ([0-9.]+) s", body)
+    # Only there: a search through megabytes of base64 would take longer than what is measured.
+    asked = _ASKED.search(body, body.rindex(b" bytes after ") - len(str(10**9)))
     assert asked, "the prompt does not say what to draw"
+    size, delay, signed = asked.groups()
     _seen["in-flight"] += 1
     _seen["most-in-flight"] = max(_seen["most-in-flight"], _seen["in-flight"])
-    await asyncio.sleep(float(asked[2]))
+    await asyncio.sleep(float(delay))
     _seen["in-flight"] -= 1
-    await _reply(send, answer(int(asked[1])), paced=True)
+    signature_bytes = (int(signed), int(signed)) if signed else SIGNATURES
+    await _reply(send, answer(int(size), signature_bytes), paced=True)
 
 
 _seen = {"references": 0, "in-flight": 0, "most-in-flight": 0}

@@ -1,7 +1,7 @@
 """A `GenerationRequest`, as the SDK wants it said."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from google.genai import types
@@ -16,6 +16,8 @@ from app.gemini.transport import Exchange
 INSTEAD_OF_CONTENTS = "in the config"
 """The SDK insists on contents, and spends a millisecond on every other turn of a chat to turn its own types into JSON.
 So it gets them in JSON, by way of the config."""
+
+_WIRE_NAMES = {name: to_camel(name) for name in types.Part.model_fields}
 
 _AS_A = {
     Role.CHARACTER: "shows the character",
@@ -46,7 +48,7 @@ def _contents(request: GenerationRequest, exchange: Exchange) -> list[dict[str, 
 def _written(part: Part, exchange: Exchange) -> dict[str, Any]:
     """As the SDK writes it, down to the names of its fields: Google reads both spellings."""
     known = _part(part, exchange).model_dump(mode="json", exclude_none=True)
-    return {to_camel(name): value for name, value in known.items()}
+    return {_WIRE_NAMES[name]: value for name, value in known.items()}
 
 
 def _part(part: Part, exchange: Exchange) -> types.Part:

@@ -12,7 +12,6 @@ from contextlib import aclosing
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Self
 
 import httpx2
@@ -24,11 +23,17 @@ from app.lifting import Content, Decoder, Encoded, InMemory, InPieces, Lifter, T
 
 _OF_THE_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
 
-_READ_AHEAD = 4
-"""Files from afar that are asked for at once."""
+_READ_AHEAD = 16
+"""Files from afar that are asked for at once, if they are small."""
 
-_READ_AHEAD_BYTES = 1_000_000
-"""What each of them holds then."""
+_PIECE_BYTES = 1024 * 1024
+"""What comes of a large one at a time, as base64."""
+
+_READ_AHEAD_BYTES = 4 * _PIECE_BYTES
+"""What is there of them at once."""
+
+_WRITE_BYTES = 64 * 1024
+"""What is worth a system call here and waking up for over there; less waits for what follows."""
 
 _current: ContextVar["Exchange"] = ContextVar("exchange")
 
@@ -138,7 +143,7 @@ class Exchange:
         if self._reads_ahead and self._trip is not None:
             try:
                 async with asyncio.timeout(self._trip.room_seconds):
-                    await self._trip.journey.share.take(_READ_AHEAD * _READ_AHEAD_BYTES)
+                    await self._trip.journey.share.take(_READ_AHEAD_BYTES)
             except TimeoutError as error:
                 raise NoRoom("Other answers take all the memory there is; Gemini was not asked.") from error
 
@@ -265,15 +270,32 @@ class _Spliced(httpx2.AsyncByteStream):
         self._segments = segments
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
+        small, held = list[bytes](), 0
+        async with aclosing(self._pieces()) as pieces:
+            async for piece in pieces:
+                large = len(piece) >= _WRITE_BYTES
+                if not large:
+                    small.append(piece)
+                    held += len(piece)
+                if held and (large or held >= _WRITE_BYTES):
+                    yield b"".join(small)
+                    small, held = [], 0
+                if large:
+                    yield piece
+        yield b"".join(small)
+
+    async def _pieces(self) -> AsyncGenerator[bytes]:
+        coming = deque(one for one in self._segments if isinstance(one, Encoded) and one.far)
         ahead: deque[_Begun] = deque()
-        coming = (_Begun(segment) for segment in self._segments if isinstance(segment, Encoded) and segment.far)
         try:
             for segment in self._segments:
                 if isinstance(segment, bytes):
                     yield segment
                     continue
                 if segment.far:
-                    ahead += islice(coming, _READ_AHEAD - len(ahead))
+                    room = _READ_AHEAD_BYTES - sum(begun.bytes for begun in ahead)
+                    while coming and len(ahead) < _READ_AHEAD and (room := room - _piece_bytes(coming[0])) >= 0:
+                        ahead.append(_Begun(coming.popleft()))
                 async for piece in ahead.popleft() if segment.far else segment:
                     yield piece
         finally:
@@ -281,10 +303,15 @@ class _Spliced(httpx2.AsyncByteStream):
                 begun.cancel()
 
 
+def _piece_bytes(segment: Encoded) -> int:
+    return min(len(segment), _PIECE_BYTES)
+
+
 class _Begun:
     """A segment whose first piece has been asked for."""
 
     def __init__(self, segment: Encoded) -> None:
+        self.bytes = _piece_bytes(segment)
         self._pieces = aiter(segment)
         self._first = asyncio.ensure_future(anext(self._pieces, None))
 

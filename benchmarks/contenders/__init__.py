@@ -102,10 +102,8 @@ def _litellm_config(upstream_url: str) -> Path:
     return path
 
 
-def contenders(upstream_url: str) -> list[Contender]:
-    """All of them; the relay, which parses nothing, and naive code are the two ends of the scale."""
-    BUILD.mkdir(exist_ok=True)
-    env = {
+def _environment(upstream_url: str) -> dict[str, str]:
+    return {
         "GOOGLE_GEMINI_BASE_URL": upstream_url,
         "GEMINI_API_KEY": "benchmark",
         "LOG_LEVEL": "warning",
@@ -115,7 +113,19 @@ def contenders(upstream_url: str) -> list[Contender]:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_LOG": "ERROR",
     }
-    service = Contender("service", "this service", [sys.executable, "-m", "app"], 9111, env | {"PORT": "9111"})
+
+
+def service_on(upstream_url: str, port: int = 9111, **settings: str) -> Contender:
+    """This service, as `python -m app` starts it."""
+    env = _environment(upstream_url) | {"PORT": str(port)} | settings
+    return Contender("service", "this service", [sys.executable, "-m", "app"], port, env)
+
+
+def contenders(upstream_url: str) -> list[Contender]:
+    """All of them; the relay, which parses nothing, and naive code are the two ends of the scale."""
+    BUILD.mkdir(exist_ok=True)
+    env = _environment(upstream_url)
+    service = service_on(upstream_url)
     next_ = ["node_modules/.bin/next", "start", "-H", "127.0.0.1", "-p", "9113", "--keepAliveTimeout", "300000"]
     litellm = [str(BUILD / "litellm/bin/litellm"), "--config", str(_litellm_config(upstream_url))]
     return [
