@@ -37,8 +37,8 @@ fuzz: .venv/fuzz.stamp ## feed the lifter whatever reaches new branches, for FUZ
 	@mkdir -p .fuzz
 	$(BIN)/python -m tests.fuzz_lifting -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz
 
-container: .venv/dev.stamp ## build the image and put it through its paces; needs root, buildah, podman, mmdebstrap
-	$(BIN)/python -m tests.try_container
+container: .venv/dev.stamp ## build the image, run it, compose.yaml and the Kubernetes demo; needs root and podman
+	$(BIN)/python -m tests.containers
 
 sbom: .venv/sbom.stamp ## write sbom.cdx.json (CycloneDX) and docs/licences.md: what is in the container
 	@rm -rf .sbom && $(PYTHON) -m venv .sbom

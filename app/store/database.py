@@ -150,7 +150,8 @@ def _engine(url: URL, *, is_sqlite: bool) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    limits = {
+    wanted = {
+        "client_encoding": "utf8",  # or what psycopg reads from a database in SQL_ASCII is bytes
         "connect_timeout": _CONNECT_SECONDS,
         # A host that is gone does not say so.
         "tcp_user_timeout": 1000 * TRANSACTION_SECONDS,
@@ -159,7 +160,7 @@ def _engine(url: URL, *, is_sqlite: bool) -> Engine:
         "keepalives_count": 3,
         "prepare_threshold": None,  # a pooler in front may hand the next transaction to another server process
     }
-    own = {name: value for name, value in limits.items() if name not in url.query}
+    own = {name: value for name, value in wanted.items() if name not in url.query}
     return create_engine(url, pool_size=_CONNECTIONS, max_overflow=0, pool_timeout=_BUSY_SECONDS, connect_args=own)
 
 

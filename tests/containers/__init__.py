@@ -1,0 +1,1 @@
+"""`make container`: what deploy/ promises, with real containers."""
