@@ -9,7 +9,7 @@ from fastapi import Depends, Request, Response
 
 from app import errors
 from app.api.answers import EXAMPLE, EXPOSED_HEADERS, GenerationRead, answer
-from app.api.dependencies import AttendanceDep, PaceDep, SettingsDep
+from app.api.dependencies import AttendanceDep, PaceDep, SettingsDep, made_of
 from app.api.events import Events
 from app.api.negotiation import Wanted
 from app.api.problems import documented
@@ -106,4 +106,4 @@ class _Answering:
         return response
 
 
-Answering = Annotated[_Answering, Depends()]
+Answering = Annotated[_Answering, Depends(made_of(_Answering))]

@@ -18,7 +18,17 @@ from app.api.answering import ANSWERS, Answering
 from app.api.answers import EXAMPLE, GenerationRead
 from app.api.asking import Asked, inline_references, uploaded_references
 from app.api.chat_reading import ChatRead, ChatsRead, chat_path, chat_read, chats_read
-from app.api.dependencies import CallerDep, ChatsDep, ImagesDep, PaceDep, ReferencesDep, SettingsDep, body_of, caller
+from app.api.dependencies import (
+    CallerDep,
+    ChatsDep,
+    ImagesDep,
+    PaceDep,
+    ReferencesDep,
+    SettingsDep,
+    body_of,
+    caller,
+    made_of,
+)
 from app.api.inline import LiftingRoute
 from app.api.negotiation import AnswerWanted
 from app.api.problems import documented
@@ -188,7 +198,7 @@ class _Turning:
         return await self.answering.answer(turn.plan, wanted, turn=turn, status=status, headers=headers)
 
 
-Turning = Annotated[_Turning, Depends()]
+Turning = Annotated[_Turning, Depends(made_of(_Turning))]
 
 
 async def _turn_with_files(
@@ -365,7 +375,7 @@ class _Showing:
         return StoredImage(image, cast("Stored", image.content), name, self.request, sending)
 
 
-Showing = Annotated[_Showing, Depends()]
+Showing = Annotated[_Showing, Depends(made_of(_Showing))]
 
 
 @keeping.head("/{chat_id}/turns/{number}/image", include_in_schema=False)
