@@ -8,8 +8,10 @@ each iteration, in the order they came, and between iterations the loop looks at
 import asyncio
 from collections import deque
 
+PIECE_BYTES = 256 * 1024
+"""One unit of work: so much of an image, as base64, to decode or to encode and send. It takes half a millisecond."""
+
 WORK_PER_ITERATION = 4
-"""In units of one piece of an image, which is 256 KiB to decode or to encode and send: about half a millisecond."""
 
 
 class Pace:

@@ -224,6 +224,10 @@ class _Protocol(HttpToolsProtocol):
 
     # What the application may ask of its connection.
 
+    @property
+    def congested(self) -> bool:
+        return self.flow.write_paused
+
     def unread(self) -> int:
         """Bytes that the caller has not confirmed: those that wait here, and those that the kernel holds."""
         held = bytearray(4)

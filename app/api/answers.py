@@ -5,6 +5,7 @@ the base64 in their place.
 """
 
 import json
+import math
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from app.api.sending import Sender, Sending
 from app.domain import Generation, Image
 from app.errors import CallerLeft, SlowReader
 from app.lifting import Content, Encoded, Tokens
-from app.pace import Pace
+from app.pace import PIECE_BYTES, WORK_PER_ITERATION, Pace
 
 MAX_HEADER_BYTES = 3_000
 """What the words of an answer may take in headers altogether; proxies in front often allow 4 KiB."""
@@ -152,9 +153,15 @@ async def pieces_of(segments: Iterable[Segment], pace: Pace) -> AsyncGenerator[b
         if isinstance(segment, bytes):
             yield segment
             continue
+        left, turn = len(segment), 0
         async for piece in segment:
             # The server waits only for callers who are slow; others would have all of it sent at one go.
-            await pace.turn()
+            if turn <= 0:
+                work = min(math.ceil(left / PIECE_BYTES), WORK_PER_ITERATION)
+                await pace.turn(work)
+                turn = work * PIECE_BYTES
+            turn -= len(piece)
+            left -= len(piece)
             yield piece
 
 

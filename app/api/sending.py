@@ -18,6 +18,11 @@ CONNECTION = "app.connection"
 class Connection(Protocol):
     """What a server can tell and do that ASGI has no words for."""
 
+    @property
+    def congested(self) -> bool:
+        """Whether whoever sends more has to wait until the caller has taken something."""
+        ...
+
     def unread(self) -> int:
         """Bytes of the answer that wait for the caller to take them."""
         ...
@@ -84,6 +89,8 @@ class Sender:
         await self._put({"type": "http.response.body", "body": b""})
 
     async def _put(self, message: Message) -> None:
+        if self._connection is not None and not self._connection.congested:
+            return await self._send(message)
         while True:
             before = self._unread()
             now = asyncio.get_running_loop().time()

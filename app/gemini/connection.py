@@ -5,6 +5,7 @@ and whoever reads it. The socket is read only when somebody reads here: no more 
 """
 
 import asyncio
+import math
 import re
 import selectors
 import socket
@@ -16,7 +17,7 @@ import httpcore2
 import httptools
 import httpx2
 
-from app.pace import Pace
+from app.pace import PIECE_BYTES, WORK_PER_ITERATION, Pace
 
 BUFFER_BYTES = 256 * 1024
 """How much is read at once. Below this, reading costs more per byte; above, it gains nothing and takes memory."""
@@ -78,6 +79,8 @@ class Connection(asyncio.BufferedProtocol):
             async for piece in request.stream:
                 if self._answers_early():
                     break
+                # Until the kernel takes no more there is nothing to wait for, and others would have to.
+                await self._pace.turn(min(math.ceil(len(piece) / PIECE_BYTES), WORK_PER_ITERATION))
                 await self._write(piece, limits.get("write"))
             else:
                 self._sent = True
@@ -91,13 +94,7 @@ class Connection(asyncio.BufferedProtocol):
     async def advance(self, answer: "Answer") -> None:
         """Let `answer` see the next that arrives."""
         if not self._filled and not self._ended:
-            self._arrival = asyncio.get_running_loop().create_future()
-            self._resume()
-            try:
-                async with asyncio.timeout(answer.patience):
-                    await self._arrival
-            except TimeoutError as exc:
-                raise httpcore2.ReadTimeout(str(exc)) from exc
+            await self._arrives(answer.patience)
         await self._pace.turn()
         if self._filled:
             filled, self._filled = self._filled, 0
@@ -108,6 +105,22 @@ class Connection(asyncio.BufferedProtocol):
             raise httpcore2.ReadError(str(self._lost)) from self._lost
         else:
             answer.end()
+
+    async def _arrives(self, patience_seconds: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._arrival = loop.create_future()
+        # There are dozens of these for each image, and `asyncio.timeout` takes several times as long.
+        timer = loop.call_later(patience_seconds, self._too_late) if patience_seconds is not None else None
+        self._resume()
+        try:
+            await self._arrival
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _too_late(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_exception(httpcore2.ReadTimeout("Nothing arrives."))
 
     async def _write(self, data: bytes, timeout_seconds: float | None) -> None:
         if self._ended and self._transport.is_closing():
