@@ -261,17 +261,17 @@ async def test_nothing_of_a_request_outlives_its_caller(
 
 async def test_a_large_upload_arrives_bit_for_bit(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    Large files go from the disk to the wire, small ones from memory; Gemini gets the very length it was told.
+    Files beyond 8 MiB go from the disk to the wire, others from memory; Gemini gets the very length it was told.
     """
-    large = picture(size=(1400, 1400), format_="PNG", compress_level=0)
-    files = [("images", ("1", large)), ("images", ("2", picture())), ("images", ("3", large[::1]))]
+    large, huge = (picture(size=(side, side), format_="PNG", compress_level=0) for side in (1400, 1800))
+    assert len(large) < 8 * 1024 * 1024 < len(huge)
+    files = [("images", (str(number), image)) for number, image in enumerate([huge, picture(), large, huge])]
 
-    response = await client.post("/generate-image/with-references", data={"prompt": "Both"}, files=files)
+    response = await client.post("/generate-image/with-references", data={"prompt": "All"}, files=files)
 
     assert response.status_code == 200, response.text
-    sent = _images_sent(gemini)
-    assert sent == [large, picture(), large]
-    assert int(gemini.calls[-1].headers["content-length"]) > 2 * len(large) * 4 / 3
+    assert _images_sent(gemini) == [huge, picture(), large, huge]
+    assert int(gemini.calls[-1].headers["content-length"]) > (2 * len(huge) + len(large)) * 4 / 3
 
 
 async def test_inline_references_arrive_bit_for_bit(client: httpx2.AsyncClient, gemini: Emulator) -> None:
