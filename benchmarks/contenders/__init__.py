@@ -14,6 +14,9 @@ from benchmarks.caller import Request
 
 HERE = Path(__file__).parent
 BUILD = Path(".bench").absolute()
+BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
+"""Between the parts of a form, as a browser chooses it: how long it is matters to whoever searches for it."""
+
 LITELLM = "1.106.2"
 LITELLM_KEY = "sk-benchmark-0123456789abcdef0123456789abcdef"
 
@@ -45,15 +48,15 @@ class Contender:
     def uploading(self, count: int, size: int) -> Request:
         """`count` reference images along, for an image of `size` bytes."""
         fields = {"prompt": f"{size} bytes after 0 s", **{key: str(value) for key, value in self.body.items()}}
-        parts = [f'--mark\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        parts = [f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
                  for name, value in fields.items()]  # fmt: skip
         reference = upstream.image(upstream.REFERENCE_BYTES)
         for number in range(count):
             about = f'form-data; name="{self.upload_field}"; filename="{number}.jpg"\r\nContent-Type: image/jpeg'
-            parts += [f"--mark\r\nContent-Disposition: {about}\r\n\r\n".encode(), reference, b"\r\n"]
-        body = b"".join([*parts, b"--mark--\r\n"])
+            parts += [f"--{BOUNDARY}\r\nContent-Disposition: {about}\r\n\r\n".encode(), reference, b"\r\n"]
+        body = b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
         return Request(
-            "POST", self.uploads, {"Content-Type": "multipart/form-data; boundary=mark", **self.headers}, body
+            "POST", self.uploads, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **self.headers}, body
         )
 
     def check(self, body: bytes, size: int) -> None:
