@@ -87,11 +87,11 @@ class Postgres:
             self._running.wait()
             self._running = None
 
-    def database(self) -> str:
+    def database(self, encoding: str = "UTF8") -> str:
         """The URL of a new, empty one."""
         name = f"chats_{uuid4().hex}"
         with psycopg.connect(self._dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
         return self._dsn(name)
 
     def _dsn(self, name: str) -> str:

@@ -8,7 +8,7 @@ import random
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -553,6 +553,26 @@ async def test_a_damaged_document_is_told(serve: Serve, gemini: Emulator, storag
         response = await client.get(chat.url)
 
     assert problem(response) == (500, "storage_damaged", "database")
+
+
+@pytest.fixture
+def database_in(_postgres: Postgres) -> Callable[[str], str]:
+    """What makes a database in an encoding, and says its URL."""
+    return _postgres.database
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_what_is_said_comes_back_from_a_database_of_another_encoding(
+    serve: Serve, gemini: Emulator, tmp_path: Path, database_in: Callable[[str], str], encoding: str
+) -> None:
+    """
+    A cluster that was made without a locale has SQL_ASCII, and hands out bytes to whoever does not say otherwise.
+    """
+    async with serve(database_url=database_in(encoding), data_dir=tmp_path) as client:
+        chat = await begin(client, prompt="Drei Äpfel für Zoë")
+        read = await chat.read()
+
+    assert read["turns"][0]["prompt"] == "Drei Äpfel für Zoë"
 
 
 @pytest.mark.storm
