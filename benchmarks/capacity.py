@@ -22,13 +22,13 @@ IMAGE_MB = {"512": 0.3, "1K": 0.8, "2K": 3.0, "4K": 10.0}
 SIGNATURES_MB = 3.0
 """Of an answer's two thought signatures: 0.8 to 2.2 MB each have been recorded."""
 
-ROW_BYTES = 2_700
+ROW_BYTES = 3_200
 """A turn's rows, with their indexes, in SQLite; measured over 2,000 turns."""
 
-CPU_BASE, CPU_PER_MB = 0.0065, 0.0019
-"""Seconds of one core for an image as JSON with both fields: 7 ms at 0.6 MB, 43 ms at 20 MB."""
+CPU_BASE, CPU_PER_MB, CPU_PER_UPLOADED_MB = 0.004, 0.0019, 0.0023
+"""Seconds of one core for an image as JSON with both fields: 5 ms at 0.6 MB, 41 ms at 20 MB."""
 
-CPU_TURN, CPU_HISTORY_MB = 0.012, 0.0012
+CPU_TURN, CPU_HISTORY_MB = 0.010, 0.0012
 """What a turn of a chat takes beyond that, and each megabyte of earlier turns that goes along."""
 
 HEADROOM = 0.6
@@ -74,7 +74,7 @@ class Load:
     def cpu_seconds(self) -> float:
         """Of one core, for one image."""
         turn = self.chat_share * (CPU_TURN + CPU_HISTORY_MB * self.history_mb)
-        return CPU_BASE + CPU_PER_MB * (self.image_mb + self.references_mb) + turn
+        return CPU_BASE + CPU_PER_MB * self.image_mb + CPU_PER_UPLOADED_MB * self.references_mb + turn
 
     @property
     def held_seconds(self) -> float:

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 
@@ -35,8 +36,8 @@ AT_ONCE = 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chats", description=__doc__)
-    parser.add_argument("--timed", type=int, default=30, help="chats whose turns are timed")
-    parser.add_argument("--chats", type=int, default=200, help="chats that are looked at for what they leave")
+    parser.add_argument("--timed", type=int, default=30, help="chats whose turns are timed, or 0")
+    parser.add_argument("--chats", type=int, default=200, help="chats that are looked at for what they leave, or 0")
     parser.add_argument("--turns", type=int, default=10, help="of each chat")
     parser.add_argument("--bytes", type=int, default=2_000_000, help="of an image")
     parser.add_argument("--signature-bytes", type=int, default=100_000, help="of a signature's base64; there are two")
@@ -53,15 +54,23 @@ async def _run(given: argparse.Namespace) -> None:
     )
     try:
         await asyncio.sleep(1)
-        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-            async with running(service_on(f"http://127.0.0.1:{UPSTREAM_PORT}", PORT, DATA_DIR=folder)):
+        if given.timed:
+            async with _service(given.folder):
                 await _time(given.timed, given.turns)
-        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-            async with running(service_on(f"http://127.0.0.1:{UPSTREAM_PORT}", PORT, DATA_DIR=folder)) as service:
+        if given.chats:
+            async with _service(given.folder) as (service, folder):
                 await _fill(service, given)
-                _measure(Path(folder), given)
+                _measure(folder, given)
     finally:
         await stop(upstream_process)
+
+
+@asynccontextmanager
+async def _service(parent: Path | None) -> AsyncGenerator[tuple[Running, Path]]:
+    """A service that keeps its chats in a temporary folder, which comes along."""
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        async with running(service_on(f"http://127.0.0.1:{UPSTREAM_PORT}", PORT, DATA_DIR=folder)) as service:
+            yield service, Path(folder)
 
 
 async def _time(chats: int, turns: int) -> None:

@@ -23,7 +23,7 @@ def test_what_is_planned_is_what_happens(load: Load) -> None:
     assert found.cpu_wait_p99 < 0.25
 
 
-@pytest.mark.parametrize("load", [Load(20_000, "4K"), Load(60_000, "1K", drawing_seconds=5, answer="bytes")])
+@pytest.mark.parametrize("load", [Load(20_000, "4K"), Load(90_000, "1K", drawing_seconds=3, answer="bytes")])
 def test_one_replica_less_would_not_do(load: Load) -> None:
     """
     Where images take long it is the places that are scarce, where they do not it is the cores.
