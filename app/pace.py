@@ -6,12 +6,18 @@ each iteration, in the order they came, and between iterations the loop looks at
 """
 
 import asyncio
+import math
 from collections import deque
 
 PIECE_BYTES = 256 * 1024
 """One unit of work: so much of an image, as base64, to decode or to encode and send. It takes half a millisecond."""
 
 WORK_PER_ITERATION = 4
+
+
+def work_in(count: int) -> int:
+    """The work that `count` bytes of an image are, or as much of it as one iteration does."""
+    return min(math.ceil(count / PIECE_BYTES), WORK_PER_ITERATION)
 
 
 class Pace:

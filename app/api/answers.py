@@ -5,7 +5,6 @@ the base64 in their place.
 """
 
 import json
-import math
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +19,7 @@ from app.api.sending import Sender, Sending
 from app.domain import Generation, Image
 from app.errors import CallerLeft, SlowReader
 from app.lifting import Content, Encoded, Tokens
-from app.pace import PIECE_BYTES, WORK_PER_ITERATION, Pace
+from app.pace import PIECE_BYTES, Pace, work_in
 
 MAX_HEADER_BYTES = 3_000
 """What the words of an answer may take in headers altogether; proxies in front often allow 4 KiB."""
@@ -157,7 +156,7 @@ async def pieces_of(segments: Iterable[Segment], pace: Pace) -> AsyncGenerator[b
         async for piece in segment:
             # The server waits only for callers who are slow; others would have all of it sent at one go.
             if turn <= 0:
-                work = min(math.ceil(left / PIECE_BYTES), WORK_PER_ITERATION)
+                work = work_in(left)
                 await pace.turn(work)
                 turn = work * PIECE_BYTES
             turn -= len(piece)

@@ -19,9 +19,9 @@ from app.errors import FieldError, InvalidRequest
 from app.lifting import Data
 from app.service.references import References, Upload
 
-MultiPartParser.spool_max_size = 8 * 1024 * 1024
 # Bytes per file. What phones take stays in memory, where there is room for it anyway (`Intake` sees to that): the way
 # over a disk takes a visit to a thread for each piece, and a third more time on the processor.
+MultiPartParser.spool_max_size = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

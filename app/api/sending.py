@@ -90,7 +90,7 @@ class Sender:
 
     async def _put(self, message: Message) -> None:
         if self._connection is not None and not self._connection.congested:
-            return await self._send(message)
+            return await self._send(message)  # at once: there is nothing to limit
         while True:
             before = self._unread()
             now = asyncio.get_running_loop().time()

@@ -5,7 +5,6 @@ and whoever reads it. The socket is read only when somebody reads here: no more 
 """
 
 import asyncio
-import math
 import re
 import selectors
 import socket
@@ -17,7 +16,7 @@ import httpcore2
 import httptools
 import httpx2
 
-from app.pace import PIECE_BYTES, WORK_PER_ITERATION, Pace
+from app.pace import Pace, work_in
 
 BUFFER_BYTES = 256 * 1024
 """How much is read at once. Below this, reading costs more per byte; above, it gains nothing and takes memory."""
@@ -80,7 +79,7 @@ class Connection(asyncio.BufferedProtocol):
                 if self._answers_early():
                     break
                 # Until the kernel takes no more there is nothing to wait for, and others would have to.
-                await self._pace.turn(min(math.ceil(len(piece) / PIECE_BYTES), WORK_PER_ITERATION))
+                await self._pace.turn(work_in(len(piece)))
                 await self._write(piece, limits.get("write"))
             else:
                 self._sent = True

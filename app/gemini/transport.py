@@ -6,7 +6,6 @@ call; it is put in as base64 while the request is sent, and taken out while the 
 
 import asyncio
 import base64
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from contextvars import ContextVar, Token
@@ -18,22 +17,11 @@ import httpx2
 
 from app.gemini.eventstream import EventReader
 from app.gemini.network import Answer, Network
+from app.gemini.splicing import READ_AHEAD_BYTES, Spliced
 from app.journey import Journey, Stage
 from app.lifting import Content, Decoder, Encoded, InMemory, InPieces, Lifter, Tokens, decode
 
 _OF_THE_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
-
-_READ_AHEAD = 16
-"""Files from afar that are asked for at once, if they are small."""
-
-_PIECE_BYTES = 1024 * 1024
-"""What comes of a large one at a time, as base64."""
-
-_READ_AHEAD_BYTES = 4 * _PIECE_BYTES
-"""What is there of them at once."""
-
-_WRITE_BYTES = 64 * 1024
-"""What is worth a system call here and waking up for over there; less waits for what follows."""
 
 _current: ContextVar["Exchange"] = ContextVar("exchange")
 
@@ -131,7 +119,7 @@ class Exchange:
         headers = request.headers.copy()
         headers["Content-Length"] = str(sum(map(len, segments)))
         return httpx2.Request(
-            request.method, request.url, headers=headers, stream=_Spliced(segments), extensions=request.extensions
+            request.method, request.url, headers=headers, stream=Spliced(segments), extensions=request.extensions
         )
 
     async def ready(self) -> None:
@@ -143,7 +131,7 @@ class Exchange:
         if self._reads_ahead and self._trip is not None:
             try:
                 async with asyncio.timeout(self._trip.room_seconds):
-                    await self._trip.journey.share.take(_READ_AHEAD_BYTES)
+                    await self._trip.journey.share.take(READ_AHEAD_BYTES)
             except TimeoutError as error:
                 raise NoRoom("Other answers take all the memory there is; Gemini was not asked.") from error
 
@@ -261,73 +249,6 @@ class _Received(Decoder):
             count(len(piece))
 
         super().__init__(keep)
-
-
-class _Spliced(httpx2.AsyncByteStream):
-    """A body in segments. While one is sent, those that come from afar are asked for."""
-
-    def __init__(self, segments: list[bytes | Encoded]) -> None:
-        self._segments = segments
-
-    async def __aiter__(self) -> AsyncGenerator[bytes]:
-        small, held = list[bytes](), 0
-        async with aclosing(self._pieces()) as pieces:
-            async for piece in pieces:
-                large = len(piece) >= _WRITE_BYTES
-                if not large:
-                    small.append(piece)
-                    held += len(piece)
-                if held and (large or held >= _WRITE_BYTES):
-                    yield b"".join(small)
-                    small, held = [], 0
-                if large:
-                    yield piece
-        yield b"".join(small)
-
-    async def _pieces(self) -> AsyncGenerator[bytes]:
-        coming = deque(one for one in self._segments if isinstance(one, Encoded) and one.far)
-        ahead: deque[_Begun] = deque()
-        try:
-            for segment in self._segments:
-                if isinstance(segment, bytes):
-                    yield segment
-                    continue
-                if segment.far:
-                    room = _READ_AHEAD_BYTES - sum(begun.bytes for begun in ahead)
-                    while coming and len(ahead) < _READ_AHEAD and (room := room - _piece_bytes(coming[0])) >= 0:
-                        ahead.append(_Begun(coming.popleft()))
-                async for piece in ahead.popleft() if segment.far else segment:
-                    yield piece
-        finally:
-            for begun in ahead:
-                begun.cancel()
-
-
-def _piece_bytes(segment: Encoded) -> int:
-    return min(len(segment), _PIECE_BYTES)
-
-
-class _Begun:
-    """A segment whose first piece has been asked for."""
-
-    def __init__(self, segment: Encoded) -> None:
-        self.bytes = _piece_bytes(segment)
-        self._pieces = aiter(segment)
-        self._first = asyncio.ensure_future(anext(self._pieces, None))
-
-    async def __aiter__(self) -> AsyncGenerator[bytes]:
-        try:
-            piece = await self._first
-        except BaseException:
-            self.cancel()
-            raise
-        while piece is not None:
-            yield piece
-            piece = await anext(self._pieces, None)
-
-    def cancel(self) -> None:
-        self._first.cancel()
-        self._first.add_done_callback(lambda first: first.cancelled() or first.exception())
 
 
 class _Lifted(httpx2.AsyncByteStream):
