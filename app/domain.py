@@ -37,6 +37,8 @@ class Reference:
     image: Image
     role: Role | None = None
     name: str | None = None
+    warning: str | None = None
+    """What the caller should know about how the upload was read."""
 
 
 @dataclass(frozen=True, slots=True)

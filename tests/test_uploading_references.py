@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from app.emulator import Emulator
-from tests.conftest import Serve, picture
+from tests.conftest import Serve, noise, picture
 
 pillow_heif.register_heif_opener()
 
@@ -181,16 +181,7 @@ REFUSED = {
     "half a jpeg": (picture("JPEG", (200, 200))[:-30], 415),
     "half a webp": (picture("WEBP", (200, 200))[:-8], 415),
     "half a heic": (picture("HEIF", (200, 200))[:-8], 415),
-    "png and zip": (picture("PNG") + b"PK\x03\x04rest", 415),
-    "jpeg and script": (picture("JPEG") + b"<script>alert(1)</script>", 415),
-    "jpeg and zip and an end marker": (picture("JPEG") + b"PK\x03\x04rest\xff\xd9", 415),
-    "jpeg and an undeclared jpeg": (picture("JPEG") + picture("JPEG"), 415),
-    "jpeg that declares a film and brings a zip": (
-        picture("JPEG", exif=b"Exif\x00\x00MotionPhoto") + b"PK\x03\x04rest",
-        415,
-    ),
     "jpeg without pixels": (picture("JPEG").partition(b"\xff\xda")[0] + b"\xff\xd9", 415),
-    "webp and zip": (picture("WEBP") + b"PK\x03\x04rest", 415),
     "png header alone": (b"\x89PNG\r\n\x1a\n", 415),
     "jpeg header alone": (b"\xff\xd8\xff", 415),
     "riff alone": (b"RIFF\x00\x00\x00\x00WEBP", 415),
@@ -219,17 +210,126 @@ async def test_what_is_no_whole_still_image_is_refused_before_it_costs_anything(
     assert not gemini.calls
 
 
-async def test_what_a_phone_appends_and_declares_is_taken(client: httpx2.AsyncClient) -> None:
+THUMBNAIL = Image.Exif()
+THUMBNAIL[0x010F] = "A maker\xff\xd9" + "x" * 100
+IMAGES = {
+    "png": picture("PNG"),
+    "jpeg": picture("JPEG", (200, 200)),
+    "progressive jpeg": picture("JPEG", (200, 200), progressive=True),
+    "jpeg with restart markers": picture("JPEG", (200, 200), restart_marker_rows=1),
+    "jpeg with an end marker in its metadata": picture("JPEG", exif=THUMBNAIL.tobytes() + picture("JPEG", (16, 16))),
+    "jpeg with fill bytes": picture("JPEG").replace(b"\xff\xda", b"\xff\xff\xff\xda"),
+    "webp": picture("WEBP"),
+    "heic": picture("HEIF"),
+}
+FILM = b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom" + b"\x00\x00\x00\x10mdat" + b"film" * 2
+TAILS = {
+    "zeros and a second picture": b"\x00" * 123 + picture("JPEG", (32, 32)),
+    "a film and a maker's words": FILM + b"LIVE_1234567890".ljust(40),
+    "a maker's trailer": b"\x00\x00\x01\x0aImage_UTC_Data1700000000000SEFHk\x00\x00\x00SEFT",
+    "a zip": b"PK\x03\x04rest\xff\xd9",
+    "a page": b"<script>alert(1)</script>",
+    "a box of film": b"\x00\x00\x00\x10mpvdfilmfilm",
+    "two bytes": b"\r\n",
+}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+async def test_what_stands_behind_an_image_stays_here_and_the_caller_is_told(
+    client: httpx2.AsyncClient, gemini: Emulator, image: str
+) -> None:
     """
-    Phones put a second picture or a film behind the first, and say so in the metadata.
+    Phones append films, further pictures and notes of their makers'; attackers append what is a file of another kind.
     """
-    motion = picture("JPEG", exif=b"Exif\x00\x00MotionPhoto") + b"\x00\x00\x00\x18ftypmp42rest of a film"
+    whole = IMAGES[image]
+    files = [whole, *(whole + tail for tail in TAILS.values())]
+    inline = [{"data": base64.b64encode(file).decode()} for file in files]
+
+    uploaded = await client.post(
+        "/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.jpg", file)) for file in files]
+    )
+    answered = await client.post("/generate-image", json={"prompt": "x", "referenceImages": inline})
+
+    for response, field in ((uploaded, "images"), (answered, "referenceImages")):
+        assert response.status_code == 200, response.text[:500]
+        assert response.json()["warnings"] == [
+            f"{field}[{place}]: {len(tail)} bytes behind the end of the image were not sent."
+            for place, tail in enumerate(TAILS.values(), start=1)
+        ]
+    for call in gemini.calls:
+        parts = call.body["contents"][0]["parts"]
+        assert [sent_bytes(part["inlineData"]) for part in parts if "inlineData" in part] == [whole] * len(files)
+
+
+async def test_the_warning_reaches_every_kind_of_answer_and_only_the_image_is_kept(client: httpx2.AsyncClient) -> None:
+    whole = picture("JPEG")
+    file = [("images", ("a.jpg", whole + b"PK\x03\x04rest"))]
+    chat = (await client.post("/chats", json={})).json()["url"]
+
+    raw = await client.post(
+        "/generate-image/with-references", data={"prompt": "x"}, files=file, headers={"Accept": "image/*"}
+    )
+    events = await client.post(
+        "/generate-image/with-references", data={"prompt": "x"}, files=file, headers={"Accept": "text/event-stream"}
+    )
+    turn = await client.post(f"{chat}/turns", data={"prompt": "x"}, files=file)
+    kept = (await client.get(chat)).json()["turns"][0]
+    stored = await client.get(f"{chat}/turns/1/references/1")
+
+    warning = "images[0]: 8 bytes behind the end of the image were not sent."
+    assert warning in raw.headers["x-warnings"]
+    assert warning in events.text
+    assert warning in turn.json()["warnings"]
+    assert warning in kept["warnings"]
+    assert stored.content == whole
+
+
+async def test_a_large_file_with_something_behind_it_is_cut_too(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    Above 8 MiB the form parser puts a file on the disk.
+    """
+    whole = noise(1, 9 * 1024 * 1024)
 
     response = await client.post(
-        "/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.jpg", motion))]
+        "/generate-image/with-references",
+        data={"prompt": "x"},
+        files=[("images", ("a.jpg", whole + b"\x00" * 1000 + whole[:2000]))],
     )
 
-    assert response.status_code == 200
+    assert response.json()["warnings"] == ["images[0]: 3,000 bytes behind the end of the image were not sent."]
+    assert sent_bytes(inline_parts(gemini)[0]) == whole
+
+
+KNOWN = {
+    "AVIF": picture("AVIF"),
+    "JPEG XL": b"\xff\x0a\xfa\x1f",
+    "JPEG XL in boxes": b"\x00\x00\x00\x0cJXL \r\n\x87\n\x00\x00\x00\x14ftypjxl ",
+    "JPEG 2000": picture("JPEG2000"),
+    "film (MP4)": b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41",
+    "MOV": b"\x00\x00\x00\x14ftypqt  \x00\x00\x02\x00qt  ",
+    "PDF": b"%PDF-1.7\n",
+    "GIF": picture("GIF"),
+    "BMP": picture("BMP"),
+    "TIFF": picture("TIFF"),
+    "SVG": b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- made -->\n<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "XML": b'<?xml version="1.0"?><rss/>',
+    "HTML": b"\n<!DOCTYPE html><html><title>404</title></html>",
+    "ZIP": b"PK\x03\x04\x14\x00",
+    "WebM": b"\x1aE\xdf\xa3\x01",
+    "PSD": b"8BPS\x00\x01",
+    "icon": picture("ICO"),
+    "base64": base64.b64encode(picture("JPEG")),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+async def test_a_file_of_another_format_is_told_what_it_is(client: httpx2.AsyncClient, name: str) -> None:
+    response = await client.post(
+        "/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.jpg", KNOWN[name]))]
+    )
+
+    assert response.status_code == 415
+    assert name.removesuffix(" in boxes") in response.json()["detail"].partition("Send a still")[0]
 
 
 async def test_metadata_is_left_alone(client: httpx2.AsyncClient, gemini: Emulator) -> None:

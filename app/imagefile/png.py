@@ -1,6 +1,6 @@
 """PNG: a signature, then chunks of length, name, content and checksum, from IHDR to IEND."""
 
-from app.imagefile.reading import MAX_PARTS, UnreadableImage, big, require_only_padding, take
+from app.imagefile.reading import MAX_CHUNKS, PartCounter, UnreadableImage, big, require_length, take
 from app.lifting import Data
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -16,20 +16,19 @@ def measure(data: Data) -> tuple[int, int]:
     return big(data, 16, 4), big(data, 20, 4)
 
 
-def require_whole_still(data: Data) -> None:
-    position, seen_pixels = len(_SIGNATURE), False
-    for _ in range(MAX_PARTS):
+def find_end(data: Data) -> int:
+    position, parts, seen_pixels = len(_SIGNATURE), PartCounter(MAX_CHUNKS), False
+    while True:
+        parts.count()
         length, name = big(data, position, 4), take(data, position + 4, 4)
-        take(data, position + 8 + length, 4)  # the checksum is there, so the content before it is too
         position += 12 + length
+        require_length(data, position)
         if name == b"acTL":
             raise UnreadableImage("it is animated")
         if name == b"IDAT":
             seen_pixels = True
         if name == b"IEND":
             break
-    else:
-        raise UnreadableImage("it is made of too many parts")
     if not seen_pixels:
         raise UnreadableImage("it holds no pixels")
-    require_only_padding(data, position)
+    return position

@@ -1,6 +1,6 @@
 """WebP: a RIFF container with one lossy or lossless frame, or an extended header before it."""
 
-from app.imagefile.reading import MAX_PARTS, UnreadableImage, little, require_only_padding, take
+from app.imagefile.reading import MAX_CHUNKS, PartCounter, UnreadableImage, little, require_length, take
 from app.lifting import Data
 
 _ANIMATED = 0x02
@@ -26,13 +26,12 @@ def measure(data: Data) -> tuple[int, int]:
     raise UnreadableImage("its WebP header is damaged")
 
 
-def require_whole_still(data: Data) -> None:
+def find_end(data: Data) -> int:
     end = 8 + little(data, 4, 4)
-    take(data, end - 1, 1)
-    position, seen_pixels = 12, False
-    for _ in range(MAX_PARTS):
-        if position >= end:
-            break
+    require_length(data, end)
+    position, parts, seen_pixels = 12, PartCounter(MAX_CHUNKS), False
+    while position < end:
+        parts.count()
         name, length = take(data, position, 4), little(data, position + 4, 4)
         if name in (b"ANIM", b"ANMF") or (name == b"VP8X" and take(data, position + 8, 1)[0] & _ANIMATED):
             raise UnreadableImage("it is animated")
@@ -41,8 +40,6 @@ def require_whole_still(data: Data) -> None:
         if position > end:
             raise UnreadableImage("it is cut off")
         position += length % 2
-    else:
-        raise UnreadableImage("it is made of too many parts")
     if not seen_pixels:
         raise UnreadableImage("it holds no pixels")
-    require_only_padding(data, end)
+    return end

@@ -62,16 +62,22 @@ class InMemory:
 
     far: ClassVar[bool] = False
 
-    def __init__(self, data: Data) -> None:
-        self.data = data
+    def __init__(self, data: Data, length: int | None = None) -> None:
+        """
+        Args:
+            data: the bytes.
+            length: how many of them, from the first on, are the content; all of them if left out.
+        """
+        self._data = data
+        self._length = len(data) if length is None else length
 
     def __len__(self) -> int:
-        return len(self.data)
+        return self._length
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        mapped = isinstance(self.data, mmap)
+        mapped = isinstance(self._data, mmap)
         size = _MAPPED_PIECE_BYTES if mapped else PIECE_BYTES
-        for start in range(0, len(self.data), size):
+        for start in range(0, self._length, size):
             if mapped:
                 yield await anyio.to_thread.run_sync(self._slice, start, start + size)
             else:
@@ -81,4 +87,4 @@ class InMemory:
         return self._slice(0, count)
 
     def _slice(self, start: int, stop: int) -> bytes:
-        return bytes(self.data[start:stop])
+        return bytes(self._data[start : min(stop, self._length)])

@@ -189,7 +189,8 @@ class Images:
                 failure = None  # or it would hold this frame, and this frame it
 
         generation = await self._attempts.make(attempt, journey)
-        warnings = [*plan.warnings, *generation.warnings, *_size_warnings(generation, plan.request, plan.model)]
+        warnings = [one.warning for one in plan.request.references if one.warning]
+        warnings += [*plan.warnings, *generation.warnings, *_size_warnings(generation, plan.request, plan.model)]
         if (took := journey.attempts - before) > 1:
             warnings.append(f"It took {took} attempts.")
         return replace(generation, warnings=tuple(warnings))

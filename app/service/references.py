@@ -1,7 +1,7 @@
 """Taking reference images in: only whole, still images of the five types Gemini takes, within the limits.
 
-A file is judged by its own bytes; what its name or sender claims is not even looked at. The bytes go on to Gemini as
-they came, EXIF included.
+A file is judged by its own bytes; what its name or sender claims is not even looked at. The image's bytes go on to
+Gemini as they came, EXIF included. What stands behind the end of the image stays here, and the caller is told.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from app.domain import Image, Reference, Role
 from app.errors import TooLarge, UnsupportedImage
-from app.imagefile import UnreadableImage, read_header, require_whole_still
+from app.imagefile import UnreadableImage, find_end, read_header
 from app.lifting import Data, InMemory
 
 MIB = 1024 * 1024
@@ -39,7 +39,7 @@ class References:
 
         Raises:
             TooLarge: one of them, or all together, in bytes or in pixels.
-            UnsupportedImage: one of them is not PNG, JPEG, WebP, HEIC or HEIF, or animated, cut off, or not only that.
+            UnsupportedImage: one of them is not PNG, JPEG, WebP, HEIC or HEIF, or animated, or cut off.
         """
         if sum(len(upload.data) for upload in uploads) > self.max_total_bytes:
             raise TooLarge(f"The reference images may have {_size(self.max_total_bytes)} together.")
@@ -57,12 +57,14 @@ class References:
                 raise TooLarge(
                     f"{upload.where} has {header.width}×{header.height} pixels; {self.max_pixels:,} are the most."
                 )
-            require_whole_still(upload.data)
+            end = find_end(upload.data)
         except UnreadableImage as error:
             detail = f"{upload.where} cannot be used: {error}. Send a still PNG, JPEG, WebP, HEIC or HEIF."
             raise UnsupportedImage(detail) from error
-        image = Image(InMemory(upload.data), header.mime_type, header.width, header.height)
-        return Reference(image, upload.role, upload.name)
+        image = Image(InMemory(upload.data, end), header.mime_type, header.width, header.height)
+        behind = len(upload.data) - end
+        warning = f"{upload.where}: {behind:,} bytes behind the end of the image were not sent." if behind else None
+        return Reference(image, upload.role, upload.name, warning)
 
 
 def _size(count: int) -> str:
