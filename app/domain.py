@@ -73,6 +73,12 @@ class Part:
         return str(self.fields.get("text") or "")
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it carries nothing: no text, no file, no signature, and no field that we do not know."""
+        further = (value for name, value in self.fields.items() if name not in ("inlineData", "inline_data", "thought"))
+        return not (self.contents or any(further))
+
+    @property
     def contents(self) -> tuple[Content, ...]:
         return tuple(one for one in (self.data, self.signature) if one is not None)
 

@@ -4,8 +4,11 @@ import asyncio
 import base64
 import io
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -20,6 +23,8 @@ from tests.storages import Knobs
 
 PRO = "gemini-3-pro-image"
 NEWER = "gemini-nano-banana-2.1"
+UNSIGNED = "gemini-2.5-flash-image"
+"""Its answers carry no signatures, so that a test can change their parts."""
 
 
 @dataclass
@@ -356,6 +361,94 @@ async def test_parts_of_an_odd_kind_do_not_end_a_chat(chat: Chat, gemini: Emulat
 
     assert second.is_success, second.text
     assert first in [image for content in contents(gemini) for image in images_in(content)]
+
+
+async def test_parts_that_carry_nothing_do_not_end_a_chat(chat: Chat, gemini: Emulator) -> None:
+    """
+    Gemini sends `{}` and `{"text": ""}`, and refuses both when they come back. An empty text with a signature counts.
+    """
+    gemini.faults.append(Fault(shape="empty_parts", times=2))
+    first = drawn(await chat.say("A cat"))
+
+    second = await chat.say("Blue, please")
+    third = await chat.say("Larger", headers={"Accept": "text/event-stream"})
+
+    assert (second.status_code, second.json()["warnings"]) == (200, [])
+    assert [name for name, _ in events_of(third.text)][-1] == "done"
+    told = contents(gemini)
+    assert len(told) == 5
+    for content in (told[1], told[3]):
+        text, image, empty = content["parts"]
+        assert text["text"].startswith("Here it is")
+        assert image["inlineData"]
+        assert empty.keys() == {"text", "thoughtSignature"}
+        assert empty["text"] == ""
+    assert images_in(told[1]) == [first]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"someNewThing": 1},
+        {"thought": False},
+        {"text": "", "thoughtSignature": ""},
+        {"text": "", "someNewThing": {"a": []}},
+        {"inlineData": {"mimeType": "image/jpeg", "data": ""}},
+        {"inlineData": {}},
+        {"videoMetadata": {"fps": 1}},
+        {"functionCall": {}},
+    ],
+    ids=str,
+)
+async def test_a_part_of_which_nothing_is_left_is_not_sent_back(
+    client: httpx2.AsyncClient, gemini: Emulator, part: dict[str, Any]
+) -> None:
+    chat = await begin(client, model=UNSIGNED)
+    image = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(picture()).decode()}}
+    gemini.faults.append(Fault(patch={"candidates": {"0": {"content": {"parts": [part, image, part]}}}}))
+    first = drawn(await chat.say("A cat"))
+
+    second = await chat.say("Blue, please")
+
+    assert second.headers["x-upstream-attempts"] == "1", second.text
+    assert [images_in(content) for content in contents(gemini)] == [[], [first], []]
+    assert len(contents(gemini)[1]["parts"]) == 1
+
+
+async def test_a_signature_without_data_goes_back_beside_an_empty_text(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    chat = await begin(client, model=UNSIGNED)
+    image = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(picture()).decode()}}
+    signature = {"thoughtSignature": "c2lnbmVk"}
+    gemini.faults.append(Fault(patch={"candidates": {"0": {"content": {"parts": [image, signature]}}}}))
+    await chat.say("A cat")
+
+    second = await chat.say("Blue, please")
+
+    assert second.status_code == 200, second.text
+    assert contents(gemini)[1]["parts"][1] == {"text": "", **signature}
+
+
+async def test_a_chat_that_was_kept_with_empty_parts_goes_on(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+    """
+    Older versions of the service kept them.
+    """
+    async with serve(data_dir=tmp_path) as client:
+        chat = await begin(client)
+        first = drawn(await chat.say("A cat"))
+    with closing(sqlite3.connect(tmp_path / "chats.db")) as database, database:
+        (text,) = database.execute("select document from turns").fetchone()
+        document = json.loads(text)
+        document["answer"] += [{"fields": {}}, {"fields": {"text": ""}}, {"fields": {"someNewThing": 1}}]
+        document["user"] += [{"fields": {"text": ""}}]
+        database.execute("update turns set document = ?", [json.dumps(document)])
+
+    async with serve(data_dir=tmp_path) as client:
+        second = await Chat(client, chat.url).say("Blue, please")
+
+    assert (second.status_code, second.json()["warnings"]) == (200, [])
+    assert [images_in(content) for content in contents(gemini)] == [[], [first], []]
 
 
 async def test_an_image_of_another_type_is_kept_before_it_is_refused(
@@ -930,5 +1023,5 @@ async def test_words_of_every_kind_are_kept(serve: Serve, gemini: Emulator, stor
 
     assert first.is_success
     assert found["turns"][0]["prompt"] == prompt
-    assert found["turns"][0]["text"].startswith("half ")
+    assert first.json()["text"] == found["turns"][0]["text"] == "half \ufffd\0"
     assert contents(gemini, 1)[0]["parts"] == [{"text": prompt}]

@@ -144,6 +144,32 @@ async def test_what_google_refuses_is_refused_in_google_s_words(
 
 
 @pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([{}], "contents[1].parts[0].data: required oneof field 'data' must have one initialized field"),
+        ([{"text": "A"}, {"text": ""}], "contents[1].parts[1].data: required oneof field 'data'"),
+        ([{"thoughtSignature": "c2lnbmVk"}], "contents[1].parts[0].data: required oneof field 'data'"),
+        ([], "contents[1].parts: contents.parts must not be empty."),
+        ([{"text": "", "thoughtSignature": "c2lnbmVk"}], None),
+    ],
+    ids=str,
+)
+async def test_parts_that_carry_nothing_are_refused(
+    gemini_url: str, parts: list[dict[str, Any]], words: str | None
+) -> None:
+    said = [("user", [{"text": "x"}]), ("model", parts), ("user", [{"text": "y"}])]
+    body = {"contents": [{"role": role, "parts": parts} for role, parts in said]}
+    async with httpx2.AsyncClient(base_url=gemini_url) as client:
+        response = await client.post("/v1beta/models/gemini-2.5-flash-image:generateContent", json=body, headers=KEY)
+
+    if words is None:
+        assert response.status_code == 200
+    else:
+        assert (response.status_code, response.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
+        assert words in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("mime_type", "data", "words"),
     [
         (

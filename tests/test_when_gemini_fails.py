@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import json
+import re
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 import httpx2
 import pytest
@@ -296,3 +298,116 @@ async def test_strange_words_around_a_paid_image_do_not_cost_it(client: httpx2.A
 
     assert response.status_code == 200, response.text
     assert base64.b64decode(response.json()["image"]["data"]) == sent
+
+
+HALVES = "\ud83d a \ude00 b \U0001f600"
+"""Two halves of surrogate pairs, and a pair."""
+WHOLE = "\ufffd a \ufffd b \U0001f600"
+
+BROKEN_TEXTS: dict[str, Any] = {
+    "modelVersion": HALVES,
+    "news \udfff": [HALVES],
+    "candidates": {
+        "0": {
+            "finishMessage": HALVES,
+            "content": {"parts": {"0": {"text": HALVES, "news \udfff": HALVES}}},
+            "groundingMetadata": {
+                "webSearchQueries": [HALVES],
+                "groundingChunks": [{"web": {"uri": HALVES, "title": HALVES}}, {"image": {"domain": HALVES}}],
+                "groundingSupports": [{"segment": {"text": HALVES}}],
+                "searchEntryPoint": {"renderedContent": HALVES},
+            },
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("accept", ["application/json", "image/*", "text/event-stream"])
+async def test_half_a_character_in_gemini_s_words_does_not_cost_an_image(
+    client: httpx2.AsyncClient, gemini: Emulator, accept: str
+) -> None:
+    """
+    It becomes U+FFFD, as in Python's and browsers' decoders, wherever it stands and whatever shape the answer has.
+    """
+    gemini.faults.append(Fault(patch=BROKEN_TEXTS))
+
+    response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": accept})
+
+    assert response.status_code == 200, response.text
+    if accept == "image/*":
+        assert response.headers["content-type"] == "image/jpeg"
+        assert unquote(response.headers["x-text"]) == WHOLE
+        assert unquote(response.headers["x-model-version"]) == WHOLE
+        assert json.loads(unquote(response.headers["x-grounding"]))["sources"] == [{"title": WHOLE, "uri": WHOLE}]
+        return
+    answer = response.json() if accept == "application/json" else _last_image(response.text)
+    assert (answer["text"], answer["modelVersion"]) == (WHOLE, WHOLE)
+    assert answer["grounding"]["sources"] == [{"title": WHOLE, "uri": WHOLE}]
+    assert answer["grounding"]["imageSources"][0]["domain"] == WHOLE
+    assert answer["grounding"]["queries"] == [answer["grounding"]["searchSuggestionsHtml"]] == [WHOLE]
+
+
+def _last_image(events: str) -> dict[str, Any]:
+    data = events.partition("event: image\ndata: ")[2].partition("\n")[0]
+    answer: dict[str, Any] = json.loads(data)
+    return answer
+
+
+async def test_a_character_whose_halves_come_in_two_parts_stays_two_halves(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    gemini.faults.append(Fault(patch={"candidates": {"0": {"content": {"parts": {"0": {"text": "\ud83d"}}}}}}))
+    gemini.faults.append(
+        Fault(shape="unflagged_drafts", patch={"candidates": {"0": {"content": {"parts": {"2": {"text": "\ude00"}}}}}})
+    )
+
+    first = await client.post("/generate-image", json={"prompt": "x"})
+    second = await client.post("/generate-image", json={"prompt": "x"})
+
+    assert (first.json()["text"], second.json()["text"]) == ("\ufffd", "\ufffd")
+
+
+BROKEN_FAILURES = {
+    "finish message": Fault(finish_reason="IMAGE_SAFETY", finish_message=HALVES),
+    "finish reason": Fault(finish_reason="NEW \ud83d"),
+    "text": Fault(shape="text_only", text=HALVES),
+    "block message": Fault(block_reason="OTHER", patch={"promptFeedback": {"blockReasonMessage": HALVES}}),
+    "block reason": Fault(block_reason="NEW \ud83d"),
+    "bad request": Fault(status=400, message=HALVES),
+    "details": Fault(
+        status=500, message=HALVES, error_status="NEW \ud83d", details=[{"reason": "\ud83d", "\udfff": 1}]
+    ),
+    "quota": Fault(status=429, message=HALVES, details=[{"violations": [{"quotaId": "PerDay \ud83d"}]}]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FAILURES)
+@pytest.mark.parametrize(("accept", "log_format"), [("image/*", "json"), ("text/event-stream", "text")])
+async def test_half_a_character_in_a_failure_is_told_and_logged(
+    serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str], name: str, log_format: str, accept: str
+) -> None:
+    gemini.faults.append(replace(BROKEN_FAILURES[name], times=3))
+    async with serve(log_format=log_format, log_sensitive=True) as client:
+        response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": accept})
+
+    logged = capfd.readouterr().err
+    assert response.status_code in (200, 422, 429, 502)
+    assert "problem" in response.text
+    assert "internal" not in response.text
+    for written in (response.text, logged):
+        assert not re.search(r"\\ud83d(?!\\ude00)|(?<!\\ud83d)\\ude00", written)
+    assert "problem " in logged
+    assert "Logging error" not in logged
+    assert "unexpected" not in logged
+
+
+async def test_an_error_that_is_nested_without_end_is_an_upstream_error(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    for depth in (300, 450, 900, 5000):
+        body = f'{{"error": {{"code": 400, "message": "x", "details": {"[" * depth}{"]" * depth}}}}}'
+        gemini.faults.append(Fault(status=400, body=body))
+
+        response = await client.post("/generate-image", json={"prompt": "x"})
+
+        assert response.json()["code"] in ("upstream_invalid_response", "invalid_request")

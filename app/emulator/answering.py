@@ -62,8 +62,12 @@ def _drawn(asked: Asked, fault: Fault, signature_bytes: int) -> dict[str, Any]:
     elif fault.shape == "no_candidates":
         candidates = []
     else:
+        if fault.shape == "empty_parts":
+            parts.append({"text": ""})  # for a signature
         if asked.model.signs:
             signatures.sign(parts, asked.model.id, asked.turn, signature_bytes)
+        if fault.shape == "empty_parts":
+            parts = [part for one in parts for part in ({}, one)] + [{"text": ""}]
         content = {"role": "model", "parts": parts}
         candidates = [{"content": content, "finishReason": fault.finish_reason or "STOP", "index": 0}]
         if asked.search:

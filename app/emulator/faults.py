@@ -11,6 +11,7 @@ Shape = Literal[
     "image_in_thought",
     "unflagged_drafts",
     "image_first",
+    "empty_parts",
     "empty_candidate",
     "no_candidates",
 ]

@@ -14,7 +14,8 @@ _TURN_BYTES = 4
 
 
 def sign(parts: list[dict[str, Any]], model: str, turn: int, size: int) -> None:
-    """Sign an answer as Google does: every image that is no thought, and the first text if it comes before them.
+    """Sign an answer as Google does: every image that is no thought, the first text if it comes before them, and an
+    empty text, which is there for its signature.
 
     Args:
         parts: of the answer; changed in place.
@@ -24,7 +25,7 @@ def sign(parts: list[dict[str, Any]], model: str, turn: int, size: int) -> None:
     """
     said = [part for part in parts if not part.get("thought")]
     for index, part in enumerate(said):
-        if "inlineData" in part or ("text" in part and index == 0):
+        if "inlineData" in part or ("text" in part and (index == 0 or not part["text"])):
             seal = _seal(said[: index + 1], model, turn) + turn.to_bytes(_TURN_BYTES)
             filler = hashlib.shake_256(seal).digest(max(0, size - len(seal)))
             part["thoughtSignature"] = to_base64(seal + filler)

@@ -13,6 +13,11 @@ from app.emulator.wire import ApiError, from_base64, snake
 _MIME_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif")
 _IMAGE_CONFIG = {"aspectRatio", "imageSize"}
 _VERTEX_IMAGE_CONFIG = _IMAGE_CONFIG | {"personGeneration", "prominentPeople", "imageOutputOptions"}
+_DATA = (
+    "text", "inlineData", "fileData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult",
+    "toolCall", "toolResponse",
+)  # fmt: skip
+"""What a part can hold: one of these."""
 _REQUEST = {
     "contents", "systemInstruction", "tools", "toolConfig", "safetySettings", "generationConfig", "cachedContent",
     "serviceTier", "store", "labels", "model",
@@ -69,6 +74,7 @@ def asked(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) ->
     contents = body.get("contents")
     if not contents:
         raise ApiError(400, "* GenerateContentRequest.contents: contents is not specified\n")
+    _require_parts(contents)
     texts, images = _last_turn(contents)
     if model.signs:
         signatures.check(contents, model.id)
@@ -105,6 +111,26 @@ def asked(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) ->
         search=search,
         image_search=image_search,
     )
+
+
+def _require_parts(contents: list[dict[str, Any]]) -> None:
+    """Refuse contents without parts, and parts without data. An empty text is data only where it carries a signature.
+
+    Raises:
+        ApiError: with Google's words. It names every place, counting from 0.
+    """
+    wrong = []
+    for i, content in enumerate(contents):
+        place = f"* GenerateContentRequest.contents[{i}].parts"
+        parts = content.get("parts") or []
+        if not parts:
+            wrong.append(f"{place}: contents.parts must not be empty.")
+        for j, part in enumerate(parts):
+            has_data = any(part.get(name) for name in _DATA) or ("text" in part and part.get("thoughtSignature"))
+            if not has_data:
+                wrong.append(f"{place}[{j}].data: required oneof field 'data' must have one initialized field")
+    if wrong:
+        raise ApiError(400, "".join(f"{line}\n" for line in wrong))
 
 
 def _last_turn(contents: list[dict[str, Any]]) -> tuple[list[str], list[bytes]]:

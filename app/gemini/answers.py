@@ -104,8 +104,8 @@ def read(body: str) -> wire.Answer:
     except ValidationError as error:
         wrong = error.errors(include_input=False)
     try:
-        # Half a surrogate pair in some text is no reason to lose an image; the standard library is not that strict.
-        return wire.Answer.model_validate(json.loads(body))
+        # Pydantic refuses JSON with a lone surrogate in it; a paid image must not be lost for that.
+        return wire.Answer.model_validate(wire.well_formed(json.loads(body)))
     except (ValueError, RecursionError) as error:
         places = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['type']}" for e in wrong[:5])
         raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=places) from error
@@ -116,8 +116,10 @@ def _parts(candidate: wire.Candidate) -> list[wire.Part]:
 
 
 def _verbatim(parts: list[wire.Part], exchange: Exchange) -> tuple[Part, ...]:
-    """What a chat has to send back: every part as it came, but for thoughts, which Gemini does not miss."""
-    return tuple(_part(part, exchange) for part in parts if not part.thought)
+    """What a chat has to send back: every part as it came, without thoughts, which Gemini does not need, and without
+    parts that carry nothing, which Gemini would refuse in the next turn."""
+    kept = (_part(part, exchange) for part in parts if not part.thought)
+    return tuple(part for part in kept if not part.is_empty)
 
 
 def _part(part: wire.Part, exchange: Exchange) -> Part:
@@ -276,8 +278,7 @@ def _warnings(
 
 
 def _joined(texts: Iterable[str | None]) -> str | None:
-    whole = "".join(filter(None, texts)).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return without_base64(whole) or None
+    return without_base64("".join(filter(None, texts))) or None
 
 
 def without_base64(text: str | None) -> str | None:

@@ -112,7 +112,7 @@ class Gemini:
         journey = Journey(self._timeout, Share(Room(0)))
         with as_service_errors(journey):
             pager = await self._sdk.aio.models.list(config=types.ListModelsConfig(page_size=1000))
-            names = [model.name async for model in pager if model.name]
+            names = [wire.well_formed(model.name) async for model in pager if model.name]
         headers = pager.sdk_http_response.headers if pager.sdk_http_response else None
         said = (headers or {}).get("date")
         return Listing(

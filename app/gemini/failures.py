@@ -34,6 +34,7 @@ from app.errors import (
     UpstreamRejectedCredentials,
     UpstreamTimeout,
 )
+from app.gemini import wire
 from app.gemini.transport import AnswerTooLarge, NoRoom
 from app.journey import Journey, Stage
 
@@ -119,9 +120,9 @@ class _Told:
 
     def __init__(self, exc: sdk.APIError) -> None:
         self.code = exc.code
-        self.status = str(exc.status or "")
-        self.message = str(exc.message or "")
-        body = exc.details if isinstance(exc.details, dict) else {}
+        self.status = wire.well_formed(str(exc.status or ""))
+        self.message = wire.well_formed(str(exc.message or ""))
+        body = wire.well_formed(exc.details) if isinstance(exc.details, dict) else {}
         error = body.get("error")
         self.from_google = isinstance(error, dict)
         """Whether this is Google's envelope; a gateway on the way may answer in its own words."""
@@ -182,7 +183,10 @@ def _retry_after_header(exc: sdk.APIError) -> int | None:
 
 def api_error(exc: sdk.APIError) -> ServiceError:
     """Google's error document, as ours."""
-    told = _Told(exc)
+    try:
+        told = _Told(exc)
+    except RecursionError as too_deep:
+        return UpstreamInvalidResponse("Gemini's answer is not JSON.", cause=_name(too_deep))
     error = _matching(told)
     error.quote = told.message
     if isinstance(error, UpstreamError) and not isinstance(error, UpstreamRejectedCredentials):

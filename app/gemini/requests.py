@@ -1,7 +1,7 @@
 """A `GenerationRequest`, as the SDK wants it said."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.genai import types
@@ -18,6 +18,12 @@ INSTEAD_OF_CONTENTS = "in the config"
 So it gets them in JSON, by way of the config."""
 
 _WIRE_NAMES = {name: to_camel(name) for name in types.Part.model_fields}
+
+_DATA = (
+    "text", "inlineData", "fileData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult",
+    "toolCall", "toolResponse",
+)  # fmt: skip
+"""What a part can hold. Gemini refuses a part without any of these, and one with an empty text alone."""
 
 _AS_A = {
     Role.CHARACTER: "shows the character",
@@ -50,13 +56,27 @@ def _contents(request: GenerationRequest, exchange: Exchange) -> list[dict[str, 
     said = [("user", user_parts(request))]
     for turn in reversed(request.recollection.turns if request.recollection else ()):
         said[:0] = [("user", turn.user), ("model", turn.answer)]
-    return [{"parts": [_written(part, exchange) for part in parts], "role": role} for role, parts in said]
+    contents = ({"parts": _all_written(parts, exchange), "role": role} for role, parts in said)
+    return [content for content in contents if content["parts"]]
 
 
-def _written(part: Part, exchange: Exchange) -> dict[str, Any]:
-    """As the SDK writes it, down to the names of its fields: Google reads both spellings."""
+def _all_written(parts: Iterable[Part], exchange: Exchange) -> list[dict[str, Any]]:
+    """The parts that carry something. Chats may hold others, as Gemini sent them; it refuses to take those back."""
+    written = (_written(part, exchange) for part in parts)
+    return [part for part in written if part is not None]
+
+
+def _written(part: Part, exchange: Exchange) -> dict[str, Any] | None:
+    """As the SDK writes it, down to the names of its fields: Google reads both spellings.
+
+    A signature that came without data is sent with an empty text, as Gemini sends it. `None` is a part that carries
+    nothing.
+    """
     known = _part(part, exchange).model_dump(mode="json", exclude_none=True)
-    return {_WIRE_NAMES[name]: value for name, value in known.items()}
+    written = {_WIRE_NAMES[name]: value for name, value in known.items()}
+    if any(written.get(name) for name in _DATA):
+        return written
+    return {"text": ""} | written if written.get("thoughtSignature") else None
 
 
 def _part(part: Part, exchange: Exchange) -> types.Part:

@@ -6,6 +6,7 @@ it is, and keeps URL, credentials, request and errors. What surrounds a paid ima
 if Google changes it, the image still arrives.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
@@ -21,6 +22,23 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 T = TypeVar("T")
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def well_formed(value: Any) -> Any:
+    """Parsed JSON of Google's with U+FFFD for each half of a surrogate pair, in its strings and keys.
+
+    Every text of Google's comes in through here or through Pydantic's JSON parser, which refuses such halves: no code
+    that writes a text has to expect one.
+    """
+    if isinstance(value, str):
+        return _LONE_SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {well_formed(key): well_formed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [well_formed(item) for item in value]
+    return value
 
 
 def _or_nothing(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
