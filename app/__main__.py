@@ -3,11 +3,9 @@
 import argparse
 import sys
 
-from pydantic import ValidationError
-
-from app.complaints import complaints
 from app.ending import leave
-from app.settings import Settings, UnsafeSettings
+from app.settings import Settings
+from app.start_checks import examine_environment
 
 MAX_OPEN_FILES = 65_536
 
@@ -23,18 +21,11 @@ def main() -> None:
         help="run on the built-in emulator if there are no Gemini credentials",
     )
     given = parser.parse_args()
-    try:
-        settings = Settings()
-        why = "as DEMO says"
-        if given.demo_without_key and not (
-            settings.demo or settings.has_credentials or settings.google_genai_use_vertexai
-        ):
-            settings, why = settings.model_copy(update={"demo": True}), "for want of GEMINI_API_KEY"
-        settings.require_startable(settings.host)
-    except ValidationError as error:
-        sys.exit("\n".join(complaints(error)))
-    except UnsafeSettings as error:
-        sys.exit(str(error))
+    examined = examine_environment(demo_without_key=given.demo_without_key, listening=True)
+    settings = examined.require_startable(examined.settings.host)
+    why = "for want of GEMINI_API_KEY" if examined.demo_for_want_of_key else "as DEMO says"
+    for warning in examined.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
     _allow_many_connections()
     print(_runs_on(settings, why), file=sys.stderr, flush=True)
     from app.main import create_app  # takes a second; whoever has mistyped a setting need not wait for it

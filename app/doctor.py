@@ -1,13 +1,13 @@
 """`python -m app.doctor`: whether a service with these settings would work, found out for nothing.
 
-It spends no money: Gemini is asked for its models, the storage for a small file and the time. Exit code 0 says that
-everything is fine, or that there are warnings; 1 that something has to be changed before the service will do.
+It spends no money: Gemini is asked for its models, the storage for a small file and the time. A check that cannot be
+made is skipped, and says why. Exit code 0 says that everything is fine, or that there are warnings; 1 that something
+has to be changed before the service will work.
 """
 
 import asyncio
 import re
-import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Set
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -15,15 +15,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
-from app.complaints import complaints, variables
+from app.causes import in_words
+from app.complaints import variables
 from app.ending import leave
 from app.errors import ServiceError
 from app.gemini import Gemini
 from app.lifting import InMemory
 from app.pace import Pace
 from app.settings import Settings, UnsafeSettings
+from app.start_checks import examine_environment, why_not_listening
 from app.store import Storage
 
 _PROCESS_BYTES = 150 * 1024 * 1024
@@ -41,6 +43,7 @@ class Verdict(StrEnum):
     OK = "ok"
     WARNING = "warning"
     FAILURE = "FAILURE"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,10 @@ def failure(about: str, said: str) -> Finding:
     return Finding(Verdict.FAILURE, about, said)
 
 
+def skipped(about: str, said: str) -> Finding:
+    return Finding(Verdict.SKIPPED, about, said)
+
+
 def shown(settings: Settings) -> list[str]:
     """A line for each setting that is not as it comes, secrets masked."""
     lines = []
@@ -85,6 +92,9 @@ def _masked(name: str, value: Any) -> str:
 
 
 async def check_door(settings: Settings) -> AsyncGenerator[Finding]:
+    if taken := why_not_listening(settings.host, settings.port):
+        # The service itself may run already, which is the usual case in a container.
+        yield (warning if taken.variable == "PORT" else failure)("start", str(taken))
     try:
         settings.require_startable(settings.host)
     except UnsafeSettings as error:
@@ -99,12 +109,15 @@ async def check_door(settings: Settings) -> AsyncGenerator[Finding]:
 
 async def check_gemini(settings: Settings) -> AsyncGenerator[Finding]:
     if settings.demo or not settings.has_credentials:
+        why = "of DEMO, which does not call Gemini" if settings.demo else "there are no credentials for Gemini"
+        yield skipped("credentials", f"not checked, nor are models and Google's clock, because {why}.")
         return
     async with Gemini(settings, Pace()) as gemini:
         try:
             listing = await gemini.listing()
         except ServiceError as error:
-            yield failure("credentials", f"{error.detail} ({error.cause or error.code})")
+            yield failure("credentials", f"{error.detail} ({in_words(error)})")
+            yield skipped("models", "not checked, nor is Google's clock, because Gemini could not be asked.")
             return
     yield ok("credentials", f"Gemini accepts them and offers {len(listing.models)} models.")
     for finding in _models(settings, listing.models):
@@ -150,7 +163,8 @@ async def check_storage(settings: Settings) -> AsyncGenerator[Finding]:
             await migrate(database, allowed=settings.migrate)
             now = await database.read(lambda connection: connection.execute(select(database.now)).scalar_one())
     except ServiceError as error:
-        yield failure("database", f"{error.detail} ({error.cause or error.code}) See DATABASE_URL, DATA_DIR.")
+        yield failure("database", f"{error.detail} ({in_words(error)}) See DATABASE_URL, DATA_DIR.")
+        yield skipped("blobs", "not checked, because that takes a database.")
         return
     kind = "SQLite, for one replica" if database.is_sqlite else "PostgreSQL"
     yield ok("database", f"{kind}; its tables are up to date.")
@@ -174,7 +188,7 @@ async def _blobs(settings: Settings) -> AsyncGenerator[Finding]:
             await files.read(files.blob(digest, len(content)), 0, len(content))
             await files.delete([digest])
     except ServiceError as error:
-        yield failure("blobs", f"{error.detail} ({error.cause or error.code}) See BLOB_URL, DATA_DIR.")
+        yield failure("blobs", f"{error.detail} ({in_words(error)}) See BLOB_URL, DATA_DIR.")
     else:
         where = (settings.blob_url or "file").partition(":")[0]
         yield ok("blobs", f"{where}: a file was written, read and deleted.")
@@ -210,35 +224,67 @@ def _mib(count: int) -> str:
     return f"{count // (1024 * 1024):,} MiB"
 
 
-CHECKS: tuple[Check, ...] = (check_door, check_gemini, check_storage, check_machine)
+_OF_GEMINI = (
+    *("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE"),
+    *("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_VERTEX_BASE_URL"),
+    *("GOOGLE_GENAI_API_VERSION", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GENAI_HTTP_CLIENT"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
+_OF_STORAGE = (
+    *("DATABASE_URL", "BLOB_URL", "DATA_DIR", "MIGRATE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+)
+
+CHECKS: tuple[tuple[str, Check, tuple[str, ...]], ...] = (
+    ("start", check_door, ("HOST", "PORT", "SERVICE_API_KEYS", "ALLOW_ANONYMOUS")),
+    ("credentials", check_gemini, _OF_GEMINI),
+    ("database", check_storage, _OF_STORAGE),
+    ("memory", check_machine, ("MAX_HELD_BYTES",)),
+)
+"""What each check is about, and the variables without which it means nothing."""
 
 
-async def examine(settings: Settings, tell: Callable[[Finding], Any]) -> bool:
-    """Make every check; whether a service would work."""
-    works = True
-    for check in CHECKS:
+async def examine(settings: Settings, tell: Callable[[Finding], Any], wrong: Set[str] = frozenset()) -> bool:
+    """Make every check; whether a service would work.
+
+    Args:
+        settings: with a default for each one that is wrong.
+        tell: is told each finding.
+        wrong: the variables that are wrong.
+    """
+    works = not wrong
+    for about, check, needed in CHECKS:
+        if missing := sorted(wrong & set(needed)):
+            tell(skipped(about, f"not checked, because {', '.join(missing)} has to be put right first."))
+            continue
         try:
             async with asyncio.timeout(_CHECK_SECONDS):
                 async for finding in check(settings):
                     tell(finding)
                     works = works and finding.verdict is not Verdict.FAILURE
         except TimeoutError:
-            tell(failure(check.__name__.removeprefix("check_"), f"no answer within {_CHECK_SECONDS} seconds"))
+            tell(failure(about, f"no answer within {_CHECK_SECONDS} seconds"))
+            works = False
+        except Exception as error:  # whatever it is, the other checks are to be made
+            tell(failure(about, f"the check failed: {in_words(error)}"))
             works = False
     return works
 
 
 def main() -> None:
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        print("\n".join(str(failure("settings", line)) for line in complaints(error)))
-        sys.exit(1)
+    examined = examine_environment()
+    settings = examined.settings
+    for fault in examined.faults:
+        print(failure("settings", str(fault)))
+    for one in examined.warnings:
+        print(warning("settings", str(one)))
     changed = shown(settings)
-    print(ok("settings", f"{len(Settings.model_fields)} settings, {len(changed)} of them not as they come"))
+    if not examined.faults:
+        print(ok("settings", f"{len(Settings.model_fields)} settings, {len(changed)} of them not as they come"))
     for line in changed:
         print(f"{'':<22}{line}")
-    leave(0 if asyncio.run(examine(settings, print)) else 1)
+    leave(0 if asyncio.run(examine(settings, print, examined.wrong)) else 1)
 
 
 if __name__ == "__main__":

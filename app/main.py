@@ -30,6 +30,7 @@ from app.service.images import Images
 from app.service.leases import Leases
 from app.service.references import References
 from app.settings import Settings
+from app.start_checks import examine_environment
 from app.store import Storage
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings: every knob; read from the environment if left out.
 
     Raises:
-        UnsafeSettings: there are no credentials for Gemini and no demo is asked for.
+        UnsafeSettings: there are no credentials for Gemini and no demo is asked for, or something is wrong with the
+            environment that the settings are read from.
     """
-    settings = settings or Settings()
+    settings = settings or examine_environment().require_startable()
     settings.require_startable()
     logs.install(settings)
     gate = Gate(settings.max_in_flight, settings.max_queued, settings.queue_timeout_seconds)

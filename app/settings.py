@@ -9,8 +9,10 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -27,6 +29,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.catalogue import Catalogue
 
 MIB = 1024 * 1024
+
+SECRET_LENGTH = 16
+"""The least number of characters of a caller's secret where other machines can try secrets out."""
 
 MODEL_ID = r"^(models/)?[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}$"
 """What a model's id may look like: it becomes part of a URL, so no slashes and no `..`."""
@@ -50,11 +55,52 @@ def _from_json(value: Any) -> Any:
 
 
 def _duration(value: Any) -> Any:
-    """`30d` and the like as seconds; everything else as it is."""
-    written = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value) if isinstance(value, str) else None
-    if written is None:
+    """`30d` and the like as seconds; everything else, ISO 8601's `P30D` included, as it is."""
+    if not isinstance(value, str) or value.strip().upper().startswith("P"):
         return value
+    written = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,12})?)\s*([smhd]?)\s*", value)
+    if written is None:
+        raise ValueError("is neither a number of seconds nor such as 30d, 12h or 90m")
     return float(written[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[written[2]]
+
+
+def why_no_key(key: str) -> str | None:
+    """Why no HTTP header can carry `key` as it is, or None if one can. The key itself is not quoted."""
+    if len(key) > 1 and key[0] == key[-1] and key[0] in "\"'`":
+        return "is written in quotation marks, which became part of the key"
+    for place, character in enumerate(key, 1):
+        if not "!" <= character <= "~":
+            return f"has {_kind_of(character)} as character {place} of {len(key)}; a key is ASCII without spaces"
+    return None
+
+
+def _kind_of(character: str) -> str:
+    if character == "\ufeff":
+        return "a byte order mark (U+FEFF)"
+    if character.isspace():
+        return "a space or a line break"
+    return "a character that is not ASCII" if character > "\x7f" else "a control character"
+
+
+def _gemini_key(key: SecretStr) -> SecretStr:
+    if why := why_no_key(key.get_secret_value()):
+        raise ValueError(why)
+    return key
+
+
+def is_http_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return sound and re.fullmatch(r"[!-~]+", url) is not None
+
+
+def _http_url(url: str) -> str:
+    if not is_http_url(url):
+        raise ValueError("is no URL such as https://host or http://host:port")
+    return url
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
@@ -72,9 +118,11 @@ class ServiceKey(BaseModel):
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=".env",
+        env_file_encoding="utf-8-sig",  # editors on Windows begin a file with a byte order mark
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
+        allow_inf_nan=False,
         populate_by_name=True,
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
@@ -85,7 +133,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
 
-    gemini_api_key: SecretStr | None = Field(
+    gemini_api_key: Annotated[SecretStr, AfterValidator(_gemini_key)] | None = Field(
         default=None, validation_alias=AliasChoices("GOOGLE_API_KEY", "GEMINI_API_KEY")
     )
     """Key of the Gemini Developer API. `GOOGLE_API_KEY` is read too and takes precedence, as in Google's SDK."""
@@ -93,15 +141,15 @@ class Settings(BaseSettings):
         default=False, validation_alias=AliasChoices("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
     )
     """Call Vertex AI instead of the Developer API. `GOOGLE_GENAI_USE_ENTERPRISE` is the newer name for the same."""
-    google_cloud_project: str | None = None
+    google_cloud_project: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.:_-]+$")
     """Vertex: the project that pays. Credentials are Google's application default ones."""
-    google_cloud_location: str = "global"
+    google_cloud_location: str = Field(default="global", pattern=r"^[a-z0-9-]+$")
     """Vertex: where the model runs."""
-    google_gemini_base_url: str | None = None
+    google_gemini_base_url: Annotated[str, AfterValidator(_http_url)] | None = None
     """Base URL of the Developer API if it is reached at another address, through a gateway for instance."""
-    google_vertex_base_url: str | None = None
+    google_vertex_base_url: Annotated[str, AfterValidator(_http_url)] | None = None
     """Base URL of Vertex if it is reached at another address."""
-    google_genai_api_version: str | None = None
+    google_genai_api_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
     """Version in the upstream path: `v1beta` by default, `v1beta1` on Vertex."""
 
     demo: bool = False
@@ -176,7 +224,8 @@ class Settings(BaseSettings):
 
     service_api_keys: Annotated[tuple[ServiceKey, ...], NoDecode] = ()
     """Who may call, comma-separated: `web:secret1,batch:secret2`. A name may have two secrets while one replaces the
-    other. Without any, only loopback is served."""
+    other. Without any, only loopback is served. On other addresses a secret has at least 16 characters
+    (`openssl rand -hex 16`)."""
     allow_anonymous: bool = False
     """Serve other addresses without keys, because a proxy in front authenticates callers."""
     docs_access: Literal["open", "key", "off"] = "open"
@@ -210,7 +259,7 @@ class Settings(BaseSettings):
     tools read them. Default: `blobs` in `DATA_DIR`."""
     migrate: bool = True
     """Bring the database up to date at first use. Else `python -m app.store.migrating` has to have done it."""
-    chat_ttl: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(days=30)
+    chat_ttl: Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta())] = timedelta(days=30)
     """How long a chat is kept after its last turn: seconds, or such as `30d`, `12h`, `90m`; 0 is for ever."""
     chat_lease_seconds: float = Field(default=15, ge=1, le=600)
     """How long a chat is blocked after a crash in the middle of a turn. While a turn is made its lease is renewed."""
@@ -240,11 +289,15 @@ class Settings(BaseSettings):
     def _read_keys(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        keys = []
+        keys: list[dict[str, str]] = []
         for pair in filter(None, (part.strip() for part in value.split(","))):
             name, _, secret = pair.partition(":")
             if not name.strip() or not secret.strip():
                 raise ValueError("write name:secret, several by comma")
+            if why := why_no_key(secret.strip()):
+                raise ValueError(f"secret number {len(keys) + 1} {why}")
+            if not name.strip().isprintable():
+                raise ValueError(f"name number {len(keys) + 1} has characters that cannot be printed")
             keys.append({"name": name.strip(), "secret": secret.strip()})
         return keys
 
@@ -253,7 +306,10 @@ class Settings(BaseSettings):
         try:
             _ = self.catalogue
         except ValidationError as error:
-            raise ValueError(f"MODELS: {error.errors(include_input=False, include_url=False)}") from error
+            wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
+            raise ValueError(f"MODELS: {'; '.join(wrong)}") from error
+        except ValueError as error:
+            raise ValueError(f"MODELS: {error}") from error
         return self
 
     @property
@@ -295,12 +351,21 @@ class Settings(BaseSettings):
                 f"HOST={host} would let anybody spend your money. Set SERVICE_API_KEYS=name:secret, "
                 "or ALLOW_ANONYMOUS=true if a proxy in front authenticates callers."
             )
+        short = [key.name for key in self.service_api_keys if len(key.secret.get_secret_value()) < SECRET_LENGTH]
+        if host is not None and short and not is_loopback(host):
+            unsafe.append(
+                f"SERVICE_API_KEYS: the secret of {', '.join(short)} can be guessed; on HOST={host} a secret has at "
+                f"least {SECRET_LENGTH} characters. `openssl rand -hex 16` makes a good one."
+            )
         if unsafe:
             raise UnsafeSettings("\n".join(unsafe))
 
 
-class UnsafeSettings(Exception):
-    """The service will not start like this."""
+class UnsafeSettings(SystemExit):
+    """The service will not start like this: a sentence for each reason, each naming a variable.
+
+    Uncaught, it prints the sentences and ends the process with exit code 1, under any ASGI server.
+    """
 
 
 def is_loopback(host: str) -> bool:

@@ -47,6 +47,36 @@ async def test_settings_that_are_wrong_are_all_named(gemini_url: str, tmp_path: 
     assert "Traceback" not in said
 
 
+async def test_what_does_not_depend_on_a_fault_is_checked_all_the_same(gemini_url: str, tmp_path: Path) -> None:
+    """
+    And what does is skipped, with a reason.
+    """
+    code, said = await doctor(
+        tmp_path, gemini_url, DATABASE_URL="mysql://u:very-secret@h", PORT="x", GEMINI_API_KEY="\ufeffvery-secret"
+    )
+
+    assert code == 1
+    for variable in ("DATABASE_URL", "PORT", "GEMINI_API_KEY"):
+        assert f"FAILURE  settings     {variable}" in said
+    assert "skipped  start        not checked, because PORT" in said
+    assert "skipped  credentials  not checked, because GEMINI_API_KEY" in said
+    assert "skipped  database     not checked, because DATABASE_URL" in said
+    assert "memory       " in said
+    assert "very-secret" not in said
+
+
+async def test_the_doctor_survives_whatever_a_check_runs_into(gemini_url: str, tmp_path: Path) -> None:
+    code, said = await doctor(
+        tmp_path, gemini_url, ALL_PROXY="socks5://h:1", SSL_CERT_FILE="/no/such/file", NO_PROXY=""
+    )
+
+    assert code == 1
+    assert "FAILURE  settings     ALL_PROXY" in said
+    assert "FAILURE  settings     SSL_CERT_FILE" in said
+    assert "ok       database" in said
+    assert "Traceback" not in said
+
+
 async def examined(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool, str]:
     """What the doctor says, without a process of its own."""
     said: list[str] = []
@@ -59,10 +89,16 @@ async def examined(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool, s
     ("knobs", "words"),
     [
         ({"gemini_api_key": "invalid-very-secret"}, ["FAILURE  credentials", "API_KEY_INVALID"]),
-        ({"google_gemini_base_url": "http://127.0.0.1:1"}, ["FAILURE  credentials", "No connection"]),
+        (
+            {"google_gemini_base_url": "http://127.0.0.1:1"},
+            ["FAILURE  credentials", "No connection", "connection refused", "skipped  models"],
+        ),
         ({"default_model": "gemini-9-image"}, ["FAILURE  models", "DEFAULT_MODEL gemini-9-image"]),
         ({"host": "0.0.0.0"}, ["FAILURE  start", "SERVICE_API_KEYS"]),
-        ({"database_url": "postgresql://me:very-secret@127.0.0.1:1/chats"}, ["FAILURE  database", "DATABASE_URL"]),
+        (
+            {"database_url": "postgresql://me:very-secret@127.0.0.1:1/chats"},
+            ["FAILURE  database", "refused", "skipped  blobs"],
+        ),
         ({"blob_url": "s4://very-secret"}, ["FAILURE  blobs", "BLOB_URL"]),
         ({"migrate": False}, ["FAILURE  database", "migrations have to be run"]),
     ],
@@ -76,6 +112,14 @@ async def test_a_service_that_would_not(
     for word in words:
         assert word in said
     assert "very-secret" not in said
+    assert "Error" not in said
+
+
+async def test_a_demo_is_told_what_was_not_checked(gemini_url: str, tmp_path: Path) -> None:
+    works, said = await examined(gemini_url, tmp_path, demo=True)
+
+    assert works
+    assert "skipped  credentials  not checked, nor are models and Google's clock, because of DEMO" in said
 
 
 async def test_what_is_about_to_change_is_a_warning(gemini: Emulator, gemini_url: str, tmp_path: Path) -> None:

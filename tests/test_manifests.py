@@ -35,7 +35,7 @@ CLOUD_RUN_SECONDS_AFTER_SIGTERM = 10
 
 SECRETS = {
     "GEMINI_API_KEY": "a-key",
-    "SERVICE_API_KEYS": "web:secret",
+    "SERVICE_API_KEYS": "web:0123456789abcdef0123456789abcdef",
     "DATABASE_URL": "postgresql://user:password@host/name",
 }
 

@@ -4,10 +4,11 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 import tomllib
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, chdir
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +17,11 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from app import errors
-from app.settings import Settings
+from app.emulator import Emulator, served
+from app.main import create_app
+from app.settings import Settings, UnsafeSettings
+from app.start_checks import examine_environment
+from tests.storages import environment
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,6 +110,17 @@ async def test_with_a_key_in_a_file_it_runs_on_gemini(tmp_path: Path) -> None:
             ],
         ),
         ({"HOST": "0.0.0.0"}, ["GEMINI_API_KEY", "SERVICE_API_KEYS", "ALLOW_ANONYMOUS"]),
+        (
+            {
+                "HOST": "0.0.0.0",
+                "PORT": "x",
+                "GEMINI_API_KEYS": "sesame",
+                "DATABASE_URL": "mysql://h",
+                "ALL_PROXY": "socks5://h",
+                "TMPDIR": "/no/such/folder",
+            },
+            ["HOST=0.0.0.0", "PORT", "Is GEMINI_API_KEY meant?", "DATABASE_URL", "ALL_PROXY", "TMPDIR"],
+        ),
     ],
 )
 async def test_what_is_wrong_is_named_and_nothing_starts(
@@ -118,6 +134,161 @@ async def test_what_is_wrong_is_named_and_nothing_starts(
         assert word in output.decode()
     assert "Traceback" not in output.decode()
     assert "sesame" not in output.decode()
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"GEMINI_API_KEY": "\ufeffsesame"}, ["GEMINI_API_KEY", "byte order mark"]),
+        ({"GOOGLE_API_KEY": "sésame"}, ["GOOGLE_API_KEY", "not ASCII"]),
+        ({"GEMINI_API_KEY": "k\r"}, ["GEMINI_API_KEY", "line break"]),
+        ({"GEMINI_API_KEY": "'sesame'"}, ["GEMINI_API_KEY", "quotation marks"]),
+        ({"GEMINI_API_KEY": "k", "SERVICE_API_KEYS": "web:\ufeffsesame"}, ["SERVICE_API_KEYS", "byte order mark"]),
+        (
+            {"GEMINI_API_KEY": "k", "HOST": "0.0.0.0", "SERVICE_API_KEYS": "web:a"},
+            ["SERVICE_API_KEYS", "16", "openssl"],
+        ),
+        ({"GEMINI_API_KEY": "k", "HOST": "no.such.host.invalid"}, ["HOST"]),
+        ({"GEMINI_API_KEY": "k", "DEFAULT_MODEL": "Nano Banana"}, ["DEFAULT_MODEL", "id"]),
+        ({"GEMINI_API_KEY": "k", "FALLBACK_MODEL": "a/b"}, ["FALLBACK_MODEL", "id"]),
+        ({"GEMINI_API_KEY": "k", "MODELS": '{"a": {"like": "nope"}}'}, ["MODELS", "nope"]),
+        ({"GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": "localhost:9000"}, ["GOOGLE_GEMINI_BASE_URL", "http://"]),
+        ({"GEMINI_API_KEY": "k", "ALERT_DOLLARS_PER_HOUR": "inf"}, ["ALERT_DOLLARS_PER_HOUR"]),
+        ({"GEMINI_API_KEY": "k", "CHAT_TTL": "-5"}, ["CHAT_TTL", "30d"]),
+        ({"GEMINI_API_KEY": "k", "ALL_PROXY": "socks5://u:sesame@h:1"}, ["ALL_PROXY", "SOCKS", "NO_PROXY"]),
+        ({"GEMINI_API_KEY": "k", "https_proxy": "http://h:port"}, ["https_proxy"]),
+        ({"GEMINI_API_KEY": "k", "HTTPS_PROXY": "ftp://h"}, ["HTTPS_PROXY", "http://"]),
+        ({"GEMINI_API_KEY": "k", "SSL_CERT_FILE": "/no/such/file"}, ["SSL_CERT_FILE", "No such file"]),
+        ({"GEMINI_API_KEY": "k", "SSL_CERT_FILE": __file__}, ["SSL_CERT_FILE", "PEM"]),
+        ({"GEMINI_API_KEY": "k", "SSL_CERT_DIR": "/no/such/folder"}, ["SSL_CERT_DIR"]),
+        ({"GEMINI_API_KEY": "k", "SSLKEYLOGFILE": "/no/such/folder/file"}, ["SSLKEYLOGFILE"]),
+        ({"GEMINI_API_KEY": "k", "DATABASE_URL": "mysql://u:sesame@h/d"}, ["DATABASE_URL", "neither SQLite nor"]),
+        ({"GEMINI_API_KEY": "k", "DATABASE_URL": "postgresql://h/d?sslmod=x"}, ["DATABASE_URL", "sslmod"]),
+        ({"GEMINI_API_KEY": "k", "DATABASE_URL": "sqlite:////proc/nowhere/x.db"}, ["DATABASE_URL", "written"]),
+        ({"GEMINI_API_KEY": "k", "BLOB_URL": "ftp://h"}, ["BLOB_URL", "s3://"]),
+        ({"GEMINI_API_KEY": "k", "BLOB_URL": "s3://"}, ["BLOB_URL", "bucket"]),
+        ({"GEMINI_API_KEY": "k", "BLOB_URL": f"file://{__file__}/x"}, ["BLOB_URL", "not a folder"]),
+        (
+            {"GEMINI_API_KEY": "k", "BLOB_URL": "s3://b", "AWS_ENDPOINT_URL": "h:9", "AWS_ACCESS_KEY_ID": "i"},
+            ["AWS_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY"],
+        ),
+        ({"GEMINI_API_KEY": "k", "DATA_DIR": f"{__file__}/x"}, ["DATA_DIR", "not a folder"]),
+        ({"GEMINI_API_KEY": "k", "TMPDIR": "/no/such/folder"}, ["TMPDIR"]),
+        ({"GEMINI_API_KEY": "k", "WEB_CONCURRENCY": "x"}, ["WEB_CONCURRENCY"]),
+        ({"GEMINI_API_KEY": "k", "GOOGLE_GENAI_HTTP_CLIENT": "httpx"}, ["GOOGLE_GENAI_HTTP_CLIENT"]),
+        (
+            {
+                "GOOGLE_GENAI_USE_VERTEXAI": "true",
+                "GOOGLE_CLOUD_PROJECT": "a project",
+                "GOOGLE_APPLICATION_CREDENTIALS": "/no/such/file",
+                "REQUESTS_CA_BUNDLE": "/no/such/file",
+            },
+            ["GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS", "REQUESTS_CA_BUNDLE"],
+        ),
+    ],
+)
+def test_whatever_the_environment_gets_wrong_is_named(
+    tmp_path: Path, variables: dict[str, str], words: list[str]
+) -> None:
+    """
+    Without a process for each, as `python -m app` finds it.
+    """
+    with chdir(tmp_path), environment(PORT="0", **variables):
+        examined = examine_environment(listening=True)
+        with pytest.raises(UnsafeSettings) as refused:
+            examined.require_startable(examined.settings.host)
+
+    for word in words:
+        assert word in str(refused.value)
+    assert "esame" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"DEFAULT_MODLE=x\nCOLOUR=blue\n", ["DEFAULT_MODLE in .env", "Is DEFAULT_MODEL meant?", "COLOUR in .env"]),
+        (b"GEMINI_API_KEY=k\nsesame\n", ["line 2", "NAME=value"]),
+        (b"GEMINI_API_KEY=k\nsEsame=\n", ["Line 2"]),
+        ("GEMINI_API_KEY=k".encode("utf-16"), [".env is not UTF-8"]),
+    ],
+)
+def test_names_in_a_file_that_no_setting_has_are_named(tmp_path: Path, content: bytes, words: list[str]) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    with chdir(tmp_path), environment(GEMINI_API_KEY="k"), pytest.raises(UnsafeSettings) as refused:
+        examine_environment().require_startable()
+
+    for word in words:
+        assert word in str(refused.value)
+    assert "esame" not in str(refused.value)
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfGEMINI_API_KEY=k\r\nPORT=9\r\n")
+    with chdir(tmp_path):
+        settings = examine_environment().require_startable()
+
+    assert settings.port == 9
+    assert settings.gemini_api_key
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"GEMINI_API_KEY": "k", "ALL_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": "127.0.0.1"},
+        {"GEMINI_API_KEY": "k", "HTTPS_PROXY": "socks5://127.0.0.1:1"},
+        {"DEMO": "true", "ALL_PROXY": "socks5://127.0.0.1:1"},
+    ],
+)
+async def test_a_proxy_that_is_not_used_is_no_fault(
+    gemini: Emulator, gemini_url: str, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    with chdir(tmp_path), environment(**variables, GOOGLE_GEMINI_BASE_URL=gemini_url):
+        settings = examine_environment().require_startable()
+        async with (
+            served(create_app(settings)) as url,
+            httpx2.AsyncClient(base_url=url, timeout=20, trust_env=False) as client,
+        ):
+            answer = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "image/*"})
+
+    assert answer.status_code == 200
+
+
+async def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with process(tmp_path, GEMINI_API_KEY="k", PORT=port) as running:
+            output, _ = await asyncio.wait_for(running.communicate(), 20)
+        async with process(tmp_path, "--port", port, module="app.emulator") as emulator:
+            said, _ = await asyncio.wait_for(emulator.communicate(), 20)
+
+    assert running.returncode == emulator.returncode == 1
+    assert f"PORT={port} is in use" in output.decode()
+    assert b"in use" in said
+    assert b"Traceback" not in output + said
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("uvicorn", ("app.main:create_app", "--factory", "--port", "0")), ("app.store.migrating", ())],
+)
+async def test_other_ways_to_start_name_what_is_wrong_too(
+    tmp_path: Path, module: str, arguments: tuple[str, ...]
+) -> None:
+    environment = {"GEMINI_API_KEY": "\ufeffsesame", "DATABASE_URL": "mysql://h", "MAX_QUEUED": "x"}
+    async with process(tmp_path, *arguments, module=module, **environment) as running:
+        output, _ = await asyncio.wait_for(running.communicate(), 20)
+
+    assert running.returncode == 1
+    assert b"Traceback" not in output
+    for name in environment:
+        assert name in output.decode()
+
+
+def test_a_model_that_nobody_knows_is_a_warning(tmp_path: Path) -> None:
+    with chdir(tmp_path), environment(GEMINI_API_KEY="k", DEFAULT_MODEL="gemini-3-pro-imag"):
+        warnings = examine_environment().warnings
+
+    assert "Is gemini-3-pro-image meant?" in str(warnings[0])
 
 
 async def test_the_entrypoint_is_an_application_that_any_server_can_run(tmp_path: Path) -> None:

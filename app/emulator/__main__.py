@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-import contextlib
+import sys
 from pathlib import Path
 
 from app.emulator.server import Emulator
@@ -22,8 +22,12 @@ def main() -> None:
     emulator = Emulator(
         delay_seconds=given.delay, signature_bytes=given.signature_bytes, recorded_dir=given.recorded_dir
     )
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(_serve(emulator, given.host, given.port))
+    except KeyboardInterrupt:
+        pass
+    except (OSError, OverflowError) as error:
+        sys.exit(f"Nothing can listen on {given.host}, port {given.port}: {getattr(error, 'strerror', error)}.")
 
 
 async def _serve(emulator: Emulator, host: str, port: int) -> None:

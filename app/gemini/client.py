@@ -78,6 +78,9 @@ class Gemini:
                 ]
             },
         )
+        # Nothing is called with it. The SDK would make one of its own, which reads proxies from the environment, also
+        # those that NO_PROXY exempts, and raises on SOCKS.
+        self._unused = httpx2.Client(trust_env=False)
         vertex = settings.google_genai_use_vertexai and not settings.demo
         key = settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else None
         own_url = settings.google_vertex_base_url if vertex else settings.google_gemini_base_url
@@ -90,6 +93,7 @@ class Gemini:
             timeout=int(self._timeout * 1000),
             retry_options=types.HttpRetryOptions(attempts=1),
             httpx_async_client=self._http,
+            httpx_client=self._unused,
         )
         if not vertex:
             self._sdk = genai.Client(vertexai=False, api_key="demo" if settings.demo else key, http_options=options)
@@ -191,7 +195,8 @@ class Gemini:
 
     async def __aexit__(self, *_: object) -> None:
         await self._sdk.aio.aclose()
-        await self._http.aclose()  # the SDK leaves a client that it was given open
+        await self._http.aclose()  # the SDK leaves clients that it was given open
+        self._unused.close()
 
 
 async def _another(events: AsyncGenerator[object], exchange: Exchange, chunks: list[wire.Answer]) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
-from urllib.request import getproxies, proxy_bypass
 
 import aiohappyeyeballs
 import httpcore2
@@ -20,6 +19,7 @@ import httpx2
 
 from app.gemini.connection import Connection
 from app.pace import Pace
+from app.proxies import BadProxy, proxy_for
 
 _MAX_IDLE_CONNECTIONS = 20
 _IDLE_SECONDS = 4.0
@@ -162,11 +162,10 @@ def _tls_of(scheme: str, context: ssl.SSLContext) -> ssl.SSLContext | None:
 
 
 def _proxy_for(url: httpx2.URL) -> str | None:
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(url.netloc.decode()):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        return proxy_for(f"{url.scheme}://{url.netloc.decode()}")
+    except BadProxy as error:
+        raise httpcore2.ProxyError(str(error)) from error
 
 
 def _as_proxy(url: str) -> httpcore2.Proxy:

@@ -232,6 +232,22 @@ def _damaged(blob: Blob) -> StorageDamaged:
     return damaged
 
 
+def folder_of(url: str) -> Path | None:
+    """The folder that `url` names; None if it names a bucket.
+
+    Raises:
+        StorageUnavailable: it names neither, or a bucket's settings in the environment do not go together.
+    """
+    folder = _directory_of(url, Path())
+    if folder is None:
+        try:
+            _remote(url)
+        except (BaseError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            raise StorageUnavailable("BLOB_URL names no bucket that can be used.", part="blobs", cause=why) from error
+    return folder
+
+
 def _directory_of(url: str | None, directory: Path) -> Path | None:
     if url is None:
         return (directory / "blobs").absolute()

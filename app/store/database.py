@@ -127,6 +127,22 @@ def _cut(used: list[Any]) -> None:
                 line.shutdown(socket.SHUT_RDWR)
 
 
+def file_of(url: str) -> Path | None:
+    """The file of the SQLite database that `url` names; None if it names a PostgreSQL database.
+
+    Raises:
+        StorageUnavailable: it names neither.
+    """
+    parsed = _url_of(url, Path())
+    if parsed.get_backend_name() == "postgresql":
+        try:
+            psycopg.conninfo.make_conninfo(**dict.fromkeys(parsed.query, "1"))
+        except psycopg.ProgrammingError as error:
+            detail = "DATABASE_URL has an option that PostgreSQL does not know."
+            raise StorageUnavailable(detail, part="database", cause=str(error).strip()) from error
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
 def _url_of(url: str | None, directory: Path) -> URL:
     if url is None:
         return URL.create("sqlite", database=str(directory / "chats.db"))

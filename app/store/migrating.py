@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import StorageError, StorageUnavailable
-from app.settings import Settings
+from app.start_checks import examine_environment
 from app.store.database import Database
 from app.store.tables import current_version
 
@@ -70,7 +70,7 @@ def _upgrade(connection: Connection) -> None:
 
 
 async def _main() -> None:
-    settings = Settings()
+    settings = examine_environment().require_sound()
     database = Database.of(settings)
     try:
         await migrate(database)

@@ -1,0 +1,48 @@
+"""The proxy that the environment names for an address: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`."""
+
+import os
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+
+class BadProxy(ValueError):
+    """The environment names a proxy that cannot be used. The message is a sentence without its address."""
+
+    def __init__(self, variable: str, predicate: str) -> None:
+        super().__init__(f"{variable} {predicate}")
+        self.variable = variable
+
+
+def proxy_for(url: str) -> str | None:
+    """The URL of the proxy for `url`, or None if it is reached directly.
+
+    Raises:
+        BadProxy: it is not an HTTP proxy.
+    """
+    address = urlsplit(url)
+    proxies = getproxies()
+    kind = next((kind for kind in (address.scheme, "all") if proxies.get(kind)), None)
+    if kind is None or proxy_bypass(address.netloc):
+        return None
+    named = proxies[kind]
+    proxy = named if "://" in named else f"http://{named}"
+    if wrong := _why_not(proxy):
+        variable = f"{kind}_proxy"
+        raise BadProxy(variable if os.environ.get(variable) else variable.upper(), wrong)
+    return proxy
+
+
+def _why_not(proxy: str) -> str | None:
+    try:
+        parts = urlsplit(proxy)
+        complete = parts.hostname and parts.port != 0
+    except ValueError:
+        complete = False
+    else:
+        if parts.scheme.startswith("socks"):
+            return "names a SOCKS proxy, which is not supported: name an HTTP proxy, or exempt the address in NO_PROXY."
+        if parts.scheme not in ("http", "https"):
+            return "names no HTTP proxy: its URL begins with http:// or https://."
+    if not complete or not proxy.isascii() or any(one.isspace() for one in proxy):
+        return "is not the URL of a proxy, such as http://host:3128."
+    return None
