@@ -88,8 +88,7 @@ class _Answering:
             status: of a good answer.
             headers: further ones.
         """
-        patience, most = self.settings.slow_caller_seconds, self.settings.deadline_seconds
-        sending = Sending(self.pace, patience, most, self.attendance.failed)
+        sending = Sending(self.pace, self.settings.deadline_seconds, self.attendance.failed)
         make = partial(self.attendance.make, plan, turn=turn)
         if wanted.events:
             response: Response = Events(

@@ -371,7 +371,7 @@ class _Showing:
     pace: PaceDep
 
     def show(self, image: Image, name: str) -> Response:
-        sending = Sending(self.pace, self.settings.slow_caller_seconds, self.settings.deadline_seconds, lambda _: None)
+        sending = Sending(self.pace, self.settings.deadline_seconds, lambda _: None)
         return StoredImage(image, cast("Stored", image.content), name, self.request, sending)
 
 

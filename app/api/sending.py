@@ -20,11 +20,12 @@ class Connection(Protocol):
 
     @property
     def congested(self) -> bool:
-        """Whether whoever sends more has to wait until the caller has taken something."""
+        """Whether sending more has to wait until the caller has taken something."""
         ...
 
-    def unread(self) -> int:
-        """Bytes of the answer that wait for the caller to take them."""
+    @property
+    def cut_off(self) -> bool:
+        """Whether the server has cut the connection because the caller did not read."""
         ...
 
     def cut(self) -> None:
@@ -37,10 +38,8 @@ class Sending:
     """How answers are sent."""
 
     pace: Pace
-    patience: float
-    """Seconds for which a reader may take nothing."""
     most_seconds: float
-    """For all of an answer."""
+    """For all of an answer. How long a caller may read nothing is limited by the server."""
     failed: Callable[[ServiceError], None]
     """Told of an answer that did not arrive."""
 
@@ -53,10 +52,9 @@ class Sender:
         Args:
             scope: the request's.
             send: the server's.
-            sending: how patient to be.
+            sending: how to send.
         """
         self._send = send
-        self._patience = sending.patience
         self._end = asyncio.get_running_loop().time() + sending.most_seconds
         self._connection: Connection | None = scope.get("extensions", {}).get(CONNECTION, {}).get("connection")
 
@@ -80,6 +78,7 @@ class Sender:
         """
         async with until_gone(receive) as gone:
             async for piece in pieces:
+                self._require_reader()
                 if gone.done():
                     raise CallerLeft("The caller left in the middle of the answer.")
                 await self.send(piece)
@@ -90,24 +89,22 @@ class Sender:
 
     async def _put(self, message: Message) -> None:
         if self._connection is not None and not self._connection.congested:
-            return await self._send(message)  # at once: there is nothing to limit
-        while True:
-            before = self._unread()
-            now = asyncio.get_running_loop().time()
+            await self._send(message)  # at once: there is nothing to limit
+        else:
             try:
                 # The server waits for room first and writes then: cut short, it has written nothing.
-                async with asyncio.timeout_at(min(now + self._patience, self._end)):
-                    return await self._send(message)
-            except TimeoutError as error:
-                if self._unread() < before and now + self._patience < self._end:
-                    continue  # slowly, but they read
+                async with asyncio.timeout_at(self._end):
+                    await self._send(message)
+            except TimeoutError:
                 if self._connection is not None:
                     self._connection.cut()
                     await asyncio.sleep(0)  # until the server has noticed
-                raise SlowReader("The caller did not read the answer.") from error
+                raise SlowReader("The caller did not read the answer in time.") from None
+        self._require_reader()
 
-    def _unread(self) -> int:
-        return self._connection.unread() if self._connection is not None else 0
+    def _require_reader(self) -> None:
+        if self._connection is not None and self._connection.cut_off:
+            raise SlowReader("The caller did not read the answer.")
 
 
 @asynccontextmanager
