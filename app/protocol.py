@@ -70,7 +70,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._head = bytearray()
+        self._head, self._parts = bytearray(), list[bytes]()
         self._counted = CountedTransport(transport, self._watch_reader)
         super().connection_made(cast("asyncio.Transport", self._counted))
         beyond = len(self.connections) - self.max_connections
@@ -125,12 +125,23 @@ class LimitedProtocol(HttpToolsProtocol):
         return rest
 
     def _receive_body(self, data: bytes) -> None:
-        self._framing_bytes = max(0, self._framing_bytes) + len(data)
+        self._framing_bytes += len(data)
         super().data_received(data)
+        if not self._reading_body:
+            return  # it is complete
+        self._pass_body_on()
         if self._framing_bytes > self.max_head_bytes:
-            self._refuse_head_length()  # of trailers, or chunk extensions
+            self._refuse_head_length()  # of trailers, or chunk extensions, or of far too many chunks
         elif not self._at_work:
             self._limit_head()  # the request is answered, but its body still arrives
+
+    def _pass_body_on(self) -> None:
+        body = b"".join(self._parts)
+        self._parts.clear()
+        # A body may be framed by as many bytes as it has.
+        self._framing_bytes = max(0, self._framing_bytes - 2 * len(body))
+        if body:
+            super().on_body(body)
 
     # What the parser finds.
 
@@ -165,12 +176,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._reading_body = True
 
     def on_body(self, body: bytes) -> None:
-        if not self._ignoring:
-            self._framing_bytes -= 2 * len(body)  # a body may be framed by as many bytes as it has
-            super().on_body(body)
+        self._parts.append(body)  # and nothing else: chunks may be of one byte each
 
     def on_message_complete(self) -> None:
         if not self._ignoring:
+            self._pass_body_on()
             self._reading_body, self._framing_bytes = False, 0
             super().on_message_complete()
 

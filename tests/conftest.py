@@ -6,10 +6,11 @@ import io
 import os
 import random
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 from app.emulator import Emulator, served
 from app.ending import leave
 from app.main import create_app
+from app.server import Server, server_of
 from app.settings import Settings
 from tests.storages import S3, Knobs, Postgres, postgres, s3
 
@@ -99,6 +101,29 @@ def serve(settings: Settings) -> Serve:
             yield client
 
     return start
+
+
+@asynccontextmanager
+async def running(server: Server) -> AsyncGenerator[int]:
+    """A server in this process; its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]  # signals are for the tests
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:  # noqa: ASYNC110 - uvicorn has only the flag
+        await asyncio.sleep(0.01)
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def under_our_own_server(settings: Settings, **knobs: object) -> AsyncGenerator[int]:
+    """The service as `python -m app` runs it, in this process; its port."""
+    changed = Settings.model_validate({**dict(settings), **knobs})
+    async with running(server_of(create_app(changed), changed)) as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

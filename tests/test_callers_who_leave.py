@@ -6,16 +6,14 @@ import json
 import socket
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from app.main import create_app
-from app.server import server_of
 from app.settings import Settings
-from tests.conftest import Serve, called, noise
+from tests.conftest import Serve, called, noise, under_our_own_server
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 
@@ -75,37 +73,26 @@ async def test_whoever_leaves_the_queue_is_never_asked_for(serve: Serve, gemini:
     assert len(gemini.calls) == 1
 
 
-@asynccontextmanager
-async def under_our_own_server(settings: Settings, **knobs: object) -> AsyncGenerator[int]:
-    """The service as `python -m app` runs it, in this process; its port."""
-    changed = Settings.model_validate({**dict(settings), **knobs})
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = server_of(create_app(changed), changed)
-    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]  # signals are for the tests
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:  # noqa: ASYNC110 - uvicorn has only the flag
-        await asyncio.sleep(0.01)
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await serving
-
-
 def request(body: bytes) -> bytes:
     head = "POST /generate-image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 @asynccontextmanager
-async def asking_slowly(port: int, body: dict[str, str], buffer_bytes: int) -> AsyncGenerator[socket.socket]:
-    """A caller who has asked, whose kernel takes no more of the answer than `buffer_bytes` or so."""
+async def connected(port: int, buffer_bytes: int) -> AsyncGenerator[socket.socket]:
+    """A connection whose kernel takes no more of an answer than `buffer_bytes` or so."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", port))
-        await loop.sock_sendall(sock, request(json.dumps(body).encode()))
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        yield sock
+
+
+@asynccontextmanager
+async def asking_slowly(port: int, body: dict[str, str], buffer_bytes: int) -> AsyncGenerator[socket.socket]:
+    """A caller who has asked, on such a connection."""
+    async with connected(port, buffer_bytes) as sock:
+        await asyncio.get_running_loop().sock_sendall(sock, request(json.dumps(body).encode()))
         yield sock
 
 
@@ -162,6 +149,48 @@ async def test_the_last_of_an_answer_has_to_be_read_too(settings: Settings, gemi
             await _drained(sock)
 
 
+@pytest.mark.parametrize("pipelined", [True, False])
+async def test_readers_who_keep_asking_are_cut_whatever_they_ask(settings: Settings, *, pipelined: bool) -> None:
+    """
+    Requests on a connection are no sign that somebody reads the answers. One who reads slowly gets all of them.
+    """
+    paths = ["/docs", "/openapi.json", "/models", "/healthz", "/metrics", "/nowhere", "/chats", "/generate-image"]
+    asks = [f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n".encode() for path in paths]
+    asks.append(request(b"{}"))
+    async with under_our_own_server(settings, slow_caller_seconds=0.4) as port:
+        loop = asyncio.get_running_loop()
+
+        async def keep_asking(ask: bytes) -> bool:
+            """Whether the connection ends within 8 seconds."""
+            async with connected(port, 2048) as sock:
+                for _ in range(400):
+                    try:
+                        await loop.sock_sendall(sock, ask * 3 if pipelined else ask)
+                    except ConnectionError:
+                        return True
+                    await asyncio.sleep(0.02)
+            return False
+
+        async def read_slowly() -> int:
+            """How many answers come whole."""
+            async with connected(port, 16384) as sock:
+                for count in range(2):
+                    await loop.sock_sendall(sock, asks[1])
+                    got, length = b"", 1
+                    while len(got.partition(b"\r\n\r\n")[2]) < length:
+                        if not (data := await loop.sock_recv(sock, 4096)):
+                            return count
+                        got += data
+                        length = int(got.lower().partition(b"content-length: ")[2].split()[0])
+                        await asyncio.sleep(0.02)
+            return 2
+
+        gone, read = await asyncio.gather(asyncio.gather(*(keep_asking(ask) for ask in asks * 3)), read_slowly())
+
+    assert gone == [True] * len(asks) * 3
+    assert read == 2
+
+
 async def test_a_second_request_does_not_hide_that_the_caller_has_left(settings: Settings, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=20))
     async with (
@@ -177,20 +206,6 @@ async def test_a_second_request_does_not_hide_that_the_caller_has_left(settings:
         writer.close()
 
         assert await soon(client, "gemini_images_in_flight", 0)
-
-
-async def test_an_offer_of_http_2_does_not_cost_the_body(settings: Settings, gemini: Emulator) -> None:
-    """
-    Java's client makes one with every request.
-    """
-    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\nHost: x"
-    async with under_our_own_server(settings) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request(json.dumps(ASK).encode()).replace(b"Host: x", offer))
-        answer = await asyncio.wait_for(reader.readline(), 10)
-        writer.close()
-
-    assert answer.startswith(b"HTTP/1.1 200")
 
 
 async def _drained(sock: socket.socket) -> None:
