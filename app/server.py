@@ -1,8 +1,7 @@
-"""uvicorn, with limits where it has none and an end that lets everybody finish.
+"""uvicorn, with the limits of app/protocol.py and an end that lets everybody finish.
 
-The limits: how many connections there are, how long the head of a request is and how long it takes. The end: on the
-first signal readiness fails and nothing new is taken on, while whatever is under way is finished and delivered; then
-the process exits with 0. On the second one it ends at once.
+On the first signal readiness fails and nothing new is taken on, while whatever is under way is finished and delivered;
+then the process exits with 0. On the second one it ends at once.
 """
 
 import asyncio
