@@ -36,6 +36,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     html: bool = False
     """The error, or the answer, is a web page."""
+    after_chunks: int | None = None
+    """The error comes in a stream, behind so many of its chunks: as JSON over several lines, without `data:`."""
     body: str | None = None
     """These very characters as the body of the answer."""
 

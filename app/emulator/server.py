@@ -119,7 +119,9 @@ class Emulator:
             return _Reset()
         if fault.body is not None and fault.status is None and (fault.chunk_bytes or fault.reset):
             return await _prepared(request, fault.body.encode(), {}, fault)
-        if fault.status is not None or fault.html or fault.body is not None:
+        streams = match["method"] == "streamGenerateContent"
+        in_stream = fault.status is not None and fault.after_chunks is not None and streams
+        if (fault.status is not None and not in_stream) or fault.html or fault.body is not None:
             return _failed(fault)
         _require_key(request)
         try:
@@ -139,8 +141,12 @@ class Emulator:
         if match["method"] == "generateContent":
             return await _prepared(request, json.dumps(document, indent=2).encode(), {}, fault)
         chunks = _chunks(document)
+        if in_stream:
+            chunks = chunks[: fault.after_chunks]
         if request.query_params.get("alt") == "sse":
             stream = b"".join(b"data: " + json.dumps(chunk).encode() + b"\r\n\r\n" for chunk in chunks)
+            if in_stream:
+                stream += json.dumps(_error(fault).document, indent=2).replace("\n", "\r\n").encode()
             return await _prepared(request, stream, {"Content-Type": "text/event-stream"}, fault)
         return await _prepared(request, json.dumps(chunks).encode(), {}, fault)
 
@@ -231,8 +237,13 @@ def _failed(fault: Fault) -> Response:
         return HTMLResponse(_PAGE, status, fault.headers)
     if fault.body is not None:
         return Response(fault.body, status, _GOOGLES_HEADERS | fault.headers)
+    return _google_json(_error(fault).document, status, fault.headers)
+
+
+def _error(fault: Fault) -> ApiError:
+    status = fault.status or 200
     canonical = fault.error_status or CANONICAL.get(status, "UNKNOWN")
-    return _google_json(ApiError(status, fault.message, canonical, fault.details).document, status, fault.headers)
+    return ApiError(status, fault.message, canonical, fault.details)
 
 
 def _google_json(document: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:

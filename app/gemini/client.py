@@ -11,17 +11,17 @@ from typing import Self, cast
 import httpcore2
 import httpx2
 from google import genai
-from google.genai import errors as sdk
 from google.genai import types
 
 from app.catalogue import Model
 from app.domain import Generation, GenerationRequest
-from app.errors import Again, UpstreamError, UpstreamInvalidResponse
-from app.gemini import answers, requests, wire
-from app.gemini.failures import api_error, as_service_errors
+from app.gemini import answers, requests
+from app.gemini.answers import Unfolding
+from app.gemini.chunks import Chunks
+from app.gemini.failures import as_service_errors
 from app.gemini.network import Network
 from app.gemini.telemetry import Telemetry
-from app.gemini.transport import Exchange, LiftingTransport, Trip
+from app.gemini.transport import AnswerTooLarge, Exchange, LiftingTransport, Trip
 from app.journey import Journey, Stage
 from app.pace import Pace
 from app.room import Room, Share
@@ -137,11 +137,13 @@ class Gemini:
         with self._telemetry.attempt(model.id, request) as attempt:
             try:
                 with Exchange(trip, keep_signatures=in_chat) as exchange:
-                    ask = self._streamed if journey.listened_to else self._asked
                     with as_service_errors(journey):
-                        async with aclosing(exchange), asyncio.timeout(min(self._timeout, journey.remaining())):
-                            answer = await ask(request, model, exchange, journey)
+                        async with aclosing(exchange):
+                            chunks = await self._arrived(request, model, exchange, journey)
+                        answer = chunks.answer()
                     generation = answers.generation(answer, exchange, request, model)
+                    if chunks.warning:
+                        generation = replace(generation, warnings=(*generation.warnings, chunks.warning))
             except BaseException:
                 journey.share.become(0)
                 raise
@@ -152,38 +154,46 @@ class Gemini:
             attempt.answered(generation)
             return generation
 
+    async def _arrived(self, request: GenerationRequest, model: Model, exchange: Exchange, journey: Journey) -> Chunks:
+        """Ask, and return what Gemini answers once all of it has arrived, or as much as is needed."""
+        streamed = journey.listened_to
+        chunks = Chunks(exchange, Unfolding(exchange, request, journey.tell).see if streamed else None)
+        try:
+            async with asyncio.timeout(min(self._timeout, journey.remaining())):
+                await (self._streamed if streamed else self._asked)(request, model, exchange, journey, chunks)
+        except (
+            httpcore2.NetworkError,
+            httpcore2.ProtocolError,
+            httpcore2.TimeoutException,
+            httpx2.DecodingError,
+            TimeoutError,
+            AnswerTooLarge,
+        ):
+            if not chunks.break_off():
+                raise
+        return chunks
+
     async def _asked(
-        self, request: GenerationRequest, model: Model, exchange: Exchange, journey: Journey
-    ) -> wire.Answer:
-        response = await self._sdk.aio.models.generate_content(
+        self, request: GenerationRequest, model: Model, exchange: Exchange, journey: Journey, _: Chunks
+    ) -> None:
+        await self._sdk.aio.models.generate_content(
             model=model.id,
             contents=requests.INSTEAD_OF_CONTENTS,
             config=requests.config(request, model, exchange, seconds=self._less_than_usual(journey)),
         )
-        raw = response.sdk_http_response
-        return answers.read((raw and raw.body) or "")
 
     async def _streamed(
-        self, request: GenerationRequest, model: Model, exchange: Exchange, journey: Journey
-    ) -> wire.Answer:
-        """The SDK drives the stream and raises its errors; what is in it we read ourselves, as everywhere."""
+        self, request: GenerationRequest, model: Model, exchange: Exchange, journey: Journey, chunks: Chunks
+    ) -> None:
+        """The SDK drives the stream; what is in it we read ourselves, as everywhere."""
         stream = await self._sdk.aio.models.generate_content_stream(
             model=model.id,
             contents=requests.INSTEAD_OF_CONTENTS,
             config=requests.config(request, model, exchange, stream=True, seconds=self._less_than_usual(journey)),
         )
-        unfolding = answers.Unfolding(exchange, request, journey.tell)
-        chunks: list[wire.Answer] = []
-        async with aclosing(cast("AsyncGenerator[object]", stream)) as events:
-            while await _another(events, exchange, chunks):
-                for document in exchange.documents():
-                    chunks.append(answers.read(document))
-                    unfolding.see(chunks[-1])
-        chunks += map(answers.read, exchange.documents())
-        answer = wire.joined(chunks)
-        if not answers.is_whole(answer):
-            raise UpstreamInvalidResponse("Gemini's answer ended before its end.", cause="no finish reason")
-        return answer
+        async with aclosing(cast("AsyncGenerator[object]", stream)) as signs:
+            async for _ in signs:
+                chunks.take()
 
     def _less_than_usual(self, journey: Journey) -> float | None:
         """The seconds that are left, where they are fewer than a call may take anyway."""
@@ -197,33 +207,6 @@ class Gemini:
         await self._sdk.aio.aclose()
         await self._http.aclose()  # the SDK leaves clients that it was given open
         self._unused.close()
-
-
-async def _another(events: AsyncGenerator[object], exchange: Exchange, chunks: list[wire.Answer]) -> bool:
-    """Wait for the next chunk; whether there is one.
-
-    Raises:
-        UpstreamError: Gemini fails in the middle of its answer, or the SDK can make nothing of it.
-    """
-    try:
-        await anext(events)
-    except StopAsyncIteration:
-        return False
-    except (httpcore2.NetworkError, httpcore2.ProtocolError):
-        if answers.has_image(wire.joined(chunks)):
-            return False  # everything was there; nobody needs the rest of the transfer
-        raise
-    except sdk.APIError as exc:
-        error = api_error(exc)
-        if exchange.arriving and isinstance(error, UpstreamError):
-            # Other than the refusal of a request, this comes when something has been done.
-            error.to_be_tried(Again.NEVER if exchange.holds_images else Again.ONCE, error.asked_wait)
-        raise error from exc
-    except UnicodeEncodeError:
-        raise  # ours: a key that no header can carry
-    except (ValueError, TypeError, AttributeError, KeyError) as exc:
-        raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=type(exc).__name__) from exc
-    return True
 
 
 def _limits(connect: float, first_byte: float, stall: float) -> Callable[[httpx2.Request], Awaitable[None]]:

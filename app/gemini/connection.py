@@ -85,7 +85,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._sent = True
         except httpcore2.WriteError:
             pass  # some servers answer before they have read everything, and then close
-        answer = Answer(self, limits.get("read"), limits.get("stall", limits.get("read")), whole)
+        answer = Answer(self, limits.get("read"), whole)
         while answer.status is None:
             await self.advance(answer)
         return answer
@@ -208,26 +208,24 @@ class Answer:
         self,
         connection: Connection,
         first_byte_seconds: float | None,
-        stall_seconds: float | None,
         whole: Callable[[], object],
     ) -> None:
         """
         Args:
             connection: where it comes from.
-            first_byte_seconds: how long the headers may be waited for.
-            stall_seconds: how long the body may pause.
+            first_byte_seconds: how long the headers may be waited for. Who reads the body limits its pauses.
             whole: called when it has been read to its end, if the connection can be used again then.
         """
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.patience = first_byte_seconds
         """Seconds that silence may last."""
-        self._stall_seconds = stall_seconds
         self._connection = connection
         self._whole = whole
         self._parser = httptools.HttpResponseParser(self)
         self._pieces: deque[bytes] = deque()
         self._head_bytes = 0
+        self._framing_bytes = 0  # since the last of the body, or since the beginning
         self._complete = self._reusable = self._closed = False
 
     async def aiter_stream(self) -> AsyncGenerator[bytes]:
@@ -251,12 +249,16 @@ class Answer:
             self._connection.abort()
 
     def feed(self, data: memoryview) -> None:
+        self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             if not self._complete:
                 raise httpcore2.RemoteProtocolError(type(exc).__name__) from exc
             self._reusable = False  # there is something behind the answer
+        # The parser tells of a header, or of a chunk, when it is whole; one that never ends has to be counted here.
+        if self._framing_bytes > MAX_HEAD_BYTES and not self._complete:
+            raise httpcore2.RemoteProtocolError("The headers of the answer are too long.")
 
     def end(self) -> None:
         """There is nothing more to come. For some answers that is how they end."""
@@ -283,9 +285,11 @@ class Answer:
             self.headers.clear()
         elif self.status is None:
             self.status = status
-            self.patience = self._stall_seconds
+            self.patience = None
+            self._framing_bytes = 0
 
     def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
         if not self._complete:
             self._pieces.append(body)
 

@@ -115,13 +115,17 @@ def _name(exc: BaseException) -> str:
     return type(exc).__name__
 
 
+_MAX_WORDS = 4096
+"""So many characters are looked at of what an error says."""
+
+
 class _Told:
     """What Google's error document tells, whatever shape it came in."""
 
     def __init__(self, exc: sdk.APIError) -> None:
         self.code = exc.code
         self.status = wire.well_formed(str(exc.status or ""))
-        self.message = wire.well_formed(str(exc.message or ""))
+        self.message = wire.well_formed(str(exc.message or "")[:_MAX_WORDS])
         body = wire.well_formed(exc.details) if isinstance(exc.details, dict) else {}
         error = body.get("error")
         self.from_google = isinstance(error, dict)
@@ -158,7 +162,7 @@ class _Told:
     @property
     def cause(self) -> str:
         quotas = [str(violation.get("quotaId") or violation.get("quotaMetric")) for violation in self.violations]
-        return " ".join([str(self.code), self.status, *self.reasons, *quotas]).strip()
+        return " ".join([str(self.code), self.status, *self.reasons, *quotas]).strip()[:_MAX_WORDS]
 
     def says(self, pattern: str) -> bool:
         return re.search(pattern, self.message, re.IGNORECASE) is not None
@@ -192,6 +196,55 @@ def api_error(exc: sdk.APIError) -> ServiceError:
     if isinstance(error, UpstreamError) and not isinstance(error, UpstreamRejectedCredentials):
         error.to_be_tried(_again(told, error), told.retry_after)
     return error
+
+
+def error_in_answer(error: object, *, begun: bool, holds_images: bool) -> ServiceError:
+    """An error that Gemini sends in the place of an answer, or of the rest of one.
+
+    It is what the same error is outside of an answer, but for trying again: something has been done, and billed
+    perhaps.
+
+    Args:
+        error: what stands in Google's envelope.
+        begun: whether there was something before it.
+        holds_images: whether something of an image has arrived.
+    """
+    code = _code(error)
+    if code is None:
+        return UpstreamInvalidResponse("Gemini sent an error that is none of Google's.", cause="error in an answer")
+    failure = api_error(sdk.APIError(code, {"error": error}))
+    if isinstance(failure, UpstreamError):
+        again = Again.NEVER if holds_images or failure.again is Again.NEVER else Again.ONCE
+        failure.to_be_tried(again, failure.asked_wait)
+    failure.may_have_cost = failure.may_have_cost or begun or holds_images
+    return failure
+
+
+def _code(error: object) -> int | None:
+    """The HTTP status of an error, by its number or by Google's name for it."""
+    if not isinstance(error, dict):
+        return None
+    code = error.get("code")
+    if isinstance(code, str) and re.fullmatch(r"[1-5][0-9]{2}", code):
+        code = int(code)
+    if isinstance(code, int) and 300 <= code < 600:
+        return code
+    return _CODES.get(str(error.get("status")))
+
+
+_CODES = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+"""From google/rpc/code.proto."""
 
 
 def _again(told: _Told, error: UpstreamError) -> Again:

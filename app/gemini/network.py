@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohappyeyeballs
 import httpcore2
@@ -144,15 +144,29 @@ class Network:
             )
         url = request.url
         assert isinstance(request.stream, httpx2.AsyncByteStream)
-        return await self._proxies[proxy].handle_async_request(
-            httpcore2.Request(
-                request.method,
-                httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
+        limits = request.extensions.get("timeout", {})
+        connecting = asyncio.timeout(limits.get("connect"))
+
+        async def trace(event: str, info: dict[str, Any]) -> None:
+            # httpcore limits each step alone, and has minutes for the proxy's answer to CONNECT.
+            if event == "http11.send_request_headers.started" and info["request"].method != b"CONNECT":
+                connecting.reschedule(None)
+
+        try:
+            async with connecting:
+                return await self._proxies[proxy].handle_async_request(
+                    httpcore2.Request(
+                        request.method,
+                        httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                        headers=request.headers.raw,
+                        content=request.stream,
+                        extensions={**request.extensions, "trace": trace},
+                    )
+                )
+        except TimeoutError as exc:
+            if connecting.expired():
+                raise httpcore2.ConnectTimeout("The proxy opens no connection.") from exc
+            raise
 
 
 def _tls_of(scheme: str, context: ssl.SSLContext) -> ssl.SSLContext | None:

@@ -6,13 +6,15 @@ call; it is put in as base64 while the request is sent, and taken out while the 
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Callable
+import re
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
+import httpcore2
 import httpx2
 
 from app.gemini.eventstream import EventReader
@@ -21,7 +23,27 @@ from app.gemini.splicing import READ_AHEAD_BYTES, Spliced
 from app.journey import Journey, Stage
 from app.lifting import Content, Decoder, Encoded, InMemory, InPieces, Lifter, Tokens, decode
 
-_OF_THE_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
+_OF_THE_WIRE = (b"content-encoding", b"content-length", b"content-type", b"transfer-encoding")
+"""Headers that are not passed on: the body is unpacked here, and it is read as UTF-8 whatever charset is named."""
+
+MAX_REST_BYTES = 2 * 1024 * 1024
+"""The most that an answer may hold beside its images and thought signatures. 32,768 tokens, the most that these models
+write, are 200 kB of text; sources are some tens of kB; the chunks of a stream repeat half a kilobyte each."""
+
+MAX_REST_ITEMS = 400_000
+"""The most brackets, commas, quotation marks and line ends in it. Each costs about a microsecond to read."""
+
+MAX_STRINGS_LIFTED = 1000
+"""The most images and signatures in an answer. Ten images are the most that has been seen."""
+
+MAX_ERROR_BYTES = 256 * 1024
+"""The longest body of an error that is read. Google's have up to some kB; of a longer one the status has to do."""
+
+_SLICE_BYTES = 16 * 1024
+"""JSON is read in slices of this size, and others get a turn on the event loop between them."""
+
+_MANY_QUOTES = 256
+"""A piece of a body with more of them holds JSON rather than images."""
 
 _current: ContextVar["Exchange"] = ContextVar("exchange")
 
@@ -62,14 +84,15 @@ class Exchange:
         self._before: Token[Exchange] | None = None
         self._sent: dict[bytes, Content] = {}
         self._reads_ahead = False
-        received = partial(_Received, self._hold)
-        signature = received if keep_signatures else None
-        self._sinks = {"data": received, "thoughtSignature": signature, "thought_signature": signature}
+        self._holds_images = False
+        signature = partial(_Received, self._hold) if keep_signatures else None
+        image = partial(_Received, self._hold_image)
+        self._sinks = {"data": image, "thoughtSignature": signature, "thought_signature": signature}
         self._lifter = Lifter[_Received](self._sinks)
         self._trip = trip
         self._answer: Answer | None = None
         self._held = 0
-        self._events: EventReader | None = None  # for a stream
+        self._reader: EventReader | None = None
         self._documents: list[str] = []
         self._contents: dict[str, Content] = {}
 
@@ -135,21 +158,29 @@ class Exchange:
             except TimeoutError as error:
                 raise NoRoom("Other answers take all the memory there is; Gemini was not asked.") from error
 
-    async def begin(self, answer: Answer) -> None:
-        """An answer arrives. Its bytes need room."""
+    async def begin(self, answer: Answer, announced_bytes: int | None) -> None:
+        """An answer arrives. Its bytes need room.
+
+        Args:
+            answer: its headers are there.
+            announced_bytes: how long it says that its body is.
+        """
         self._answer = answer
         self._lifter = Lifter(self._sinks)
-        self._events = EventReader() if self._trip is not None and self._trip.journey.listened_to else None
+        self._reader = EventReader() if self._trip is not None else None
         self._documents = []
         self._contents = {}
         self._held = 0
+        self._holds_images = False
         if self._trip is not None:
             self._trip.journey.received_bytes = 0
             self._trip.journey.enter(Stage.ROOM)
             self._trip.journey.share.become(0)  # the request is out
-            announced = next((value for name, value in answer.headers if name.lower() == b"content-length"), None)
-            # Nearly all of an answer is base64, and some of that are signatures that are not kept.
-            expected = int(announced) * 3 // 4 if announced is not None else self._trip.expected_bytes
+            # Nearly all of an answer is base64, and some of that are signatures that are not kept. More than usual is
+            # not taken beforehand, whatever is announced: the share grows as the bytes arrive.
+            expected = self._trip.expected_bytes
+            if announced_bytes is not None:
+                expected = min(expected, announced_bytes * 3 // 4)
             try:
                 async with asyncio.timeout(self._trip.room_seconds):
                     await self._trip.journey.share.take(expected)
@@ -158,26 +189,45 @@ class Exchange:
             self._trip.journey.enter(Stage.TRANSFER)
 
     def lift(self, chunk: bytes) -> bytes:
-        """Take out of the next piece of the answer what does not belong into JSON."""
+        """Take out of the next piece of the answer what does not belong into JSON.
+
+        Raises:
+            AnswerTooLarge: it holds more images and signatures than any answer does.
+        """
         if self._trip is not None:
             self._trip.journey.received_bytes += len(chunk)
         rest = self._lifter.feed(chunk)
-        return self._as_events(self._events.feed(rest)) if self._events else rest
+        if len(self._lifter.lifted) > MAX_STRINGS_LIFTED:
+            raise AnswerTooLarge(f"more than {MAX_STRINGS_LIFTED} images and signatures")
+        return rest
+
+    def read(self, rest: bytes) -> bytes:
+        """Read the next piece of the JSON that the images were taken out of.
+
+        Returns:
+            What the SDK is to be given: a sign that something has come. What it is is known to `documents()`, for the
+            SDK's own reader stumbles over whatever is no data. Without a trip the SDK reads the JSON itself.
+        """
+        return rest if self._reader is None else self._found(self._reader.feed(rest))
 
     def end(self) -> bytes:
-        """The answer has ended; what was held back of it comes back."""
+        """The answer has ended, or broken off; what was held back of it is read."""
         rest = self._lifter.close()
-        return self._as_events(self._events.feed(rest) + self._events.close()) if self._events else rest
+        return rest if self._reader is None else self._found(self._reader.feed(rest) + self._reader.close())
 
-    def _as_events(self, documents: list[str]) -> bytes:
-        """The SDK's reader stumbles over whatever is no data."""
+    def _found(self, documents: list[str]) -> bytes:
         self._documents += documents
-        return "".join(f"data: {document}\n\n" for document in documents).encode()
+        return b"data: {}\n\n" if documents else b""
 
     def documents(self) -> list[str]:
-        """The JSON of the events that have arrived since the last time."""
+        """The JSON documents that have arrived since the last time: one for a plain answer, one for each event of a
+        stream."""
         documents, self._documents = self._documents, []
         return documents
+
+    def _hold_image(self, count: int) -> None:
+        self._holds_images = True
+        self._hold(count)
 
     def _hold(self, count: int) -> None:
         """So many bytes more are kept. What was expected may have been too little."""
@@ -186,13 +236,9 @@ class Exchange:
             self._trip.journey.share.become(self._held)
 
     @property
-    def arriving(self) -> bool:
-        """Whether an answer has begun, which is when something has been done, and billed perhaps."""
-        return self._answer is not None
-
-    @property
     def holds_images(self) -> bool:
-        return self._held > 0
+        """Whether something of an image has arrived."""
+        return self._holds_images
 
     async def aclose(self) -> None:
         """Let go of the connection, which the SDK does not do where it fails in the middle of a stream."""
@@ -217,16 +263,22 @@ class LiftingTransport(httpx2.AsyncBaseTransport):
         if exchange is not None:
             request = exchange.splice(request, await request.aread())
             await exchange.ready()
-        answer = await self._network.send(request)
-        if answer.status != httpx2.codes.OK:
-            exchange = None
-        if exchange is not None:
-            await exchange.begin(answer)
-        # The body is unpacked on the way: its length is not what these headers say, and it is not compressed any more.
-        headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_THE_WIRE]
-        stream = _Lifted(answer, request, exchange, self._max_answer_bytes)
+        body = _Body(await self._network.send(request), request)
+        answer = body.answer
         assert answer.status is not None
-        return httpx2.Response(answer.status, headers=headers, stream=stream)
+        headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_THE_WIRE]
+        if answer.status != httpx2.codes.OK:
+            return httpx2.Response(answer.status, headers=headers, content=await _error(body))
+        try:
+            announced = _announced_bytes(answer.headers)
+            if announced is not None and announced > self._max_answer_bytes:
+                raise AnswerTooLarge(f"{announced:,} bytes announced")
+        except BaseException:
+            await answer.aclose()
+            raise
+        if exchange is not None:
+            await exchange.begin(answer, announced)
+        return httpx2.Response(answer.status, headers=headers, stream=_Lifted(body, exchange, self._max_answer_bytes))
 
     async def aclose(self) -> None:
         await self._network.aclose()
@@ -251,47 +303,130 @@ class _Received(Decoder):
         super().__init__(keep)
 
 
-class _Lifted(httpx2.AsyncByteStream):
-    """A body as it arrives, unpacked, without what the lifter takes out of it."""
+class _Body(httpx2.AsyncByteStream):
+    """The body of an answer as it arrives, whichever way the connection takes.
 
-    def __init__(self, answer: Answer, request: httpx2.Request, exchange: Exchange | None, max_bytes: int) -> None:
-        self._answer = answer
+    Raises:
+        httpcore2.ReadTimeout: it pauses for longer than the request's extension `timeout` allows as `stall`.
+    """
+
+    def __init__(self, answer: Answer, request: httpx2.Request) -> None:
+        self.answer = answer
         self._request = request
+        self._stall_seconds = request.extensions.get("timeout", {}).get("stall")
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        async with aclosing(self.answer.aiter_stream()) as chunks:
+            while True:
+                try:
+                    async with asyncio.timeout(self._stall_seconds):
+                        chunk = await anext(chunks)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError as exc:
+                    raise httpcore2.ReadTimeout("Nothing arrives.") from exc
+                yield chunk
+
+    async def unpacked(self) -> AsyncGenerator[bytes]:
+        """The same, uncompressed."""
+        if all(name.lower() != b"content-encoding" for name, _ in self.answer.headers):
+            chunks, packed = aiter(self), False
+        else:
+            assert self.answer.status is not None
+            response = httpx2.Response(
+                self.answer.status, headers=self.answer.headers, stream=self, request=self._request
+            )
+            chunks, packed = response.aiter_bytes(), True
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+                if packed:
+                    await asyncio.sleep(0)  # a few bytes can become many pieces
+
+
+class _Lifted(httpx2.AsyncByteStream):
+    """A body as it arrives, unpacked, without what the lifter takes out of it, and within its limits."""
+
+    def __init__(self, body: _Body, exchange: Exchange | None, max_bytes: int) -> None:
+        self._body = body
         self._exchange = exchange
         self._max_bytes = max_bytes
+        self._rest_bytes = 0
+        self._rest_items = 0
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
         room = self._max_bytes
-        async with aclosing(self._unpacked()) as chunks:
+        async with aclosing(self._body.unpacked()) as chunks:
             async for chunk in chunks:
                 room -= len(chunk)
                 if room < 0:
                     raise AnswerTooLarge(f"more than {self._max_bytes:,} bytes")
-                if rest := self._exchange.lift(chunk) if self._exchange else chunk:
-                    yield rest
-        if self._exchange and (rest := self._exchange.end()):
-            yield rest
+                if self._exchange is None:
+                    self._count(chunk)
+                    yield chunk
+                    continue
+                for piece in _slices(chunk) if _is_json(chunk) else [chunk]:
+                    rest = self._exchange.lift(piece)
+                    self._count(rest)
+                    for part in _slices(rest):
+                        if found := self._exchange.read(part):
+                            yield found
+                        if len(part) == _SLICE_BYTES:
+                            await asyncio.sleep(0)
+        if self._exchange and (found := self._exchange.end()):
+            yield found
 
-    def _unpacked(self) -> AsyncGenerator[bytes]:
-        if all(name.lower() != b"content-encoding" for name, _ in self._answer.headers):
-            return self._answer.aiter_stream()
-        assert self._answer.status is not None
-        packed = httpx2.Response(
-            self._answer.status, headers=self._answer.headers, stream=_Body(self._answer), request=self._request
-        )
-        return packed.aiter_bytes()
+    def _count(self, rest: bytes) -> None:
+        self._rest_bytes += len(rest)
+        self._rest_items += sum(map(rest.count, _ITEMS))
+        if self._rest_bytes > MAX_REST_BYTES:
+            raise AnswerTooLarge(f"more than {MAX_REST_BYTES:,} bytes that are no image")
+        if self._rest_items > MAX_REST_ITEMS:
+            raise AnswerTooLarge(f"more than {MAX_REST_ITEMS:,} items that are no image")
 
     async def aclose(self) -> None:
-        await self._answer.aclose()
+        await self._body.answer.aclose()
 
 
-class _Body(httpx2.AsyncByteStream):
-    """A body as the network hands it on."""
+_ITEMS = (b'"', b",", b"{", b"[", b"\n", b"\r")
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
 
-    async def __aiter__(self) -> AsyncGenerator[bytes]:
-        async with aclosing(self._answer.aiter_stream()) as chunks:
+def _is_json(chunk: bytes) -> bool:
+    """Whether it is JSON rather than a piece of an image, and takes longer to read."""
+    return chunk.count(b'"') + chunk.count(b"\\") >= _MANY_QUOTES
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + _SLICE_BYTES] for start in range(0, len(data), _SLICE_BYTES))
+
+
+async def _error(body: _Body) -> bytes:
+    """The body of an error. If it is too long, or cannot be read, the status speaks for itself."""
+    text = bytearray()
+    try:
+        async with aclosing(body.unpacked()) as chunks:
             async for chunk in chunks:
-                yield chunk
+                text += chunk
+                if len(text) > MAX_ERROR_BYTES:
+                    text.clear()
+                    break
+    except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, httpx2.DecodingError):
+        text.clear()
+    finally:
+        await body.answer.aclose()
+    return text.decode(errors="replace").encode() or b'{"error": {}}'
+
+
+def _announced_bytes(headers: list[tuple[bytes, bytes]]) -> int | None:
+    """How long the body is, by its `Content-Length`.
+
+    Raises:
+        httpcore2.RemoteProtocolError: it is no number, or there are several.
+    """
+    found = {value.strip() for name, value in headers if name.lower() == b"content-length"}
+    if not found:
+        return None
+    value = found.pop()
+    if found or not re.fullmatch(rb"[0-9]{1,18}", value):
+        raise httpcore2.RemoteProtocolError("The length of the answer is no length.")
+    return int(value)

@@ -50,6 +50,8 @@ def _or_nothing(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 Lenient = Annotated[T | None, WrapValidator(_or_nothing)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
+Several = Annotated[list[T], Field(max_length=1000)]
+"""Reading takes some microseconds for each. No answer has been seen with more than some dozens of anything."""
 
 
 class _Wire(BaseModel):
@@ -76,7 +78,7 @@ class Part(_Wire):
 
 
 class Content(_Wire):
-    parts: list[Lenient[Part]] | None = None
+    parts: Several[Lenient[Part]] | None = None
 
 
 class WebChunk(_Wire):
@@ -106,7 +108,7 @@ class Segment(_Wire):
 
 class Support(_Wire):
     segment: Segment | None = None
-    grounding_chunk_indices: list[int] | None = None
+    grounding_chunk_indices: Several[int] | None = None
 
 
 class SearchEntryPoint(_Wire):
@@ -114,11 +116,11 @@ class SearchEntryPoint(_Wire):
 
 
 class GroundingMetadata(_Wire):
-    web_search_queries: Lenient[list[str]] = None
-    image_search_queries: Lenient[list[str]] = None
+    web_search_queries: Lenient[Several[str]] = None
+    image_search_queries: Lenient[Several[str]] = None
     search_entry_point: Lenient[SearchEntryPoint] = None
-    grounding_chunks: Lenient[list[Lenient[Chunk]]] = None
-    grounding_supports: Lenient[list[Lenient[Support]]] = None
+    grounding_chunks: Lenient[Several[Lenient[Chunk]]] = None
+    grounding_supports: Lenient[Several[Lenient[Support]]] = None
 
 
 class Candidate(_Wire):
@@ -145,7 +147,7 @@ class UsageMetadata(_Wire):
     thoughts_token_count: Lenient[Count] = None
     tool_use_prompt_token_count: Lenient[Count] = None
     total_token_count: Lenient[Count] = None
-    candidates_tokens_details: Lenient[list[ModalityTokens]] = None
+    candidates_tokens_details: Lenient[Several[ModalityTokens]] = None
 
 
 class ModelStatus(_Wire):
@@ -156,7 +158,7 @@ class ModelStatus(_Wire):
 class Answer(_Wire):
     error: Any = None
     """An error in the body of a 200 is none of Google's habits, but gateways have it."""
-    candidates: list[Candidate] | None = None
+    candidates: Several[Candidate] | None = None
     prompt_feedback: PromptFeedback | None = None
     usage_metadata: Lenient[UsageMetadata] = None
     model_version: Lenient[str] = None

@@ -1,0 +1,88 @@
+"""What has arrived of an answer, while it arrives. What follows a complete image does not cost it any more."""
+
+from collections.abc import Callable
+
+from app.errors import UpstreamInvalidResponse
+from app.gemini import answers, wire
+from app.gemini.failures import error_in_answer
+from app.gemini.transport import AnswerTooLarge, Exchange
+
+MAX_DOCUMENT_ITEMS = 100_000
+"""The most quotation marks and commas in one document. It takes up to 30 ms to read with so many."""
+
+
+class Chunks:
+    """The documents of an answer: the one of a plain answer, or the chunks of a stream."""
+
+    def __init__(self, exchange: Exchange, see: Callable[[wire.Answer], None] | None = None) -> None:
+        """
+        Args:
+            exchange: that of the call.
+            see: is told of each chunk of a stream. Without it the answer is a plain one.
+        """
+        self._exchange = exchange
+        self._see = see
+        self._chunks: list[wire.Answer] = []
+        self._unreadable: str | None = None
+        self.warning: str | None = None
+        """What the caller should know if the answer was not in order, and its image is."""
+
+    def take(self) -> None:
+        """Read the documents that have arrived since the last time.
+
+        Raises:
+            ServiceError: Gemini says that it has failed.
+            AnswerTooLarge: there is more in a document than any answer has.
+        """
+        for document in self._exchange.documents():
+            if document.count('"') + document.count(",") > MAX_DOCUMENT_ITEMS:
+                raise AnswerTooLarge(f"more than {MAX_DOCUMENT_ITEMS:,} items in a document")
+            try:
+                chunk = answers.read(document)
+            except UpstreamInvalidResponse as unreadable:
+                self._unreadable = self._unreadable or unreadable.cause or "unreadable"
+                continue
+            error, chunk.error = chunk.error, None
+            if error is None or chunk.candidates or chunk.prompt_feedback:
+                self._chunks.append(chunk)
+                if self._see is not None:
+                    self._see(chunk)
+            if error is not None:
+                self._fail(error)
+
+    def break_off(self) -> bool:
+        """The answer has broken off. Whether what has arrived of it is enough."""
+        self._exchange.end()
+        self.take()
+        if not answers.has_image(self._joined()):
+            return False
+        self.warning = self.warning or "The connection to Gemini broke after the image had arrived."
+        return True
+
+    def answer(self) -> wire.Answer:
+        """The whole answer, which has ended.
+
+        Raises:
+            UpstreamInvalidResponse: it has no end, or something of it that mattered cannot be read.
+        """
+        self.take()
+        answer = self._joined()
+        if self._unreadable is not None:
+            if not answers.has_image(answer) and not answers.is_refusal(answer):
+                raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=self._unreadable)
+            self.warning = self.warning or "Something that Gemini sent beside the image could not be read."
+        if not answers.is_whole(answer) and (self._see is not None or not self._chunks):
+            raise UpstreamInvalidResponse("Gemini's answer ended before its end.", cause="no finish reason")
+        return answer
+
+    def _fail(self, error: object) -> None:
+        answer = self._joined()
+        if answers.is_refusal(answer) or (answers.has_image(answer) and answers.has_ended(answer)):
+            self.warning = self.warning or "Gemini reported an error after the image had arrived."
+            return
+        if self._see is None:
+            raise UpstreamInvalidResponse("Gemini sent an error as if it were an answer.", cause="error in a 200")
+        raise error_in_answer(error, begun=bool(self._chunks), holds_images=self._exchange.holds_images)
+
+    def _joined(self) -> wire.Answer:
+        return self._chunks[0] if len(self._chunks) == 1 else wire.joined(self._chunks)
