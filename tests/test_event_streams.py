@@ -107,6 +107,148 @@ async def test_an_error_after_work_was_done_is_not_free(
     assert len(gemini.calls) == calls
 
 
+def written(code: int = 503, status: str = "UNAVAILABLE", end: str = "\r\n") -> str:
+    """An error as Google writes it into a stream: over several lines, without `data:`."""
+    error = {"error": {"code": code, "message": '{Overloaded}, "so" it says [', "status": status, "details": []}}
+    return json.dumps(error, indent=2).replace("\n", end)
+
+
+FIRST = data(CHUNKS[0])
+ERRORS = {
+    "as Google writes it": FIRST + written() + "\r\n\r\n",
+    "with LF": data(CHUNKS[0], end="\n") + written(end="\n") + "\n",
+    "with CR": data(CHUNKS[0], end="\r") + written(end="\r") + "\r",
+    "with lines between": data(CHUNKS[0]) + written(end="\r\n\r\n"),
+    "at the end, without a line end": FIRST + written(),
+    "at the beginning": written() + "\r\n\r\n" + FIRST,
+    "between events": FIRST + written() + "\r\n\r\n" + FIRST,
+    "in front of an event, without a line between": FIRST + written() + "\r\n" + FIRST,
+    "behind an event, without a line between": FIRST.rstrip() + "\r\n" + written(),
+    "in one line": FIRST + json.dumps(json.loads(written())) + "\r\n\r\n",
+    "in an array": FIRST + f"[{written()}]\r\n",
+    "in an array of chunks": f"[{CHUNKS[0]},\r\n{written()}]\r\n",
+    "in an array without an end": f"[{CHUNKS[0]},\r\n{written()}\r\n",
+    "in an array with data": FIRST + data(json.dumps([json.loads(written())])),
+    "with its name": FIRST + "event: error\r\n" + written() + "\r\n",
+    "with its name and data": FIRST + "event: error\r\n" + data(ERROR),
+    "with its name and no envelope": FIRST + "event: error\r\n" + data(json.dumps(json.loads(ERROR)["error"])),
+    "several in a row": FIRST + written() + "\r\n" + written(499, "CANCELLED") + written(500, "INTERNAL"),
+    "with data in its first line": FIRST + f"data: {written()}\r\n\r\n",
+    "with data in each line": FIRST + data(written(end="\r\ndata: ")),
+    "with a last word": FIRST + written() + "\r\n\r\ndata: [DONE]\r\n\r\n",
+    "by name only": FIRST + data(json.dumps({"error": {"message": "x", "status": "UNAVAILABLE"}})),
+    "with its code as a string": FIRST + data(json.dumps({"error": {"message": "x", "code": "503"}})),
+    "behind JSON that was broken off": '{"candidates": [\r\n' + data(ERROR),
+}
+
+
+@pytest.mark.parametrize("how", ERRORS)
+@pytest.mark.parametrize("size", [None, 1, 7])
+async def test_an_error_in_a_stream_is_read_however_it_is_written(
+    client: httpx2.AsyncClient, gemini: Emulator, how: str, size: int | None
+) -> None:
+    """
+    It is what the same error is outside of a stream, and the call is made once more at most.
+    """
+    gemini.faults.append(
+        Fault(times=9, body=ERRORS[how], headers={"Content-Type": "text/event-stream"}, chunk_bytes=size)
+    )
+
+    _, found = await events(client, ASK)
+
+    name, problem = found[-1]
+    assert (name, problem["status"], problem["code"]) == ("problem", 503, "upstream_busy")
+    assert len(gemini.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "ours", "calls"),
+    [
+        (503, "UNAVAILABLE", (503, "upstream_busy"), 2),
+        (429, "RESOURCE_EXHAUSTED", (503, "upstream_busy"), 2),
+        (500, "INTERNAL", (502, "upstream_error"), 2),
+        (504, "DEADLINE_EXCEEDED", (504, "upstream_timeout"), 2),
+        (499, "CANCELLED", (502, "upstream_error"), 1),
+        (400, "INVALID_ARGUMENT", (422, "invalid_request"), 1),
+        (403, "PERMISSION_DENIED", (502, "upstream_rejected_credentials"), 1),
+        (404, "NOT_FOUND", (422, "invalid_request"), 1),
+    ],
+)
+async def test_an_error_in_a_stream_has_its_own_meaning(
+    client: httpx2.AsyncClient, gemini: Emulator, code: int, status: str, ours: tuple[int, str], calls: int
+) -> None:
+    gemini.faults.append(Fault(times=9, body=FIRST + written(code, status)))
+
+    _, found = await events(client, ASK)
+
+    assert (found[-1][1]["status"], found[-1][1]["code"]) == ours
+    assert len(gemini.calls) == calls
+
+
+@pytest.mark.parametrize("image", [base64.b64encode(JPEG).decode(), base64.b64encode(picture("JPEG")).decode()])
+@pytest.mark.parametrize("thought", [True, False])
+async def test_an_error_behind_some_of_an_image_is_not_tried_again(
+    client: httpx2.AsyncClient, gemini: Emulator, image: str, thought: bool
+) -> None:
+    drawn = chunk({"inlineData": {"mimeType": "image/jpeg", "data": image}, "thought": thought})
+    gemini.faults.append(Fault(times=9, body=data(json.dumps(drawn)) + written()))
+
+    _, found = await events(client, ASK)
+
+    assert (found[-1][0], found[-1][1]["code"]) == ("problem", "upstream_busy")
+    assert len(gemini.calls) == 1
+
+
+ENDED = json.dumps({**IMAGE, "candidates": [{**IMAGE["candidates"][0], "finishReason": "STOP"}]})
+AFTER_THE_IMAGE = {
+    "an error": written(),
+    "an error as data": data(ERROR),
+    "a last word": data("[DONE]"),
+    "an event that is no JSON": data("{no JSON"),
+    "an event of another shape": data('{"candidates": 7}'),
+    "an event that is broken off": data(CHUNKS[2])[:-30],
+    "a web page": "<html>\r\n<body>\r\n",
+    "bytes": "\u0000\ufffd\r\n{\u0000",
+    "too much": ": still here\r\n" * 300_000,
+}
+
+
+@pytest.mark.parametrize("after", AFTER_THE_IMAGE)
+@pytest.mark.parametrize("image", [data(ENDED), data(*CHUNKS)])
+async def test_what_follows_a_whole_image_does_not_cost_it(
+    client: httpx2.AsyncClient, gemini: Emulator, image: str, after: str
+) -> None:
+    gemini.faults.append(Fault(body=image + AFTER_THE_IMAGE[after], headers={"Content-Type": "text/event-stream"}))
+
+    _, found = await events(client, ASK)
+
+    assert [name for name, _ in found if name not in ("comment", "started")] == ["image", "done"], found[-1]
+    answer = next(said for name, said in found if name == "image")
+    assert base64.b64decode(answer["image"]["data"]) == JPEG
+    harmless = after in ("a last word", "a web page")
+    assert len(answer["warnings"]) == (0 if harmless else 1), answer["warnings"]
+    assert len(gemini.calls) == 1
+
+
+async def test_a_broken_event_before_the_image_does_not_cost_it(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(body=data(CHUNKS[0][:-5], *CHUNKS[1:])))
+
+    _, found = await events(client, ASK)
+
+    image = next(said for name, said in found if name == "image")
+    assert base64.b64decode(image["image"]["data"]) == JPEG
+    assert image["warnings"]
+
+
+async def test_a_refusal_is_one_whatever_follows_it(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(body=data(json.dumps(chunk(finishReason="IMAGE_SAFETY"))) + written(), times=9))
+
+    _, found = await events(client, ASK)
+
+    assert found[-1][1]["code"] == "content_blocked"
+    assert len(gemini.calls) == 1
+
+
 async def test_sources_may_come_in_several_chunks_and_none_of_them_is_lost(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:

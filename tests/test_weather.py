@@ -18,6 +18,7 @@ import trustme
 from app.emulator import Emulator, Fault
 from tests import weather
 from tests.conftest import Serve, called
+from tests.test_events import read
 from tests.test_moving_images import served_with_tls
 from tests.weather import TABLE, Weather
 
@@ -25,7 +26,7 @@ ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 BUSY = Fault(status=503, times=99)
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.what)
+@pytest.mark.parametrize("row", [row for row in TABLE if not row.streamed], ids=lambda row: row.what)
 async def test_the_table_holds(client: httpx2.AsyncClient, gemini: Emulator, row: Weather) -> None:
     if row.fault is not None:
         gemini.faults.append(row.fault)
@@ -42,7 +43,25 @@ async def test_the_table_holds(client: httpx2.AsyncClient, gemini: Emulator, row
         assert any("attempts" in warning for warning in document["warnings"]) == (row.calls > 1)
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE if row.code != "ok"], ids=lambda row: row.what)
+@pytest.mark.parametrize("row", [row for row in TABLE if row.streamed], ids=lambda row: row.what)
+async def test_the_table_holds_for_streams(client: httpx2.AsyncClient, gemini: Emulator, row: Weather) -> None:
+    assert row.fault is not None
+    gemini.faults.append(row.fault)
+
+    async with client.stream("POST", "/generate-image", json=ASK, headers=row.headers) as response:
+        found = {name: said async for name, said in read(response)}
+
+    said = found["image"] if row.code == "ok" else found["problem"]
+    assert (said.get("status", 200), said.get("code", "ok")) == (row.status, row.code)
+    assert len(gemini.calls) == row.calls
+    assert said.get("retryAfter") == (int(row.retry_after) if row.retry_after else None)
+    if row.code == "ok":
+        assert any("attempts" in warning for warning in said["warnings"]) == (row.calls > 1)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if row.code != "ok" and not row.streamed], ids=lambda row: row.what
+)
 async def test_clients_are_not_made_to_pay_twice(client: httpx2.AsyncClient, gemini: Emulator, row: Weather) -> None:
     """
     OpenAI's and Vercel's clients try 408, 409, 429 and 5xx again; a refusal has none of these, and what may have been

@@ -26,6 +26,10 @@ class Weather:
     """What the caller sends along."""
 
     @property
+    def streamed(self) -> bool:
+        return self.headers == _STREAM
+
+    @property
     def told(self) -> str:
         if self.code == "ok":
             return "the image" + (f", and that it took {self.calls} attempts" if self.calls > 1 else "")
@@ -41,6 +45,7 @@ _ONCE, _EVERY_TIME = 1, 99
 _QUOTA = "You exceeded your current quota, please check your plan and billing details."
 _LATE = {"X-Timeout-Seconds": "0.4"}
 _SOON = {"Retry-After": "0"}
+_STREAM = {"Accept": "text/event-stream"}
 NOTHING, ONE, MAYBE, REFUSED = "nothing", "one image", "perhaps", "thoughts and input, as the answer's usage says"
 
 
@@ -49,6 +54,14 @@ def _twice(what: str, fault: Fault, code: str, status: int, **more: Any) -> tupl
     return (
         Weather(f"{what}, once", replace(fault, times=_ONCE), 200, "ok", 2, ONE),
         Weather(f"{what}, every time", replace(fault, times=_EVERY_TIME), status, code, 3, NOTHING, **more),
+    )
+
+
+def _streamed_twice(what: str, fault: Fault, code: str, status: int, retry_after: str) -> tuple[Weather, Weather]:
+    """What comes when something has been done may pass by the next attempt, and there is no third."""
+    return (
+        Weather(f"{what}, once", replace(fault, times=_ONCE), 200, "ok", 2, "one image, perhaps two", headers=_STREAM),
+        Weather(f"{what}, every time", replace(fault, times=_EVERY_TIME), status, code, 2, MAYBE, retry_after, _STREAM),
     )
 
 
@@ -89,6 +102,13 @@ TABLE: tuple[Weather, ...] = (
     Weather("reset in the answer, once", Fault(reset="in_body"), 200, "ok", 2, "two images"),
     Weather("reset in the answer, every time", Fault(reset="in_body", times=_EVERY_TIME),
             502, "upstream_error", 2, "two images"),
+    *_streamed_twice("503 in a stream, behind a thought or words", Fault(status=503, after_chunks=1), "upstream_busy",
+                     503, retry_after="10"),
+    Weather("429, quota of a day, in a stream", Fault(status=429, message=_QUOTA, details=_quota("RequestsPerDay", "3600s"),
+            after_chunks=1), 429, "quota_exhausted", 1, MAYBE, "3600", _STREAM),
+    Weather("400 in a stream", Fault(status=400, after_chunks=1), 422, "invalid_request", 1, MAYBE, headers=_STREAM),
+    Weather("an error in a stream, behind the whole image", Fault(status=503, after_chunks=2), 200, "ok", 1, ONE,
+            headers=_STREAM),
     Weather("an answer cut off", Fault(truncate=True), 502, "upstream_invalid_response", 1, ONE),
     Weather("an image that is none", Fault(image_base64="aGVsbG8="), 502, "upstream_invalid_response", 1, ONE),
     Weather("a web page for an answer", Fault(html=True), 502, "upstream_invalid_response", 1, MAYBE),

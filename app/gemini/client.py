@@ -15,7 +15,7 @@ from google.genai import types
 
 from app.catalogue import Model
 from app.domain import Generation, GenerationRequest
-from app.gemini import answers, requests
+from app.gemini import answers, requests, wire
 from app.gemini.answers import Unfolding
 from app.gemini.chunks import Chunks
 from app.gemini.failures import as_service_errors
