@@ -44,7 +44,7 @@ Every error has two texts: `detail` is a sentence for the caller, which may hold
 `cause` is for the log, never leaves the house, and never holds a key, a prompt or an image.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Self
@@ -113,6 +113,13 @@ class InvalidJson(CallerError):
 
 class InvalidForm(CallerError):
     status, code, title = 400, "invalid_form", "The body is not a form"
+
+    def __init__(self, detail: str, errors: Sequence[FieldError] = (), *, cause: str | None = None) -> None:
+        super().__init__(detail, cause=cause)
+        self.errors = errors
+
+    def members(self) -> dict[str, Any]:
+        return {"errors": [{"field": one.field, "message": one.message} for one in self.errors]} if self.errors else {}
 
 
 class Unauthorized(CallerError):

@@ -8,9 +8,9 @@ from tempfile import SpooledTemporaryFile
 from typing import Annotated, Self, cast
 
 from fastapi import Depends, Form, Request, UploadFile
-from starlette.formparsers import MultiPartParser
 
 from app.api.dependencies import ReferencesDep
+from app.api.forms import is_unused
 from app.api.inline import LiftedRequest
 from app.api.negotiation import AnswerWanted, Wanted
 from app.api.wire import FormCreate, GenerationCreate, GenerationOptions
@@ -18,10 +18,6 @@ from app.domain import GenerationRequest, Reference
 from app.errors import FieldError, InvalidRequest
 from app.lifting import Data
 from app.service.references import References, Upload
-
-# Bytes per file. What phones take stays in memory, where there is room for it anyway (`Intake` sees to that): the way
-# over a disk takes a visit to a thread for each piece, and a third more time on the processor.
-MultiPartParser.spool_max_size = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +64,7 @@ async def uploaded_references(form: FormCreate, references: References) -> tuple
     uploads = [
         Upload(_contents(file), f"images[{index}]", role, name or None)
         for index, (file, role, name) in enumerate(zip_longest(form.images, form.roles, form.names))
+        if not is_unused(file)
     ]
     return await references.take(uploads)
 

@@ -28,9 +28,16 @@ def install(app: FastAPI, *, keyed: bool) -> None:
         schemas["Problem"] = Problem.model_json_schema()
         form = TurnForm.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= {**form.pop("$defs", {}), **schemas, "TurnForm": form}
-        # What Swagger UI knows a file by.
         for name in ("FormCreate", "TurnForm"):
-            schemas[name]["properties"]["images"]["items"]["format"] = "binary"
+            fields = schemas[name]["properties"]
+            fields["images"]["items"]["format"] = "binary"  # what Swagger UI knows a file by
+            for field in fields.keys() - {"prompt"}:
+                # Swagger UI fills them into its forms, and sends whatever nobody has taken out again.
+                schemas[name]["properties"][field] = {
+                    key: value
+                    for key, value in fields[field].items()
+                    if key != "examples" and not (key == "default" and value is None)
+                }
         if not keyed:
             document["components"].pop("securitySchemes", None)
             for operations in document["paths"].values():

@@ -4,12 +4,15 @@ What FastAPI parses and Pydantic checks is the small rest, with a token in the p
 """
 
 from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
+from starlette.datastructures import FormData
 
 from app.api.events import Events
+from app.api.forms import read_form
 from app.api.intake import intake_of
 from app.lifting import Decoder, Lifter
 
@@ -90,6 +93,16 @@ class LiftedRequest(Request):
                     raise HTTPException(413)
             self._body = bytes(rest + self._lifter.close())
         return self._body
+
+    async def _get_form(
+        self, *, max_files: float = 1000, max_fields: float = 1000, max_part_size: int = 1024 * 1024
+    ) -> FormData:
+        if self._form is None:
+            async with aclosing(self.stream()) as stream:
+                self._form = await read_form(
+                    self.headers, stream, max_files=max_files, max_fields=max_fields, max_part_size=max_part_size
+                )
+        return self._form
 
     def file(self, text: str) -> InlineFile:
         """The file that `text`, the value of a field in the body, stands for."""

@@ -30,6 +30,11 @@ from app.settings import MODEL_ID
 
 MAX_PROMPT_CHARS = 200_000
 
+_MAX_LIST_CHARS = 100_000
+"""How long the JSON text of a list in a form may be: 64 names of 100 characters that are all escaped fit."""
+
+_MAX_LIST_MEMBERS = 200
+
 _CATEGORIES = Literal[
     "HARM_CATEGORY_HARASSMENT",
     "HARM_CATEGORY_HATE_SPEECH",
@@ -61,15 +66,34 @@ def _no_flag(value: Any) -> Any:
     return value
 
 
+def has_more_members(value: Any, limit: int) -> bool:
+    """Whether the lists and objects in some JSON have more than `limit` members together.
+
+    Each of them can become a validation error of its own: half a kilobyte, and some microseconds.
+    """
+    count, unread = 0, [value]
+    while unread and count <= limit:
+        one = unread.pop()
+        if isinstance(one, list | dict):
+            count += len(one)
+            unread.extend(one.values() if isinstance(one, dict) else one)
+    return count > limit
+
+
 def _from_json_text(value: Any) -> Any:
     """A form field can hold only text; a list in it is JSON."""
     single = value[0] if isinstance(value, list) and len(value) == 1 else value
-    if isinstance(single, str) and single.lstrip().startswith("["):
-        try:
-            return json.loads(single)
-        except (ValueError, RecursionError) as error:
-            raise ValueError("is not valid JSON") from error
-    return value
+    if not isinstance(single, str) or not single.lstrip().startswith("["):
+        return value
+    if len(single) > _MAX_LIST_CHARS:
+        raise ValueError("is too long a list")
+    try:
+        members = json.loads(single)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("is not valid JSON") from error
+    if has_more_members(members, _MAX_LIST_MEMBERS):
+        raise ValueError("has too many members")
+    return members
 
 
 Word = Annotated[str, Field(min_length=1, max_length=16)]
@@ -210,7 +234,7 @@ class GenerationCreate(GenerationOptions, _NullIsAbsent):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"prompt": "A lighthouse in a storm, oil on canvas", "aspectRatio": "16:9", "imageSize": "2K"},
+                {"prompt": "A lighthouse in a storm, oil on canvas"},
             ]
         }
     )
@@ -222,17 +246,7 @@ class FormCreate(GenerationOptions):
     """A request for an image as a form, with the references as files."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "prompt": "Anna holds the mug, in the style of the third picture",
-                    "images": ["anna.jpg", "mug.png", "style.webp"],
-                    "roles": ["character", "object", "style"],
-                    "names": ["Anna", "the mug"],
-                    "aspectRatio": "4:5",
-                }
-            ]
-        }
+        json_schema_extra={"examples": [{"prompt": "Make the sky green", "images": ["photo.jpg"]}]}
     )
 
     images: Annotated[list[UploadFile], Field(validation_alias=AliasChoices("images", "images[]"), min_length=1)] = (
@@ -282,9 +296,7 @@ DEFAULTS = frozenset(one.name for one in fields(ChatDefaults))
 class TurnCreate(GenerationCreate):
     """The next turn of a chat. What is left out is as the chat has it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"prompt": "Now in Spanish, keep everything else", "afterTurn": 1}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Now in Spanish, keep everything else"}]})
 
     after_turn: Annotated[int, Field(ge=0, le=_MAX_TURN), BeforeValidator(_no_flag)] | None = _AFTER
     replace_turn: Annotated[int, Field(ge=1, le=_MAX_TURN), BeforeValidator(_no_flag)] | None = _REPLACE
@@ -307,13 +319,7 @@ class TurnForm(FormCreate):
 class ChatCreate(GenerationCreate):
     """A new chat: what its turns have in common and, with a `prompt`, its first turn."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"model": "gemini-3-pro-image", "aspectRatio": "3:4", "prompt": "An infographic on the water cycle"}
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "An infographic on the water cycle"}]})
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(  # type: ignore[assignment]
         None, description="For the first turn. Without one the chat is empty, and costs nothing."
@@ -334,7 +340,7 @@ class ChatCreate(GenerationCreate):
 class ForkCreate(_Body, _NullIsAbsent):
     """Where another way begins."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"fromTurn": 2}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
 
     from_turn: Annotated[int, Field(ge=0, le=_MAX_TURN), BeforeValidator(_no_flag)] | None = Field(
         None, description="The last turn that both have; 0 is none. Default: all of them."

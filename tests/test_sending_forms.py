@@ -1,0 +1,376 @@
+"""Multipart forms on their way in: whole or refused, in the character encoding they declare, empty fields left out."""
+
+import asyncio
+import base64
+import json
+import random
+import time
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator, Fault
+from tests.conftest import Serve, picture
+
+ROUTE = "/generate-image/with-references"
+BOUNDARY = "----boundary"
+TYPE = f"multipart/form-data; boundary={BOUNDARY}"
+SMALL = picture(size=(1, 1))
+
+Part = tuple[str | bytes, str | bytes]
+"""What stands behind `Content-Disposition: form-data; `, further header lines included, and the content."""
+
+
+def form(parts: Iterable[Part], end: bytes = f"--{BOUNDARY}--\r\n".encode()) -> bytes:
+    def encoded(text: str | bytes) -> bytes:
+        return text.encode() if isinstance(text, str) else text
+
+    return b"".join(
+        b"--%b\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n"
+        % (BOUNDARY.encode(), encoded(head), encoded(content))
+        for head, content in parts
+    ) + end  # fmt: skip
+
+
+IMAGE: Part = ('name="images"; filename="a.png"\r\nContent-Type: image/png', SMALL)
+PARTS: list[Part] = [('name="prompt"', "Make it blue"), IMAGE, IMAGE]
+WHOLE = form(PARTS)
+
+
+@pytest.fixture(autouse=True)
+def _small_images(gemini: Emulator) -> None:
+    gemini.faults.append(Fault(times=1000, image_base64=base64.b64encode(picture("JPEG")).decode()))
+
+
+async def send(
+    client: httpx2.AsyncClient, body: bytes | AsyncGenerator[bytes], path: str = ROUTE, type_: str = TYPE
+) -> httpx2.Response:
+    return await client.post(path, content=body, headers={"Content-Type": type_})
+
+
+async def chunked(body: bytes) -> AsyncGenerator[bytes]:
+    for start in range(0, len(body), 100):
+        yield body[start : start + 100]
+
+
+async def new_chat(client: httpx2.AsyncClient) -> str:
+    path: str = (await client.post("/chats", json={})).headers["location"]
+    return f"{path}/turns"
+
+
+def texts(gemini: Emulator) -> list[str]:
+    return [part["text"] for part in gemini.calls[-1].body["contents"][-1]["parts"] if "text" in part]
+
+
+def fields(response: httpx2.Response) -> list[str]:
+    return [error["field"] for error in response.json().get("errors", [])]
+
+
+# Whole or refused.
+
+
+async def test_a_form_that_is_cut_off_anywhere_is_not_drawn(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    The length is right, and what has arrived would be enough for an image: only the closing boundary is missing.
+    """
+    closing = WHOLE.rindex(b"--\r\n") + 2
+    cuts = {0, 1, len(BOUNDARY) + 2, len(BOUNDARY) + 4, closing - 1, closing - 2, closing - 3}
+    cuts.update(random.Random(1).sample(range(closing), 100))
+
+    answers = [await send(client, WHOLE[:cut]) for cut in sorted(cuts)]
+
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(400, "invalid_form")}
+    assert not gemini.calls
+
+
+@pytest.mark.parametrize("way", ["length", "chunked"])
+async def test_every_route_of_forms_wants_the_closing_boundary(
+    client: httpx2.AsyncClient, gemini: Emulator, way: str
+) -> None:
+    paths = [ROUTE, await new_chat(client)]
+    for path in paths:
+        for body in (form(PARTS, b""), form(PARTS[:1], b""), form(PARTS, b"--" + BOUNDARY.encode()), b"preamble\r\n"):
+            cut = await send(client, chunked(body) if way == "chunked" else body, path)
+
+            assert (cut.status_code, cut.json()["code"]) == (400, "invalid_form"), cut.text
+    assert not gemini.calls
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        WHOLE,
+        WHOLE.removesuffix(b"\r\n"),
+        WHOLE + b"An epilogue\r\n--" + BOUNDARY.encode() + b"\r\nthat counts for nothing",
+        b"\r\n" + WHOLE,
+        b"A preamble - that counts for nothing,\r\n--not even this\r\n" + WHOLE,
+    ],
+)
+@pytest.mark.parametrize("way", ["length", "chunked"])
+async def test_what_stands_around_a_whole_form_counts_for_nothing(
+    client: httpx2.AsyncClient, gemini: Emulator, body: bytes, way: str
+) -> None:
+    answer = await send(client, chunked(body) if way == "chunked" else body)
+
+    assert answer.status_code == 200, answer.text
+    assert [part for part in gemini.calls[0].body["contents"][0]["parts"] if "inlineData" in part][1:]
+    assert texts(gemini) == ["Make it blue"]
+
+
+# Text in the encoding that it declares.
+
+ENCODED = [
+    ("utf-8", "utf-8", "Zwei Füße, 一只猫 🐈"),
+    ("UTF8", "utf-8", "一只猫"),
+    ("ISO-8859-1", "latin-1", "Zwei Füße à la façon"),
+    ("latin1", "latin-1", "Zwei Füße"),
+    ("windows-1252", "cp1252", "“Füße” – 5 €"),
+    ("GB18030", "gb18030", "一只猫 🐈"),
+    ("gbk", "gbk", "一只猫坐在月亮上"),
+    ("GB2312", "gb2312", "一只猫"),
+    ("Big5", "big5", "一隻貓坐在月亮上"),
+    ("Shift_JIS", "shift_jis", "月の上の猫"),
+    ("shift-jis", "cp932", "①㈱髙島屋"),
+    ("EUC-KR", "euc_kr", "달 위의 고양이"),
+]
+
+
+@pytest.mark.parametrize(("charset", "codec", "text"), ENCODED)
+@pytest.mark.parametrize("where", ["the part", "the form", "a field"])
+async def test_text_is_read_in_the_charset_that_it_declares(
+    client: httpx2.AsyncClient, gemini: Emulator, where: str, charset: str, codec: str, text: str
+) -> None:
+    declared = f'\r\nContent-Type: text/plain; charset="{charset}"' if where == "the part" else ""
+    parts: list[Part] = [
+        (f'name="prompt"{declared}', text.encode(codec)),
+        (f'name="systemInstruction"{declared}', text.encode(codec)),
+        (f'name="names"{declared}', text[:2].encode(codec)),
+        IMAGE,
+    ]
+    if where == "a field":
+        parts.append(('name="_charset_"', charset))
+
+    answer = await send(client, form(parts), type_=f"{TYPE}; charset={charset}" if where == "the form" else TYPE)
+
+    assert answer.status_code == 200, answer.text
+    assert texts(gemini)[0] == text
+    assert text[:2] in texts(gemini)[1]
+    assert gemini.calls[0].body["systemInstruction"]["parts"][0]["text"] == text
+
+
+async def test_a_parts_own_charset_wins(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    prompt = ('name="prompt"\r\nContent-Type: text/plain; charset=UTF-8', "一只猫")
+
+    answer = await send(client, form([prompt, ('name="_charset_"', "big5"), IMAGE]), type_=TYPE + ";charset=gbk")
+
+    assert answer.status_code == 200, answer.text
+    assert texts(gemini) == ["一只猫"]
+
+
+@pytest.mark.parametrize("declared", ["", "punycode", "utf-7", "idna", "unicode_escape", "rot13", "hex", "x" * 3000])
+@pytest.mark.parametrize("name", ["prompt", "names", "systemInstruction", "aspectRatio"])
+async def test_text_that_is_not_in_its_charset_is_refused_by_name(
+    client: httpx2.AsyncClient, gemini: Emulator, declared: str, name: str
+) -> None:
+    """
+    A charset that the service does not know is as good as none: the text is UTF-8, or it is refused.
+    """
+    type_ = f"\r\nContent-Type: text/plain; charset={declared}" if declared else ""
+    parts: list[Part] = [('name="prompt"', "x"), (f'name="{name}"{type_}', "猫坐在月亮上".encode("gbk")), IMAGE]
+
+    in_part = await send(client, form(parts))
+    in_form = await send(client, form(parts), await new_chat(client), TYPE + f"; charset={declared or 'utf-8'}")
+
+    for answer in (in_part, in_form):
+        assert (answer.status_code, answer.json()["code"], fields(answer)) == (400, "invalid_form", [name])
+        assert name in answer.json()["detail"]
+    assert not gemini.calls
+
+
+@pytest.mark.parametrize("declared", ["punycode", "utf-7", "us-ascii", "unicode_escape"])
+async def test_an_unknown_charset_is_no_obstacle_to_utf_8(
+    client: httpx2.AsyncClient, gemini: Emulator, declared: str
+) -> None:
+    part: Part = (f'name="prompt"\r\nContent-Type: text/plain; charset={declared}', "Füße +AGE-\\u0041")
+
+    answer = await send(client, form([part, IMAGE]), type_=f"{TYPE}; charset={declared}")
+
+    assert answer.status_code == 200, answer.text
+    assert texts(gemini) == ["Füße +AGE-\\u0041"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfex\x00", "Füße".encode("utf-16-le"), b"\xed\xa0\x80", b"\xc0\xaf", b"\xf5\x80\x80\x80"]
+)
+async def test_text_is_strictly_utf_8(client: httpx2.AsyncClient, gemini: Emulator, content: bytes) -> None:
+    answer = await send(client, form([('name="prompt"', content), IMAGE]))
+
+    assert (answer.status_code, fields(answer)) == (400, ["prompt"])
+    assert not gemini.calls
+
+
+async def test_a_byte_order_mark_is_not_part_of_a_prompt(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    Windows writes one in front of a text file, and `curl -F 'prompt=<file.txt'` sends it.
+    """
+    answer = await send(client, form([('name="prompt"', b"\xef\xbb\xbfA cat"), IMAGE]))
+
+    assert answer.status_code == 200
+    assert texts(gemini) == ["A cat"]
+
+
+async def test_a_files_name_may_be_in_any_encoding(client: httpx2.AsyncClient) -> None:
+    """
+    Nothing depends on it.
+    """
+    image = ('name="images"; filename="猫.png"'.encode("gbk"), SMALL)
+
+    assert (await send(client, form([('name="prompt"', "x"), image]))).status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable"])
+async def test_content_in_a_transfer_encoding_is_refused(
+    client: httpx2.AsyncClient, gemini: Emulator, encoding: str
+) -> None:
+    """
+    RFC 7578 has done away with them; taken as it is, the prompt would be `QSBjYXQ=`.
+    """
+    part: Part = (f'name="prompt"\r\nContent-Transfer-Encoding: {encoding}', "QSBjYXQ=")
+
+    answer = await send(client, form([part, IMAGE]))
+
+    assert (answer.status_code, fields(answer)) == (400, ["prompt"])
+    assert not gemini.calls
+
+
+# Empty fields.
+
+OPTIONAL = [
+    "aspectRatio", "imageSize", "model", "fallbackModel", "googleSearch", "imageSearch", "systemInstruction",
+    "thinkingLevel", "includeThoughts", "includeDrafts", "seed", "safetySettings", "responseFormat", "roles", "names",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_an_empty_field_is_as_good_as_none(client: httpx2.AsyncClient, gemini: Emulator, times: int) -> None:
+    """
+    Browsers and Swagger UI send every field of a form; a file input that nobody has used has an empty name.
+    """
+    unused: Part = ('name="images"; filename=""\r\nContent-Type: application/octet-stream', "")
+    empty: list[Part] = [(f'name="{name}"', "") for name in OPTIONAL] * times
+    turn: list[Part] = [('name="afterTurn"', ""), ('name="replaceTurn"', ""), unused]
+
+    image = await send(client, form([*PARTS, *empty]))
+    turned = await send(client, form([PARTS[0], *empty, *turn]), await new_chat(client))
+    missing = await send(client, form([('name="prompt"', ""), *empty, unused]))
+
+    plain, in_chat = gemini.calls
+    await send(client, form(PARTS))
+    assert (image.status_code, turned.status_code) == (200, 200), image.text + turned.text
+    assert plain.body == gemini.calls[2].body
+    assert texts(gemini) == [in_chat.body["contents"][0]["parts"][0]["text"]]
+    assert (missing.status_code, fields(missing)) == (422, ["prompt", "images"])
+
+
+async def test_an_empty_label_and_an_unused_file_keep_their_place(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    A page with a row for each image, a file and its name in it, where a row may stay empty.
+    """
+    unused: Part = ('name="images"; filename=""', "")
+    names: list[Part] = [('name="names"', name) for name in ("", "nobody", "Anna")]
+
+    answer = await send(client, form([PARTS[0], IMAGE, unused, IMAGE, *names]))
+
+    assert answer.status_code == 200, answer.text
+    parts = gemini.calls[0].body["contents"][0]["parts"]
+    assert ["inlineData" in part for part in parts] == [False, True, False, True]
+    assert "2 shows Anna" in parts[2]["text"]
+
+
+async def test_the_examples_of_the_documentation_ask_for_nothing_but_a_prompt(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    """
+    Swagger UI fills them into its forms, and people press the button.
+    """
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+
+    for name in ("GenerationCreate", "TurnCreate", "ChatCreate"):
+        assert [list(example) for example in schemas[name]["examples"]] == [["prompt"]], name
+    for name in ("FormCreate", "TurnForm"):
+        assert all(
+            "prompt" in example and set(example) <= {"prompt", "images"} for example in schemas[name]["examples"]
+        )
+        assert not [field for field, about in schemas[name]["properties"].items() if {"example", "examples"} & {*about}]
+    assert schemas["ForkCreate"]["examples"] == [{}]
+
+
+# Bounds.
+
+
+async def longest_stall(client: httpx2.AsyncClient, body: bytes, type_: str = TYPE) -> tuple[httpx2.Response, float]:
+    """The answer to a form, and how long the slowest of the health checks took meanwhile."""
+    asking = asyncio.create_task(send(client, body, type_=type_))
+    slowest = 0.0
+    while not asking.done():
+        began = time.perf_counter()
+        await client.get("/healthz")
+        slowest = max(slowest, time.perf_counter() - began)
+        await asyncio.sleep(0.002)
+    return await asking, slowest
+
+
+MANY: dict[str, tuple[str, Any]] = {
+    "numbers as names": ("names", [0] * 500_000),
+    "lists as names": ("names", [[]] * 250_000),
+    "numbers as roles": ("roles", [0] * 500_000),
+    "numbers as settings": ("safetySettings", [0] * 500_000),
+    "a setting of many members": ("safetySettings", [{str(number): 0 for number in range(90_000)}]),
+    "a few too many": ("names", [""] * 7_000),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+async def test_a_list_of_very_many_members_is_refused_at_once(
+    client: httpx2.AsyncClient, gemini: Emulator, kind: str
+) -> None:
+    name, value = MANY[kind]
+    content = json.dumps(value, separators=(",", ":"))
+
+    answer, stall = await longest_stall(client, form([*PARTS, (f'name="{name}"', content)]))
+
+    assert (answer.status_code, fields(answer)) == (422, [name]), answer.text[:500]
+    assert len(answer.content) < 1_000
+    assert stall < 0.25
+    assert not gemini.calls
+
+
+async def test_a_charset_chosen_by_the_caller_costs_nothing(client: httpx2.AsyncClient) -> None:
+    """
+    Python's own codec for Punycode takes seconds for this.
+    """
+    content = b"x-" + b"a" * 300_000
+
+    answer, stall = await longest_stall(client, form([('name="names"', content), *PARTS]), TYPE + "; charset=punycode")
+
+    assert answer.status_code == 422
+    assert stall < 0.25
+
+
+@pytest.mark.parametrize("count", [201, 20_000])
+async def test_a_form_of_very_many_fields_is_too_large(client: httpx2.AsyncClient, count: int) -> None:
+    parts: list[Part] = [(f'name="field{number}"', "x") for number in range(count)]
+
+    answer, stall = await longest_stall(client, form(parts))
+
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert stall < 0.25
+
+
+async def test_limits_on_a_form_hold_for_a_serve_of_its_own(serve: Serve) -> None:
+    async with serve() as client:
+        answer = await send(client, form([('name="prompt"', "x" * (1024 * 1024 + 1)), IMAGE]))
+
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
