@@ -259,7 +259,7 @@ async def test_an_empty_field_is_as_good_as_none(client: httpx2.AsyncClient, gem
     Browsers and Swagger UI send every field of a form; a file input that nobody has used has an empty name.
     """
     unused: Part = ('name="images"; filename=""\r\nContent-Type: application/octet-stream', "")
-    empty: list[Part] = [(f'name="{name}"', "") for name in OPTIONAL] * times
+    empty: list[Part] = [(f'name="{name}"', "") for _ in range(times) for name in OPTIONAL]
     turn: list[Part] = [('name="afterTurn"', ""), ('name="replaceTurn"', ""), unused]
 
     image = await send(client, form([*PARTS, *empty]))

@@ -62,7 +62,7 @@ class _Part:
 async def read_form(
     headers: Headers, stream: AsyncGenerator[bytes], *, max_files: float, max_fields: float, max_part_size: int
 ) -> FormData:
-    """Read a multipart form.
+    """Read a multipart form. A body of another type is left unread, as if it were an empty one: the route refuses it.
 
     Text is decoded in the charset of its part or else in that of the form (its field `_charset_`, RFC 7578 §4.6, or
     else the parameter of its type), if that is one of `CODECS`, and otherwise in UTF-8.
@@ -72,7 +72,9 @@ async def read_form(
         TooLarge: one of the limits is exceeded.
         StorageError: a file cannot be written to the temporary folder.
     """
-    _, options = parse_options_header(headers.get("content-type"))
+    type_, options = parse_options_header(headers.get("content-type"))
+    if type_ != b"multipart/form-data":
+        return FormData()
     if not options.get(b"boundary"):
         raise InvalidForm("Content-Type names no boundary.")
     parser = _Parser(options[b"boundary"], stream, max_files, max_fields, max_part_size)
