@@ -30,7 +30,8 @@
     │   ├── UnusableSignatures          502 upstream_error              a chat goes on without them
     │   ├── UpstreamBusy                503 upstream_busy
     │   ├── UpstreamTimeout             504 upstream_timeout
-    │   └── QuotaExhausted              429 quota_exhausted
+    │   ├── QuotaExhausted              429 quota_exhausted
+    │   └── BillingExhausted            429 billing_exhausted           no credit left, or a spending cap reached
     ├── StorageError                  chats cannot be read or kept; `part` says which part of the storage fails
     │   ├── StorageDamaged              500 storage_damaged
     │   ├── StorageUnavailable          503 storage_unavailable
@@ -93,6 +94,11 @@ class ServiceError(Exception):
         """Whether it is in the metrics already, as what came of a generation."""
         self.about: dict[str, Any] = {}
         """Further members of the problem document, about where it came up rather than what it is."""
+
+    @property
+    def discourages_retry(self) -> bool:
+        """Whether the answer tells clients not to send the same request again (`X-Should-Retry: false`)."""
+        return self.may_have_cost
 
     def members(self) -> dict[str, Any]:
         """What the problem document says beyond the members that every problem has."""
@@ -341,6 +347,19 @@ class QuotaExhausted(UpstreamError):
 
     def members(self) -> dict[str, Any]:
         return {"quota": self.scope}
+
+
+class BillingExhausted(UpstreamError):
+    """Google serves this account again only after its owner has paid, or raised a spending cap.
+
+    It says nothing about the model: another model of the same account is refused as well.
+    """
+
+    status, code, title = 429, "billing_exhausted", "The Google account of this service has no money left to spend"
+
+    @property
+    def discourages_retry(self) -> bool:
+        return True
 
 
 class StorageError(ServiceError):

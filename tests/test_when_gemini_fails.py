@@ -411,3 +411,190 @@ async def test_an_error_that_is_nested_without_end_is_an_upstream_error(
         response = await client.post("/generate-image", json={"prompt": "x"})
 
         assert response.json()["code"] in ("upstream_invalid_response", "invalid_request")
+
+
+QUOTA_OF_ZERO: list[dict[str, Any]] = [
+    {
+        "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+        "violations": [{"quotaId": "PerMinute", "quotaValue": "0"}],
+    }
+]
+
+MONEY: dict[str, Fault] = {
+    "credit": Fault(
+        status=429,
+        message="Your prepayment credits are depleted. Please go to AI Studio at https://ai.studio/projects to manage "
+        "your project and billing.",
+    ),
+    "cap": Fault(
+        status=429,
+        message="Your project has exceeded its monthly spending cap. Please go to AI Studio at https://ai.studio/spend "
+        "to manage your project spend cap.",
+    ),
+    "limit": Fault(status=429, message="The spend limit of this project is reached."),
+    "credits": Fault(status=429, message="You have run out of credits."),
+    "exhausted": Fault(status=429, message="All credits of the trial are exhausted.", headers={"Retry-After": "30"}),
+    "closed account": Fault(status=429, message="The billing account for the owning project is closed."),
+    "account not active": Fault(
+        status=400, error_status="FAILED_PRECONDITION", message="Billing account 0123-45 is not active."
+    ),
+    "needs billing": Fault(
+        status=400,
+        error_status="FAILED_PRECONDITION",
+        message="Gemini API free tier is not available in your country. Please enable billing on your project.",
+    ),
+    "disabled": Fault(status=403, message="x", details=[{"reason": "BILLING_DISABLED", "domain": "googleapis.com"}]),
+    "disabled in words": Fault(status=403, message="This API method requires billing to be enabled."),
+    "payment required": Fault(status=402, message="x"),
+}
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("name", MONEY)
+async def test_money_that_is_missing_is_a_problem_of_its_own(
+    client: httpx2.AsyncClient, gemini: Emulator, name: str, accept: str
+) -> None:
+    """
+    Nothing helps but paying: one call, no other model, and nobody is told to come back.
+    """
+    fault = replace(MONEY[name], times=99)
+    gemini.faults.append(fault)
+    body = {"prompt": "x", "fallbackModel": "nano-banana-2.1"}
+
+    response = await client.post("/generate-image", json=body, headers={"Accept": accept})
+
+    assert len(gemini.calls) == 1
+    if accept == "text/event-stream":
+        assert "event: problem" in response.text
+        assert '"code":"billing_exhausted"' in response.text
+        assert "retryAfter" not in response.text
+        return
+    assert (response.status_code, response.json()["code"]) == (429, "billing_exhausted")
+    assert "retry-after" not in response.headers
+    assert response.headers["x-should-retry"] == "false"
+    assert fault.message not in response.json()["detail"]
+
+
+async def test_money_that_is_missing_in_the_middle_of_a_stream_is_not_asked_for_again(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    thought = {"candidates": [{"content": {"parts": [{"text": "Hm.", "thought": True}]}}]}
+    error = {"error": {"code": 429, "message": MONEY["credit"].message, "status": "RESOURCE_EXHAUSTED"}}
+    body = "".join(f"data: {json.dumps(one)}\r\n\r\n" for one in (thought, error))
+    gemini.faults.append(Fault(times=9, body=body, headers={"Content-Type": "text/event-stream"}))
+
+    response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "text/event-stream"})
+
+    assert '"code":"billing_exhausted"' in response.text
+    assert len(gemini.calls) == 1
+
+
+async def test_money_that_is_missing_says_nothing_of_a_model(serve: Serve, gemini: Emulator) -> None:
+    """
+    Neither does it open a circuit, nor is it a sign that the model is well again.
+    """
+    gemini.faults.append(replace(MONEY["cap"], times=5))
+    async with serve(breaker_failures=2) as client:
+        poor = [await client.post("/generate-image", json={"prompt": "x"}) for _ in range(5)]
+        paid = await client.post("/generate-image", json={"prompt": "x", "imageSize": "1K"})
+
+    assert {one.json()["code"] for one in poor} == {"billing_exhausted"}
+    assert paid.status_code == 200
+
+
+async def test_a_caller_s_words_are_not_taken_for_google_s_about_money(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    gemini.faults.append(Fault(status=400, message='Invalid value: "my billing account is closed, no credits left"'))
+
+    response = await client.post("/generate-image", json={"prompt": "x"})
+
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("fault", "scope", "calls"),
+    [
+        (Fault(status=429, message=QUOTA, details=PER_DAY), "day", 1),
+        (Fault(status=429, message=QUOTA), None, 3),
+        (Fault(status=429, message=QUOTA, details=QUOTA_OF_ZERO), None, 1),
+    ],
+)
+async def test_a_quota_is_not_taken_for_money(
+    client: httpx2.AsyncClient, gemini: Emulator, fault: Fault, scope: str | None, calls: int
+) -> None:
+    """
+    Every quota's message ends with "please check your plan and billing details".
+    """
+    gemini.faults.append(replace(fault, times=3))
+
+    response = await client.post("/generate-image", json={"prompt": "x"})
+
+    assert (response.status_code, response.json()["code"]) == (429, "quota_exhausted")
+    assert response.json()["quota"] == scope
+    assert len(gemini.calls) == calls
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "scope", "calls"),
+    [
+        ("0", "GenerateContentRequestsPerMinutePerProjectPerModel", None, 1),
+        (0, "GenerateContentRequestsPerDayPerProjectPerModel", None, 1),
+        ("10", "GenerateContentRequestsPerMinutePerProjectPerModel", "minute", 3),
+        ("250", "GenerateContentRequestsPerDayPerProjectPerModel", "day", 1),
+    ],
+)
+async def test_vertex_names_a_quota_in_its_error_info_alone(
+    client: httpx2.AsyncClient, gemini: Emulator, value: Any, limit: str, scope: str | None, calls: int
+) -> None:
+    """
+    A limit of 0 means that the model is not offered on this tier. Waiting does not help then.
+    """
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "RATE_LIMIT_EXCEEDED",
+        "domain": "googleapis.com",
+        "metadata": {"service": "aiplatform.googleapis.com", "quota_limit": limit, "quota_limit_value": value},
+    }
+    gemini.faults.append(Fault(status=429, times=3, message="Resource exhausted.", details=[info]))
+
+    response = await client.post("/generate-image", json={"prompt": "x"})
+
+    assert (response.status_code, response.json()["code"]) == (429, "quota_exhausted")
+    assert response.json()["quota"] == scope
+    assert len(gemini.calls) == calls
+    if calls == 1:
+        assert "retry-after" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "field"),
+    [
+        (
+            400,
+            "* GenerateContentRequest.generation_config.image_config.aspect_ratio: aspect_ratio must be one of '1:1', "
+            "'2:3'.",
+            "aspectRatio",
+        ),
+        (400, "Aspect ratio 1:4 is not supported for this model", "aspectRatio"),
+        (400, "Unsupported image_size '8K'. Supported values are: 1K, 2K, 4K, 512, 512P, 512PX.", "imageSize"),
+        (400, "Image size 512 is not supported for this model", "imageSize"),
+        (400, "The input token count (140000) exceeds the maximum number of tokens allowed (131072).", "prompt"),
+        (400, "The input token count exceeds the maximum number of tokens allowed 131072.", "prompt"),
+        (400, "Number of images exceeds the limit: 14.", "referenceImages"),
+        (400, "Search Grounding is not supported.", "googleSearch"),
+        (400, "Image search is not supported for this model.", "imageSearch"),
+        (400, "Developer instruction is not enabled for this model", "systemInstruction"),
+        (404, "This model models/x is no longer available. Please update your code to use models/y.", "model"),
+    ],
+)
+async def test_what_gemini_objects_to_is_named(
+    client: httpx2.AsyncClient, gemini: Emulator, status: int, message: str, field: str
+) -> None:
+    gemini.faults.append(Fault(status=status, message=message))
+
+    response = await client.post("/generate-image", json={"prompt": "x", "model": "gemini-9-image"})
+
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    assert [error["field"] for error in response.json()["errors"]] == [field]
+    assert len(gemini.calls) == 1

@@ -41,6 +41,11 @@ def _quota(id_: str, delay: str) -> list[dict[str, Any]]:
     return [{"violations": [{"quotaId": id_}]}, {"retryDelay": delay}]
 
 
+def _rate(value: str, of: str = "PerMinute") -> list[dict[str, Any]]:
+    metadata = {"quota_limit": f"GenerateContentRequests{of}PerProjectPerModel", "quota_limit_value": value}
+    return [{"reason": "RATE_LIMIT_EXCEEDED", "domain": "googleapis.com", "metadata": metadata}]
+
+
 _ONCE, _EVERY_TIME = 1, 99
 _QUOTA = "You exceeded your current quota, please check your plan and billing details."
 _LATE = {"X-Timeout-Seconds": "0.4"}
@@ -87,9 +92,27 @@ TABLE: tuple[Weather, ...] = (
             429, "quota_exhausted", 1, NOTHING, "3600"),
     Weather("429, limit 0: not on this tier", Fault(status=429, message=f"{_QUOTA} limit: 0, model: x"),
             429, "quota_exhausted", 1, NOTHING),
+    Weather("429, limit 0 as Vertex says it", Fault(status=429, details=_rate("0")), 429, "quota_exhausted", 1, NOTHING),
+    Weather("429, a quota of a day as Vertex says it", Fault(status=429, details=_rate("250", "PerDay")),
+            429, "quota_exhausted", 1, NOTHING),
+    *_twice("429, a rate limit as Vertex says it", Fault(status=429, details=_rate("10")), "quota_exhausted", 429,
+            retry_after="10"),
+    Weather("429, no credit left",
+            Fault(status=429, message="Your prepayment credits are depleted. Please go to AI Studio."),
+            429, "billing_exhausted", 1, NOTHING),
+    Weather("429, a spending cap is reached",
+            Fault(status=429, message="Your project has exceeded its monthly spending cap."),
+            429, "billing_exhausted", 1, NOTHING),
+    Weather("403, billing is disabled", Fault(status=403, details=[{"reason": "BILLING_DISABLED"}]),
+            429, "billing_exhausted", 1, NOTHING),
     Weather("400, a knob that Gemini rejects", Fault(status=400), 422, "invalid_request", 1, NOTHING),
     Weather("401 or 403, the service's key", Fault(status=403), 502, "upstream_rejected_credentials", 1, NOTHING),
+    Weather("400, more tokens than the model takes",
+            Fault(status=400, message="The input token count (140000) exceeds the maximum number of tokens allowed (131072)."),
+            422, "invalid_request", 1, NOTHING),
     Weather("404, no such model", Fault(status=404), 422, "invalid_request", 1, NOTHING),
+    Weather("404, a retired model", Fault(status=404, message="This model models/x is no longer available."),
+            422, "invalid_request", 1, NOTHING),
     Weather("the image is refused", Fault(finish_reason="IMAGE_SAFETY"), 422, "content_blocked", 1, REFUSED),
     Weather("the prompt is blocked", Fault(block_reason="PROHIBITED_CONTENT"), 422, "content_blocked", 1, REFUSED),
     Weather("too close to a work", Fault(finish_reason="IMAGE_RECITATION"), 422, "recitation", 1, REFUSED),

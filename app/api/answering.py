@@ -51,6 +51,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         errors.Recitation,
         errors.NoImage,
         errors.QuotaExhausted,
+        errors.BillingExhausted,
         errors.Internal,
         errors.UpstreamError,
         errors.UpstreamInvalidResponse,

@@ -119,7 +119,7 @@ def response(error: ServiceError) -> Response:
         headers["Retry-After"] = str(error.retry_after)
     if error.attempts is not None:
         headers["X-Upstream-Attempts"] = str(error.attempts)
-    if error.may_have_cost:
+    if error.discourages_retry:
         headers["X-Should-Retry"] = "false"  # OpenAI's clients heed it: the same again may cost again
     if isinstance(error, SlowUpload):
         headers["Connection"] = "close"  # the rest of the body is still on its way

@@ -21,6 +21,7 @@ from google.genai import errors as sdk
 
 from app.errors import (
     Again,
+    BillingExhausted,
     FieldError,
     InvalidRequest,
     Overloaded,
@@ -45,13 +46,42 @@ _FIELDS = (
     ("aspect.?ratio", "aspectRatio"),
     ("image.?size", "imageSize"),
     ("thinking", "thinkingLevel"),
-    ("input image|inline_?data|mime.?type", "referenceImages"),
-    ("google_?search|search.?types|tool", "googleSearch"),
-    ("system.?instruction|developer instruction", "systemInstruction"),
+    ("input image|inline.?data|mime.?type|(number of|too many) images|media.?resolution", "referenceImages"),
+    ("image.?search", "imageSearch"),
+    ("google.?search|search.?types|grounding|tool", "googleSearch"),
+    ("system.?instruction|developer.?instruction", "systemInstruction"),
     ("safety.?setting|harm", "safetySettings"),
-    ("seed", "seed"),
+    (r"\bseed\b", "seed"),
 )
 """Which field of ours a 400 of Google's is about, by what its message mentions."""
+
+_TOO_MANY_TOKENS = (
+    r"input token count(?: \((\d{1,12})\))? exceeds the maximum number of tokens allowed(?: \(?(\d{1,12}))?"
+)
+
+_MONEY = "|".join(
+    (
+        r"\bpre-?(paid|pay(ment)?)\b",
+        r"\bcredits?\b[^.\n]{0,40}\b(depleted|exhausted|expired|insufficient|used up|run out|ran out)\b",
+        r"\b(insufficient|not enough|out of|no) (\w+ ){0,2}(credits?|funds|balance)\b|\b(credit|account) balance\b",
+        r"\b(spend(ing)?|billing)[- ](caps?|limits?)\b|\bexceeded\b[^.\n]{0,40}\bspend(ing)?\b",
+        r"\bbudget\b[^.\n]{0,20}\b(exceeded|exhausted|used up)\b",
+        r"\bbilling\b[^.\n]{0,80}\b(disabled|suspended|closed|inactive|invalid|delinquent|past due|overdue)\b",
+        r"\bbilling\b[^.\n]{0,80}(\bnot|n't) (\w+ )?(active|open|enabled|valid|set up|found|linked|in good standing)\b",
+        r"\b(requires?|enable|activate|set up|no|without) (\w+ )?billing\b|\bbilling (\w+ ){0,2}(required|enabled)\b",
+        r"\bbilled users\b|\bpayment (\w+ ){0,2}(required|failed|declined|overdue|past due)\b",
+    )
+)
+"""What Google's messages say when it is money that is missing, whatever their status.
+
+"Please check your plan and billing details" is none of it: that is how every used-up quota ends.
+"""
+
+_MONEY_REASONS = {"BILLING", "PREPAID", "PREPAY", "PREPAYMENT", "SPEND", "SPENDING", "CREDIT", "CREDITS", "PAYMENT"}
+"""Words of the reasons of ErrorInfo that are about money, `BILLING_DISABLED` for instance."""
+
+_RATE_REASONS = {"RATE_LIMIT_EXCEEDED", "RESOURCE_QUOTA_EXCEEDED"}
+"""Reasons of ErrorInfo that speak of a quota; Vertex sends them without anything else."""
 
 
 @contextmanager
@@ -139,6 +169,7 @@ class _Told:
             for violation in _list(entry.get("violations"))
             if isinstance(violation, dict)
         ]
+        self.metadata = [entry["metadata"] for entry in self.details if isinstance(entry.get("metadata"), dict)]
         self.retry_info = self._retry_info()
         self.retry_after = max(
             filter(None, (self.retry_info, self._retry_in_words(), _retry_after_header(exc))), default=None
@@ -160,8 +191,25 @@ class _Told:
         return math.ceil(3600 * hours + 60 * minutes + seconds + thousandths / 1000) or None
 
     @property
+    def about_money(self) -> bool:
+        """Whether it is money that is missing, not capacity or a quota."""
+        if self.code == 402 or any(_MONEY_REASONS & {*one.split("_")} for one in self.reasons):
+            return True
+        # Other messages can quote what a caller wrote.
+        own_words = self.code in (403, 429) or (self.code == 400 and self.status == "FAILED_PRECONDITION")
+        return own_words and self.says(_MONEY)
+
+    @property
+    def not_on_this_tier(self) -> bool:
+        """Whether the quota is 0: waiting does not help."""
+        values = [violation.get("quotaValue") for violation in self.violations]
+        values += [one.get("quota_limit_value") for one in self.metadata]
+        return self.says(r"limit: 0\b") or any(str(value) == "0" for value in values)
+
+    @property
     def cause(self) -> str:
         quotas = [str(violation.get("quotaId") or violation.get("quotaMetric")) for violation in self.violations]
+        quotas += [str(one["quota_limit"]) for one in self.metadata if one.get("quota_limit")]
         return " ".join([str(self.code), self.status, *self.reasons, *quotas]).strip()[:_MAX_WORDS]
 
     def says(self, pattern: str) -> bool:
@@ -253,20 +301,25 @@ def _again(told: _Told, error: UpstreamError) -> Again:
         return Again.ONCE
     if told.code not in (408, 429, 500, 502, 503):
         return Again.NEVER
-    lasting = isinstance(error, QuotaExhausted) and (error.scope == "day" or told.says(r"limit: 0\b"))
-    return Again.NEVER if lasting else Again.SAFE
+    if isinstance(error, QuotaExhausted):
+        return Again.NEVER if error.scope == "day" or told.not_on_this_tier else Again.SAFE
+    return Again.NEVER if isinstance(error, BillingExhausted) else Again.SAFE
 
 
 def _matching(told: _Told) -> ServiceError:
     cause = told.cause
+    if told.about_money:
+        detail = (
+            "Gemini's account for this service has no credit left, has reached its spending cap, or has no billing. "
+            "It serves again once the account's owner has settled that."
+        )
+        return BillingExhausted(detail, cause=cause)
     rejected = told.code in (401, 403) or "API_KEY_INVALID" in told.reasons
     if rejected or (told.code == 400 and told.says("API key (not valid|not found|expired)")):
         # A bad key is a 400, not a 401.
         return UpstreamRejectedCredentials("Gemini does not accept this service's credentials.", cause=cause)
     if told.code == 400 and told.status == "FAILED_PRECONDITION":
-        return UpstreamError(
-            "Gemini does not serve this service's account from here, or not without billing.", cause=cause
-        )
+        return UpstreamError("Gemini does not serve this service's account from here.", cause=cause)
     if told.code in (400, 404) and not told.from_google:
         return UpstreamError("What answers at Gemini's address is not Gemini.", cause=cause)
     if told.code == 413 or (told.code == 400 and told.says("payload size exceeds")):
@@ -276,7 +329,8 @@ def _matching(told: _Told) -> ServiceError:
     if told.code == 400:
         return InvalidRequest([_complaint(told)], cause=cause)
     if told.code == 404:
-        message = "Gemini does not know this model, or does not offer it to this service."
+        knows = "has retired" if told.says("no longer available") else "does not know"
+        message = f"Gemini {knows} this model, or does not offer it to this service."
         return InvalidRequest([FieldError("model", message)], cause=cause)
     if told.code == 429:
         return _from_429(told)
@@ -291,18 +345,18 @@ def _matching(told: _Told) -> ServiceError:
 
 def _from_429(told: _Told) -> ServiceError:
     """Tell a quota from a shortage: both are 429, and only a quota comes with details or says its name."""
-    quota_like = told.violations or told.retry_info or told.says("current quota|quota exceeded|limit: 0")
-    if not quota_like:
+    limited = told.violations or told.retry_info or _RATE_REASONS & {*told.reasons}
+    if not limited and not told.says("current quota|quota exceeded|limit: 0"):
         wait = told.retry_after or BUSY_RETRY_AFTER_SECONDS
         return UpstreamBusy("Gemini is short of capacity at the moment.", cause=told.cause, retry_after=wait)
-    if told.says(r"limit: 0\b"):
+    if told.not_on_this_tier:
         detail = "Gemini does not offer this model on the tier of this service's key (limit: 0)."
         return QuotaExhausted(detail, scope=None, cause=told.cause, retry_after=told.retry_after)
-    named = f"{json.dumps(told.violations)} {told.message}"
-    if re.search("per.?day", named, re.IGNORECASE):
+    named = f"{json.dumps([*told.violations, *told.metadata])} {told.message}"
+    if re.search("per.?day|1/d/", named, re.IGNORECASE):
         detail = "Gemini's per-day quota for this service is used up; it is reset at midnight Pacific time."
         return QuotaExhausted(detail, scope="day", cause=told.cause, retry_after=told.retry_after)
-    scope = "minute" if re.search("per.?minute", named, re.IGNORECASE) else None
+    scope = "minute" if re.search("per.?minute|1/min/", named, re.IGNORECASE) else None
     detail = "Gemini's quota for this service is used up for the moment."
     return QuotaExhausted(
         detail, scope=scope, cause=told.cause, retry_after=told.retry_after or BUSY_RETRY_AFTER_SECONDS
@@ -310,6 +364,11 @@ def _from_429(told: _Told) -> ServiceError:
 
 
 def _complaint(told: _Told) -> FieldError:
+    if too_many := re.search(_TOO_MANY_TOKENS, told.message, re.IGNORECASE):
+        count, most = too_many.groups()
+        numbers = f" ({int(count):,} tokens, {int(most):,} at most)" if count and most else ""
+        message = f"Together with images and earlier turns this is longer than the model takes{numbers}."
+        return FieldError("prompt", message)
     for pattern, field in _FIELDS:
         if told.says(pattern):
             return FieldError(field, "Gemini does not accept this for the model.")

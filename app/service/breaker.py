@@ -4,7 +4,16 @@ import time
 from dataclasses import dataclass
 from math import ceil
 
-from app.errors import Again, QuotaExhausted, ServiceError, StorageError, UpstreamBusy, UpstreamError, UpstreamTimeout
+from app.errors import (
+    Again,
+    BillingExhausted,
+    QuotaExhausted,
+    ServiceError,
+    StorageError,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamTimeout,
+)
 
 _MOST_MODELS = 100
 
@@ -85,8 +94,8 @@ def _is_shortage(failure: BaseException | None) -> bool:
 
 
 def _says_nothing(failure: BaseException | None) -> bool:
-    """A caller who has left or is in a hurry, a quota, a storage of ours tell nothing about a model's capacity."""
+    """A caller who has left or is in a hurry, a quota, a bill, a storage of ours say nothing of a model's capacity."""
     if isinstance(failure, UpstreamTimeout):
         return not failure.gemini_s
-    of_others = not isinstance(failure, ServiceError) or isinstance(failure, QuotaExhausted | StorageError)
-    return failure is not None and of_others
+    about_others = isinstance(failure, QuotaExhausted | BillingExhausted | StorageError)
+    return failure is not None and (about_others or not isinstance(failure, ServiceError))
