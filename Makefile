@@ -22,6 +22,9 @@ test: .venv/dev.stamp ## run every test that needs no key
 storm: .venv/dev.stamp ## 2,000 generations in every weather, overload, crashes, rolling restarts, chats on PostgreSQL and S3; four minutes
 	$(BIN)/python -m pytest -m storm -s
 
+newcomer: .venv/dev.stamp ## install our own wheel and Next.js as a newcomer would, and try them; two minutes, needs npm
+	$(BIN)/python -m pytest -m newcomer
+
 check: .venv/dev.stamp ## check types, style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -80,4 +83,4 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 	@echo 'Installing into .venv, once; it takes about 20 seconds.'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help run emulator test storm check bench fuzz container sbom verify-live doctor lock
+.PHONY: help run emulator test storm newcomer check bench fuzz container sbom verify-live doctor lock

@@ -1,4 +1,4 @@
-"""`python -m app`: the service under uvicorn, with the settings' address and a word about what it runs on."""
+"""The service, under uvicorn: `python -m app`, or `gemini-images` where it is installed."""
 
 import argparse
 import sys
@@ -14,14 +14,33 @@ STARTUP_FAILURE = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=["serve", "doctor", "migrate"],
+        default="serve",
+        help="serve (the default); doctor: check the settings and what they name; migrate: update the database",
+    )
     parser.add_argument(
         "--demo-without-key",
         action="store_true",
         help="run on the built-in emulator if there are no Gemini credentials",
     )
     given = parser.parse_args()
-    examined = examine_environment(demo_without_key=given.demo_without_key, listening=True)
+    if given.command == "doctor":
+        from app import doctor  # each loads what it needs, which takes a second
+
+        return doctor.main()
+    if given.command == "migrate":
+        from app.store import migrating
+
+        return migrating.main()
+    _serve(demo_without_key=given.demo_without_key)
+
+
+def _serve(*, demo_without_key: bool) -> None:
+    examined = examine_environment(demo_without_key=demo_without_key, listening=True)
     settings = examined.require_startable(examined.settings.host)
     why = "for want of GEMINI_API_KEY" if examined.demo_for_want_of_key else "as DEMO says"
     for warning in examined.warnings:

@@ -129,8 +129,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url=None if settings.docs_access == "off" else "/openapi.json",
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
-        # Its log records hold messages of exceptions, which can quote prompts.
-        telemetry={"logs": False, "exclude": lambda scope: scope.get("path") in PROBES},
+        # Its log records hold messages of exceptions, which can quote prompts. Exporters come from OTEL_…_ENDPOINT.
+        telemetry={"auto_configure": True, "logs": False, "exclude": lambda scope: scope.get("path") in PROBES},
     )
     app.state.gate = gate
     problems.install(app, log_sensitive=settings.log_sensitive)

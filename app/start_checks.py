@@ -12,6 +12,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,7 +98,16 @@ def examine_environment(*, demo_without_key: bool = False, listening: bool = Fal
     if instead:
         settings = settings.model_copy(update={"demo": True})
     mistaken = {fault.variable for fault in faults}
-    for check in (_demo, _proxies, _certificates, _google_credentials, _storage, _temporary_folder, _libraries):
+    for check in (
+        _demo,
+        _proxies,
+        _certificates,
+        _google_credentials,
+        _storage,
+        _temporary_folder,
+        _libraries,
+        _telemetry,
+    ):
         faults += [fault for fault in check(settings) if fault.variable not in mistaken]
     if listening and not mistaken & {"HOST", "PORT"}:
         faults += filter(None, [why_not_listening(settings.host, settings.port)])
@@ -317,6 +327,30 @@ def _libraries(_: Settings) -> Iterator[Complaint]:
         yield Complaint.that("WEB_CONCURRENCY", "is not a number of processes.")
     if os.environ.get("GOOGLE_GENAI_HTTP_CLIENT", "").strip().lower() not in ("", "auto", "httpx2"):
         yield Complaint.that("GOOGLE_GENAI_HTTP_CLIENT", "names another HTTP client than this service uses; unset it.")
+
+
+def _telemetry(_: Settings) -> Iterator[Complaint]:
+    """What FastAPI reads for OpenTelemetry."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return
+    endpoints = [f"OTEL_EXPORTER_OTLP_{part}ENDPOINT" for part in ("", "TRACES_", "METRICS_")]
+    given = [name for name in endpoints if os.environ.get(name)]
+    for variable in given:
+        if not is_http_url(os.environ[variable]):
+            yield Complaint.that(variable, "is no URL such as http://host:4318.")
+    if not given:
+        return
+    for variable in ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"):
+        if os.environ.get(variable, "").strip().lower() not in ("", "otlp", "none"):
+            yield Complaint.that(variable, "is neither otlp nor none, and nothing else is supported.")
+    for part in ("", "TRACES_", "METRICS_"):
+        variable = f"OTEL_EXPORTER_OTLP_{part}PROTOCOL"
+        if os.environ.get(variable) not in (None, "", "http/protobuf"):
+            yield Complaint.that(variable, "is not http/protobuf, which is the only protocol that is supported.")
+    with suppress(ModuleNotFoundError):
+        if find_spec("opentelemetry.exporter.otlp.proto.http") is not None:
+            return
+    yield Complaint.that(given[0], "asks for OpenTelemetry's exporter: pip install 'fastapi[opentelemetry]'.")
 
 
 def why_not_writable(folder: Path) -> str | None:

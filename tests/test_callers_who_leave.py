@@ -23,9 +23,9 @@ async def metric(client: httpx2.AsyncClient, name: str) -> float:
     return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(name)), 0.0)
 
 
-async def soon(client: httpx2.AsyncClient, name: str, value: float) -> bool:
-    """Whether a metric comes to a value within a second."""
-    for _ in range(50):
+async def soon(client: httpx2.AsyncClient, name: str, value: float, seconds: float = 1) -> bool:
+    """Whether a metric comes to a value within so many seconds."""
+    for _ in range(round(50 * seconds)):
         if await metric(client, name) == value:
             return True
         await asyncio.sleep(0.02)

@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import sys
-import tomllib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, chdir
 from datetime import timedelta
@@ -289,19 +288,6 @@ def test_a_model_that_nobody_knows_is_a_warning(tmp_path: Path) -> None:
         warnings = examine_environment().warnings
 
     assert "Is gemini-3-pro-image meant?" in str(warnings[0])
-
-
-async def test_the_entrypoint_is_an_application_that_any_server_can_run(tmp_path: Path) -> None:
-    """
-    FastAPI's command takes it from pyproject.toml and wants an object, not a factory.
-    """
-    entrypoint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["fastapi"]["entrypoint"]
-    async with process(tmp_path, entrypoint, "--port", "0", module="uvicorn", DEMO="true") as running:
-        port = (await line_with(running, "Uvicorn running")).split(" (")[0].rpartition(":")[2]
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            ready = await client.get("/readyz")
-
-    assert ready.json()["demo"] is True
 
 
 async def test_the_emulator_runs_alone(tmp_path: Path) -> None:

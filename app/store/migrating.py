@@ -1,7 +1,6 @@
 """Bringing the database up to date: `python -m app.store.migrating`, or by itself at first use."""
 
 import asyncio
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -79,9 +78,12 @@ async def _main() -> None:
     print(f"The database of chats is at {HEAD}.")
 
 
-if __name__ == "__main__":
-    assert importlib.util.find_spec("alembic")
+def main() -> None:
     try:
         asyncio.run(_main())
     except StorageError as error:
         sys.exit(f"{error.detail} ({error.cause})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The README's Next.js route, as it stands there: on Node, and in Next.js itself (`make newcomer`)."""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator, Fault
+from tests.conftest import Serve, called
+from tests.storages import free_port
+from tests.test_callers_who_leave import ASK, soon
+
+ROOT = Path(__file__).parent.parent
+KEY = "a-key-of-the-frontend"
+
+NEXT = (
+    '{"private": true, "type": "module", "dependencies": {"next": "16.4.6", "react": "19.3.1", "react-dom": "19.3.1"}}'
+)
+
+
+def route() -> str:
+    """The code of the README's route."""
+    found = re.search(r"```js\n(// app/api/generate/route\.js\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found
+    return found[1]
+
+
+class Frontend(Protocol):
+    def __call__(self, images_url: str) -> AbstractAsyncContextManager[httpx2.AsyncClient]:
+        """A frontend whose route hands requests on to the service at `images_url`; a client of its route."""
+        ...
+
+
+@asynccontextmanager
+async def running(folder: Path, images_url: str, *command: str | Path) -> AsyncGenerator[asyncio.subprocess.Process]:
+    environment = {"IMAGES_URL": images_url, "IMAGES_KEY": KEY, "PATH": os.environ["PATH"], "HOME": str(folder)}
+    started = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        env=environment | {"NEXT_TELEMETRY_DISABLED": "1"},
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield started
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)  # Next.js has processes of its own
+        await started.communicate()
+
+
+@asynccontextmanager
+async def on_node(folder: Path, images_url: str) -> AsyncGenerator[str]:
+    (folder / "route.mjs").write_text(route())
+    node = shutil.which("node")
+    assert node
+    async with running(folder, images_url, node, ROOT / "tests/route_server.mjs", folder / "route.mjs") as started:
+        assert started.stdout
+        yield (await started.stdout.readline()).decode().strip()
+
+
+@pytest.fixture(scope="session")
+def next_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An application of Next.js with nothing in it but the README's route, built."""
+    folder = tmp_path_factory.mktemp("next")
+    (folder / "package.json").write_text(NEXT)
+    (folder / "app/api/generate").mkdir(parents=True)
+    (folder / "app/api/generate/route.js").write_text(route())
+    return folder
+
+
+@asynccontextmanager
+async def on_next(folder: Path, images_url: str) -> AsyncGenerator[str]:
+    if not (folder / ".next/BUILD_ID").exists():
+        for command in (
+            ("npm", "install", "--omit=dev", "--no-package-lock", "--no-audit", "--no-fund", "--silent"),
+            ("node_modules/.bin/next", "build"),
+        ):
+            made = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=asyncio.subprocess.DEVNULL)
+            assert await made.wait() == 0, command
+    port = free_port()
+    start = ("node_modules/.bin/next", "start", "-H", "127.0.0.1", "-p", str(port))
+    async with running(folder, images_url, *start) as started:
+        assert started.stdout
+        while b"Ready" not in (line := await started.stdout.readline()):
+            assert line, "Next.js does not start"
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(params=["node", pytest.param("next", marks=pytest.mark.newcomer)])
+def frontend(request: pytest.FixtureRequest, tmp_path: Path) -> Frontend:
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("Node is not installed (Debian: nodejs, npm)")
+    folder = request.getfixturevalue("next_app") if request.param == "next" else tmp_path
+    served = on_next if request.param == "next" else on_node
+
+    @asynccontextmanager
+    async def start(images_url: str) -> AsyncGenerator[httpx2.AsyncClient]:
+        async with (
+            served(folder, images_url) as url,
+            httpx2.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
+        ):
+            yield client
+
+    return start
+
+
+async def test_the_route_hands_on_what_was_asked_for_and_what_was_answered(
+    serve: Serve, gemini: Emulator, frontend: Frontend
+) -> None:
+    """
+    Bytes, JSON and events; problems with their status and headers; and how long the page waits.
+    """
+    async with serve(service_api_keys=f"web:{KEY}") as service, frontend(str(service.base_url)) as page:
+        image = await page.post("/api/generate", json=ASK, headers={"Accept": "image/*"})
+        document = await page.post("/api/generate", json=ASK)
+        events = await page.post("/api/generate", json=ASK, headers={"Accept": "text/event-stream"})
+        details: list[dict[str, Any]] = [{"violations": [{"quotaId": "RequestsPerDay"}]}, {"retryDelay": "3600s"}]
+        gemini.faults.append(Fault(status=429, message="You exceeded your current quota", details=details))
+        quota = await page.post("/api/generate", json=ASK)
+        gemini.faults.append(Fault(delay_seconds=20))
+        late = await page.post("/api/generate", json=ASK, headers={"X-Timeout-Seconds": "0.5"})
+        wrong = await page.post("/api/generate", content=b"{", headers={"Content-Type": "application/json"})
+
+    assert image.headers["content-type"] == "image/jpeg"
+    assert image.content.startswith(b"\xff\xd8")
+    assert image.headers["x-model"]
+    assert document.json()["image"]["url"].startswith("data:image/jpeg")
+    assert events.headers["content-type"].startswith("text/event-stream")
+    assert "event: done" in events.text
+    assert (quota.status_code, quota.json()["code"]) == (429, "quota_exhausted")
+    assert quota.headers["retry-after"] == "3600"
+    assert quota.headers["content-type"] == "application/problem+json"
+    assert (late.status_code, late.json()["code"]) == (504, "upstream_timeout")
+    assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("fault", [Fault(delay_seconds=20), Fault(stall_seconds=20)])
+async def test_an_image_that_nobody_waits_for_is_not_drawn(
+    serve: Serve, gemini: Emulator, frontend: Frontend, fault: Fault
+) -> None:
+    """
+    A page that is closed cancels the call to Gemini, before its answer begins and in the middle.
+    """
+    gemini.faults.append(fault)
+    async with (
+        serve(service_api_keys=f"web:{KEY}", metrics_access="open") as service,
+        frontend(str(service.base_url)) as page,
+    ):
+        asking = asyncio.create_task(page.post("/api/generate", json=ASK))
+        await called(gemini)
+        assert await soon(service, "gemini_images_in_flight", 1)
+        asking.cancel()
+
+        assert await soon(service, "gemini_images_in_flight", 0, seconds=10)
+    assert len(gemini.calls) == 1
+
+
+async def test_a_service_that_is_down_is_a_problem_with_a_reason(frontend: Frontend) -> None:
+    async with frontend(f"http://127.0.0.1:{free_port()}") as page:
+        answer = await page.post("/api/generate", json=ASK)
+
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["error"] == answer.json()["detail"]
+    assert answer.headers["x-should-retry"] == "true"
