@@ -12,9 +12,10 @@ import httpx2
 import pytest
 from google import genai
 from google.genai import errors, types
-from PIL import Image
+from PIL import Image, ImageFont
 
 from app.emulator import Emulator, Fault, served
+from app.emulator.drawing import _legible
 from tests.conftest import picture
 
 PRO = "gemini-3-pro-image"
@@ -283,3 +284,12 @@ async def test_a_reset_is_a_reset(gemini: Emulator, gemini_url: str, reset: Any)
     async with httpx2.AsyncClient(base_url=gemini_url) as client:
         with pytest.raises(httpx2.TransportError):
             await client.post(f"/v1beta/models/{PRO}:generateContent", json=body, headers=KEY)
+
+
+def test_a_prompt_in_a_script_without_a_font_is_not_drawn_as_boxes() -> None:
+    """
+    The emulator's font is Latin; its picture says how many characters are missing.
+    """
+    written = _legible("Say 明天会更好, please", ImageFont.load_default(20))
+
+    assert written == "Say , please [5 characters that this font does not have]"

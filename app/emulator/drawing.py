@@ -94,7 +94,9 @@ def _words(picture: Image.Image, prompt: str, corner: str) -> None:
     points = max(9, min(width // 26, height // 12))
     font = ImageFont.load_default(points)
     per_line = max(8, int(width * 0.88 / (points * 0.52)))
-    lines = textwrap.wrap(" ".join(prompt.split()), per_line)[: max(1, int(height * 0.3 / (points * 1.3)))]
+    lines = textwrap.wrap(" ".join(_legible(prompt, font).split()), per_line)[
+        : max(1, int(height * 0.3 / (points * 1.3)))
+    ]
     pen = ImageDraw.Draw(picture)
     edge = max(1, points // 14)
     for number, line in enumerate(reversed(lines)):
@@ -102,6 +104,16 @@ def _words(picture: Image.Image, prompt: str, corner: str) -> None:
         pen.text(at, line, font=font, fill="white", stroke_width=edge, stroke_fill=(0, 0, 0))
     at = (width - points * 0.6, points * 0.5)
     pen.text(at, corner, font=font, anchor="ra", fill="white", stroke_width=edge, stroke_fill=(0, 0, 0))
+
+
+def _legible(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """`text` without the characters that `font` would draw as boxes, and with a word about them."""
+    box = bytes(font.getmask("\U0010ffff"))
+    missing = {one for one in set(text) if not one.isspace() and bytes(font.getmask(one)) == box}
+    if not missing:
+        return text
+    count = sum(one in missing for one in text)
+    return "".join(one for one in text if one not in missing) + f" [{count} characters that this font does not have]"
 
 
 def _colour(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
