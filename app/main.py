@@ -76,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
             intake = Intake(uploads, settings.slow_caller_seconds, settings.deadline_seconds)
             gate.on_drain.append(intake.stop)
-            metrics = Metrics(catalogue.models)
+            metrics = Metrics(catalogue.models, demo=settings.demo)
             metrics.watch(
                 lambda: {
                     "in_flight": gate.under_way,

@@ -17,10 +17,11 @@ Gauges = Callable[[], dict[str, float | dict[str, float]]]
 class Metrics:
     """The series of one service; two in a process do not share them."""
 
-    def __init__(self, models: Collection[str]) -> None:
+    def __init__(self, models: Collection[str], *, demo: bool = False) -> None:
         """
         Args:
             models: those that are counted by their ids. Callers can name any number of others: they are all `other`.
+            demo: whether the emulator draws the images, so that nobody pays what they would cost.
         """
         self._models = models
         self._registry = CollectorRegistry()
@@ -46,9 +47,16 @@ class Metrics:
             ["model", "kind"],
             registry=self._registry,
         )
-        self._dollars = Counter(
+        real = Counter(
             "gemini_images_cost_dollars", "Estimated cost at list price.", ["model"], registry=self._registry
         )
+        pretended = Counter(
+            "gemini_images_demo_cost_dollars",
+            "What a demo's images would have cost. Nobody pays it.",
+            ["model"],
+            registry=self._registry,
+        )
+        self._dollars = pretended if demo else real
         self._abandoned = Counter(
             "gemini_images_abandoned",
             "Generations whose caller left, by how far they were.",

@@ -1,6 +1,8 @@
 """What the catalogue promises: names, limits and prices, and that nothing beyond them reaches Gemini."""
 
 import base64
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -121,6 +123,10 @@ async def test_models_are_enough_to_build_a_form_from(client: httpx2.AsyncClient
     assert pro["references"] == {"max": 14, "byRole": {"object": 6, "character": 5, "style": 3}}
     assert pro["prices"]["image"] == {"1K": 0.1344, "2K": 0.1344, "4K": 0.24}
     assert {model["id"]: model["status"] for model in body["models"]}["gemini-3.1-flash-image"] == "deprecated"
+    prices = {model["id"]: model["prices"] for model in body["models"]}
+    assert prices["gemini-nano-banana-2.1"]["image"] == {"1K": 0.0336, "2K": 0.0504, "4K": 0.1134}
+    assert prices["gemini-3.1-flash-lite-image"]["inputPerMillionTokens"] == 0.25
+    assert prices["gemini-3.1-flash-lite-image"]["textOutputPerMillionTokens"] == 1.5
     assert body["limits"]["referenceTypes"][0] == "image/png"
 
 
@@ -155,7 +161,10 @@ async def test_settings_add_models_and_aliases(serve: Serve, gemini: Emulator) -
         ("gemini-3-pro-image", Usage(615, 2478, 208, 3301, image_tokens=2240), 0, 0.275382),
         # A refusal: what was thought, once, although the wire counts it twice.
         ("gemini-3-pro-image", Usage(100, 208, 208, 308), 0, 0.002696),
-        ("gemini-nano-banana-2.1", Usage(10, 2520, 0, 2530, image_tokens=2520), 2, 0.103615),
+        ("gemini-nano-banana-2.1", Usage(10, 3780, 0, 3790, image_tokens=3780), 2, 0.141415),
+        # What Lite and 3.1 count beyond their image is words and thoughts, which they do not count apart.
+        ("gemini-3.1-flash-lite-image", Usage(5, 1518, 0, 1523, image_tokens=1120), 0, 0.034198),
+        ("gemini-3.1-flash-image", Usage(10, 1420, 0, 1430, image_tokens=1120), 0, 0.068105),
         ("gemini-2.5-flash-image", Usage(17, 1336, 0, 1353, image_tokens=1290), 0, 0.03882),
         ("unheard-of", Usage(17, 1336, 0, 1353, image_tokens=1290), 0, None),
     ],
@@ -180,3 +189,100 @@ async def test_usage_without_details_is_priced_as_an_image(client: httpx2.AsyncC
         "totalTokens": 1332,
         "estimatedCostUsd": 0.136824,
     }
+
+
+@pytest.mark.parametrize(
+    ("model", "counted", "usd"),
+    [
+        # Without details an image takes what its size takes, and the rest is words and thoughts.
+        ("gemini-3.1-flash-lite-image", {"candidatesTokenCount": 1518, "totalTokenCount": 1523}, 0.034198),
+        ("gemini-3.1-flash-lite-image", {"candidatesTokenCount": 1518}, 0.034198),
+        # Details may list text alone, or nothing.
+        (
+            "gemini-2.5-flash-image",
+            {"candidatesTokenCount": 1330, "candidatesTokensDetails": [{"modality": "TEXT", "tokenCount": 40}]},
+            0.038801,
+        ),
+        (
+            "gemini-2.5-flash-image",
+            {"candidatesTokenCount": 1330, "candidatesTokensDetails": [{"modality": "TEXT", "tokenCount": 1330}]},
+            0.038801,
+        ),
+        ("gemini-2.5-flash-image", {"candidatesTokenCount": 1330, "candidatesTokensDetails": []}, 0.038801),
+        ("unheard-of-image", {"candidatesTokenCount": 1330}, None),
+    ],
+)
+async def test_what_details_leave_out_is_worked_out(
+    client: httpx2.AsyncClient, gemini: Emulator, model: str, counted: dict[str, Any], usd: float | None
+) -> None:
+    sent = base64.b64encode(picture("JPEG", (1024, 1024))).decode()
+    part = {"inlineData": {"mimeType": "image/jpeg", "data": sent}}
+    usage = {"promptTokenCount": 5, **counted}
+    document = {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}], "usageMetadata": usage}
+    gemini.faults.append(Fault(body=httpx2.Response(200, json=document).text))
+
+    response = await client.post("/generate-image", json={"prompt": "x", "model": model})
+
+    assert response.json()["usage"]["estimatedCostUsd"] == (usd and pytest.approx(usd, abs=2e-6))
+
+
+@pytest.mark.parametrize(
+    ("said", "free"),
+    [
+        ("Unable to show the generated image. You will not be charged for this request.", True),
+        ("You won't be charged.", True),
+        ("You have not been billed.", True),
+        ("Unable to show the generated image.", False),
+    ],
+)
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_a_refusal_that_is_not_charged_costs_nothing(
+    serve: Serve, gemini: Emulator, tmp_path: Path, said: str, free: bool, accept: str
+) -> None:
+    """
+    Neither in its answer, nor in the metrics, nor in its chat. It is a refusal all the same.
+    """
+    gemini.faults.append(Fault(finish_reason="IMAGE_OTHER", finish_message=said))
+    async with serve(data_dir=tmp_path) as client:
+        chat = (await client.post("/chats", json={"imageSize": "1K"})).headers["location"]
+        response = await client.post(f"{chat}/turns", json={"prompt": "x"}, headers={"Accept": accept})
+        kept = (await client.get(chat)).json()
+        metrics = (await client.get("/metrics")).text
+
+    dollars = re.search(r"^gemini_images_cost_dollars_total\{.*\} (\S+)$", metrics, re.MULTILINE)
+    assert dollars
+    costs = [kept["estimatedCostUsd"], kept["turns"][0]["usage"]["estimatedCostUsd"], float(dollars[1])]
+    assert [cost == 0 for cost in costs] == [free] * 3
+    if accept == "application/json":
+        assert (response.status_code, response.json()["code"]) == (422, "no_image")
+        assert response.headers["x-should-retry"] == "false"
+        assert (response.json()["usage"]["estimatedCostUsd"] == 0) == free
+
+
+@pytest.mark.parametrize("prompt_feedback", [{"blockReason": "OTHER"}, None])
+async def test_a_refusal_may_count_no_output_at_all(
+    client: httpx2.AsyncClient, gemini: Emulator, prompt_feedback: dict[str, Any] | None
+) -> None:
+    document: dict[str, Any] = {"usageMetadata": {"promptTokenCount": 100}}
+    document |= (
+        {"promptFeedback": prompt_feedback} if prompt_feedback else {"candidates": [{"finishReason": "NO_IMAGE"}]}
+    )
+    gemini.faults.append(Fault(body=httpx2.Response(200, json=document).text))
+
+    response = await client.post("/generate-image", json={"prompt": "x"})
+
+    assert response.status_code == 422
+    assert response.json()["usage"]["totalTokens"] == 100
+    assert response.json()["usage"]["estimatedCostUsd"] == pytest.approx(100 * 2 / 1e6)
+
+
+async def test_what_a_demo_would_have_cost_is_not_among_the_costs(serve: Serve) -> None:
+    async with serve(demo=True, demo_delay_seconds=0, gemini_api_key=None, google_gemini_base_url=None) as client:
+        response = await client.post("/generate-image", json={"prompt": "x", "imageSize": "1K"})
+        metrics = (await client.get("/metrics")).text
+
+    assert response.status_code == 200
+    assert "gemini_images_cost_dollars_total{" not in metrics
+    would_have = re.search(r"^gemini_images_demo_cost_dollars_total\{.*\} (\S+)$", metrics, re.MULTILINE)
+    assert would_have
+    assert float(would_have[1]) == response.json()["usage"]["estimatedCostUsd"] > 0

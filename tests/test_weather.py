@@ -74,6 +74,8 @@ async def test_clients_are_not_made_to_pay_twice(client: httpx2.AsyncClient, gem
 
     if row.billed == weather.REFUSED:
         assert response.status_code == 422
+    if (usage := response.json().get("usage")) is not None:
+        assert (usage["estimatedCostUsd"] == 0) == (row.billed == weather.NOTHING)
     if row.billed not in (weather.NOTHING,) and response.status_code != 422 and response.status_code != 504:
         assert response.headers["x-should-retry"] == "false"
 
@@ -360,7 +362,8 @@ async def test_one_doubt_is_enough_for_all_models_together(client: httpx2.AsyncC
 
 
 async def test_metrics_tell_what_came_of_it_and_what_it_cost(serve: Serve, gemini: Emulator) -> None:
-    gemini.faults.extend([Fault(status=503), Fault(), Fault(finish_reason="IMAGE_SAFETY")])
+    refused = Fault(finish_reason="IMAGE_SAFETY", finish_message="Unable to show the image.")
+    gemini.faults.extend([Fault(status=503), Fault(), refused])
     async with serve() as client:
         good = await client.post("/generate-image", json=ASK)
         await client.post("/generate-image", json=ASK)

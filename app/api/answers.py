@@ -51,7 +51,8 @@ class UsageRead(_Read):
     thoughts_tokens: int
     total_tokens: int
     estimated_cost_usd: float | None = Field(
-        description="US dollars at list price: image, text, thinking, input and search. `null` where no price is known."
+        description="US dollars at list price: image, text, thinking, input, search. `null` where no price is known; "
+        "0 where Gemini says that it does not charge."
     )
 
 

@@ -59,8 +59,8 @@ NANO_BANANA_2_1 = Model(
     input_tokens=131_072,
     output_tokens=32_768,
     prices=Prices(image_output=30, text_output=7.5, input=1.5, search_query=_SEARCH_QUERY),
-    # One Vertex reseller's price list implies 3,780 for 4K; usage decides what an answer costs.
-    image_tokens={"1K": 1120, "2K": 1680, "4K": 2520},
+    # 4K: the launch note, and measured usage of October 2026. Earlier price lists say 2,520.
+    image_tokens={"1K": 1120, "2K": 1680, "4K": 3780},
 )
 
 FLASH = Model(
@@ -105,8 +105,8 @@ FLASH_LITE = Model(
     include_thoughts=True,
     input_tokens=65_536,
     output_tokens=4_096,
-    # No source names what its text and input cost.
-    prices=Prices(image_output=30),
+    # Text and input: secondary sources of October 2026.
+    prices=Prices(image_output=30, text_output=1.5, input=0.25),
     image_tokens={"1K": 1120},
 )
 

@@ -57,7 +57,7 @@ MODELS = {
             "gemini-nano-banana-2.1",
             "Nano Banana 2.1",
             _BASE | _LONG,
-            {"1K": 1120, "2K": 1680, "4K": 2520},
+            {"1K": 1120, "2K": 1680, "4K": 3780},
             thinking_levels=("MINIMAL", "MEDIUM", "HIGH"),
             search=True,
             image_search=True,

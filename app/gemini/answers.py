@@ -27,6 +27,7 @@ from app.gemini.transport import Exchange
 from app.imagefile import UnreadableImage, read_content_header
 from app.journey import Draft, Notice, Thought
 
+_NOT_CHARGED = re.compile(r"(\bnot|n['’]t) (be |been |being )?(charged|billed)\b", re.IGNORECASE)
 _BLOCKED = {
     "SAFETY", "PROHIBITED_CONTENT", "SPII", "BLOCKLIST", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "MODEL_ARMOR",
 }  # fmt: skip
@@ -68,7 +69,12 @@ def generation(answer: wire.Answer, exchange: Exchange, request: GenerationReque
     parts = _parts(candidate)
     pictures = [part for part in parts if part.inline_data and part.inline_data.data]
     found = grounding.read(candidate.grounding_metadata)
-    usage = _usage(answer.usage_metadata, model, len(pictures), grounding.billed_queries(candidate.grounding_metadata))
+    usage = _usage(answer.usage_metadata, pictures, model.image_tokens.get(request.image_size or _size(model)))
+    queries = grounding.billed_queries(candidate.grounding_metadata)
+    if _is_free(answer, candidate):
+        usage = usage.costing(0)
+    elif usage.total_tokens:
+        usage = usage.costing(model.cost(usage, queries))
     text = _joined(part.text for part in parts if not part.thought)
     refused = _refusal(answer, candidate, has_final=any(not part.thought for part in pictures), has_any=bool(pictures))
     if refused is not None:
@@ -252,26 +258,56 @@ def _image(part: wire.Part, exchange: Exchange) -> Image:
     return Image(content, header.mime_type, header.width, header.height)
 
 
-def _usage(metadata: wire.UsageMetadata | None, model: Model, pictures: int, queries: int) -> Usage:
+def _usage(metadata: wire.UsageMetadata | None, pictures: list[wire.Part], tokens_each: int | None) -> Usage:
+    """What an answer used.
+
+    Args:
+        metadata: as Gemini says it.
+        pictures: the images of the answer.
+        tokens_each: what one of them takes, where that is known.
+    """
     metadata = metadata or wire.UsageMetadata()
     output = metadata.candidates_token_count or 0
-    details = [d for d in metadata.candidates_tokens_details or [] if d.token_count]
-    drawn = sum(d.token_count or 0 for d in details if d.modality == "IMAGE")
-    if not drawn and pictures:
-        drawn = max(0, output - sum(d.token_count or 0 for d in details))
     prompt, thoughts = metadata.prompt_token_count or 0, metadata.thoughts_token_count or 0
     tools = metadata.tool_use_prompt_token_count or 0
     # A refusal counts its thoughts as output too.
     once = thoughts if not pictures and output == thoughts else output + thoughts
-    usage = Usage(
+    return Usage(
         prompt_tokens=prompt,
         output_tokens=output,
         thoughts_tokens=thoughts,
         total_tokens=metadata.total_token_count or prompt + once + tools,
-        image_tokens=drawn,
+        image_tokens=_image_tokens(metadata, pictures, tokens_each),
         tool_tokens=tools,
     )
-    return usage.costing(model.cost(usage, queries)) if usage.total_tokens else usage
+
+
+def _image_tokens(metadata: wire.UsageMetadata, pictures: list[wire.Part], tokens_each: int | None) -> int:
+    """The output tokens that drew pictures.
+
+    Details can be absent, or list text alone. Then each picture has taken what is known of its size, or all of them
+    have taken whatever is not listed as something else.
+    """
+    details = [d for d in metadata.candidates_tokens_details or [] if d.token_count]
+    listed = sum(d.token_count or 0 for d in details if d.modality == "IMAGE")
+    if listed or not pictures:
+        return listed
+    output, others = metadata.candidates_token_count or 0, sum(d.token_count or 0 for d in details)
+    most = output - others if output > others else output
+    billed = sum(not part.thought for part in pictures) or 1
+    return min(most, billed * tokens_each) if tokens_each else most
+
+
+def _size(model: Model) -> str:
+    """The size that a model draws at if it is not told any."""
+    return model.image_sizes[0] if len(model.image_sizes) == 1 else ""
+
+
+def _is_free(answer: wire.Answer, candidate: wire.Candidate) -> bool:
+    """Whether Gemini says that it does not charge for an answer, as it does with some refusals."""
+    feedback = answer.prompt_feedback
+    said = (candidate.finish_message, feedback.block_reason_message if feedback else None)
+    return any(_NOT_CHARGED.search(one) for one in said if one)
 
 
 def _warnings(
