@@ -32,7 +32,7 @@
     │   ├── UpstreamTimeout             504 upstream_timeout
     │   ├── QuotaExhausted              429 quota_exhausted
     │   └── BillingExhausted            429 billing_exhausted           no credit left, or a spending cap reached
-    ├── StorageError                  chats cannot be read or kept; `part` says which part of the storage fails
+    ├── StorageError                  chats cannot be read or kept, or uploads not be buffered; `part` says where
     │   ├── StorageDamaged              500 storage_damaged
     │   ├── StorageUnavailable          503 storage_unavailable
     │   └── StorageFull                 507 storage_full
@@ -367,7 +367,7 @@ class StorageError(ServiceError):
         """
         Args:
             detail: a sentence without paths or addresses.
-            part: `database` or `blobs`.
+            part: `database`, `blobs`, or `uploads`, which is the temporary folder.
             cause: for the log.
             retry_after: as ever.
         """
@@ -388,11 +388,11 @@ class StorageDamaged(StorageError):
 
 
 class StorageUnavailable(StorageError):
-    status, code, title = 503, "storage_unavailable", "The storage for chats cannot be reached"
+    status, code, title = 503, "storage_unavailable", "The storage cannot be reached"
 
 
 class StorageFull(StorageError):
-    status, code, title = 507, "storage_full", "The storage for chats is full"
+    status, code, title = 507, "storage_full", "The storage is full"
 
 
 class Overloaded(ServiceError):

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
@@ -49,6 +51,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or examine_environment().require_startable()
     settings.require_startable()
     logs.install(settings)
+    # Python takes another folder in silence if this one is full when it is first needed.
+    tempfile.tempdir = os.environ.get("TMPDIR") or tempfile.tempdir
     gate = Gate(settings.max_in_flight, settings.max_queued, settings.queue_timeout_seconds)
 
     @asynccontextmanager

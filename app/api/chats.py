@@ -31,7 +31,7 @@ from app.api.dependencies import (
 )
 from app.api.inline import LiftingRoute
 from app.api.negotiation import AnswerWanted
-from app.api.problems import documented
+from app.api.problems import documented, merged
 from app.api.sending import Sending
 from app.api.stored import Stored, StoredImage
 from app.api.wire import ChatCreate, ForkCreate, TurnCreate, TurnForm
@@ -56,24 +56,7 @@ class _Turn(GenerationRead):
     turn: int
 
 
-def _merged(*documents: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    """Descriptions of the problems of a route, where several have the same status."""
-    merged: dict[int | str, dict[str, Any]] = {}
-    for document in documents:
-        for status, about in document.items():
-            if status in merged and "application/problem+json" in about.get("content", {}):
-                before = merged[status]
-                (old,), (new,) = before["content"].values(), about["content"].values()
-                merged[status] = {
-                    "description": f"{before['description']}; {about['description']}",
-                    "content": {"application/problem+json": old | {"examples": old["examples"] | new["examples"]}},
-                }
-            else:
-                merged[status] = about
-    return merged
-
-
-_TURN_ANSWERS = _merged(
+_TURN_ANSWERS = merged(
     ANSWERS
     | {
         200: ANSWERS[200]
@@ -237,7 +220,7 @@ async def add_turn(chat_id: ChatId, asked: Annotated[_AskedTurn, Depends(_turn_i
     "",
     status_code=201,
     dependencies=[Depends(body_of("application/json"))],
-    responses=_merged(
+    responses=merged(
         {status: about for status, about in _TURN_ANSWERS.items() if status not in (200, 404, 409, 412)},
         {201: {**_TURN_ANSWERS[200], "model": ChatRead | _Turn, "description": "The chat; with a prompt, its turn."}},
     ),

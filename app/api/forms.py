@@ -9,6 +9,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.api.intake import RETRY_AFTER_SECONDS
 from app.errors import FieldError, InvalidForm, StorageError, StorageFull, StorageUnavailable, TooLarge
 
 CODECS = {
@@ -232,6 +233,6 @@ def _storage_error(error: OSError) -> StorageError:
     cause = f"{type(error).__name__} {errno.errorcode.get(error.errno or 0, '')} in the temporary folder"
     if error.errno in _FULL:
         detail = "The temporary folder for uploads is full."
-        return StorageFull(detail, part="uploads", cause=cause, retry_after=10)
+        return StorageFull(detail, part="uploads", cause=cause, retry_after=RETRY_AFTER_SECONDS)
     detail = "The temporary folder for uploads cannot be written to."
-    return StorageUnavailable(detail, part="uploads", cause=cause, retry_after=10)
+    return StorageUnavailable(detail, part="uploads", cause=cause, retry_after=RETRY_AFTER_SECONDS)

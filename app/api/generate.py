@@ -9,6 +9,8 @@ from app.api.answers import EXAMPLE, GROUNDING_EXAMPLE
 from app.api.asking import AskedInForm, AskedInJson
 from app.api.dependencies import CallerDep, ImagesDep, body_of, caller
 from app.api.inline import LiftingRoute
+from app.api.problems import documented, merged
+from app.errors import StorageFull, StorageUnavailable
 
 router = APIRouter(
     prefix="/generate-image",
@@ -26,7 +28,11 @@ async def generate(asked: AskedInJson, caller: CallerDep, images: ImagesDep, ans
     return await answering.answer(images.plan(asked.request, caller), asked.wanted)
 
 
-@router.post("/with-references", dependencies=[Depends(body_of("multipart/form-data"))])
+@router.post(
+    "/with-references",
+    dependencies=[Depends(body_of("multipart/form-data"))],
+    responses=merged(ANSWERS, documented(StorageUnavailable, StorageFull)),
+)
 async def generate_with_references(
     asked: AskedInForm, caller: CallerDep, images: ImagesDep, answering: Answering
 ) -> Response:

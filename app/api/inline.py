@@ -14,6 +14,7 @@ from starlette.datastructures import FormData
 from app.api.events import Events
 from app.api.forms import read_form
 from app.api.intake import intake_of
+from app.errors import InvalidJson
 from app.lifting import Decoder, Lifter
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
@@ -93,6 +94,12 @@ class LiftedRequest(Request):
                     raise HTTPException(413)
             self._body = bytes(rest + self._lifter.close())
         return self._body
+
+    async def json(self) -> Any:
+        try:
+            return await super().json()
+        except (ValueError, RecursionError) as error:
+            raise InvalidJson("The body is not valid JSON.") from error
 
     async def _get_form(
         self, *, max_files: float = 1000, max_fields: float = 1000, max_part_size: int = 1024 * 1024

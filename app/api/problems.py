@@ -11,15 +11,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app import logs
 from app.api.wire import ChatCreate, ForkCreate, TurnCreate, TurnForm
 from app.domain import Usage
 from app.errors import (
+    CallerLeft,
     ContentBlocked,
     FieldError,
     Internal,
-    InvalidForm,
     InvalidJson,
     InvalidRequest,
     MethodNotAllowed,
@@ -49,6 +50,9 @@ MEDIA_TYPE = "application/problem+json"
 
 _BODIES = (ChatCreate, TurnCreate, TurnForm, ForkCreate)
 _FIELDS = {to_camel(name) for body in _BODIES for name in body.model_fields} | {"body", "cursor", "limit", "number"}
+_EXPECTED = {404, 405, 413}
+"""The statuses that Starlette and FastAPI answer with of their own accord."""
+
 _ON_A_FORM = {"referenceImages": "images"}
 _SAID_BETTER = {
     "string_pattern_mismatch": "has characters that do not belong there",
@@ -89,7 +93,14 @@ def install(app: FastAPI, *, log_sensitive: bool) -> None:
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _logged(_from_http(error, request), log_sensitive)
+        cause = error.__cause__  # FastAPI makes a 400 of whatever is raised while it reads a body
+        if isinstance(cause, ServiceError):
+            return await service_error(request, cause)
+        if isinstance(cause, ClientDisconnect):
+            return _logged(CallerLeft("The caller left before the body was there."), log_sensitive)
+        if error.status_code not in _EXPECTED:
+            log.error("unexpected: %s", logs.where(error, quote=log_sensitive))
+        return _logged(_from_http(error), log_sensitive)
 
     app.add_exception_handler(ServiceError, service_error)
     app.add_exception_handler(RequestValidationError, validation_error)
@@ -153,6 +164,23 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def merged(*documents: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """What a route's OpenAPI entry says of its failures, where several descriptions have the same status."""
+    merged: dict[int | str, dict[str, Any]] = {}
+    for document in documents:
+        for status, about in document.items():
+            if status in merged and MEDIA_TYPE in about.get("content", {}):
+                before = merged[status]
+                (old,), (new,) = before["content"].values(), about["content"].values()
+                merged[status] = {
+                    "description": f"{before['description']}; {about['description']}",
+                    "content": {MEDIA_TYPE: old | {"examples": old["examples"] | new["examples"]}},
+                }
+            else:
+                merged[status] = about
+    return merged
+
+
 _USED = Usage(prompt_tokens=12, output_tokens=208, thoughts_tokens=208, total_tokens=220, estimated_cost_usd=0.00252)
 _EXAMPLES: tuple[ServiceError, ...] = (
     InvalidRequest([FieldError("aspectRatio", "gemini-3-pro-image has 1:1, 16:9 and 21:9, not 8:1")]),
@@ -212,8 +240,6 @@ def _known(error: dict[str, str]) -> str:
 
 def _from_validation(error: RequestValidationError) -> ServiceError:
     found: Sequence[Any] = error.errors()
-    if any(one["type"] == "json_invalid" for one in found):
-        return InvalidJson("The body is not valid JSON.")
     if any(tuple(one["loc"]) == ("body",) and one["type"] == "missing" for one in found):
         return InvalidJson("The body is empty; send a JSON object.")
     return InvalidRequest([FieldError(_field(one["loc"]), _message(one)) for one in found[:MAX_ERRORS]])
@@ -234,9 +260,7 @@ def _message(found: dict[str, Any]) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _from_http(error: HTTPException, request: Request) -> ServiceError:
-    if isinstance(error.__cause__, ServiceError):
-        return error.__cause__  # FastAPI makes a 400 of whatever is raised while it reads a body
+def _from_http(error: HTTPException) -> ServiceError:
     if error.status_code == 404:
         return NotFound("There is no such route; /docs lists them.")
     if error.status_code == 405:
@@ -244,10 +268,4 @@ def _from_http(error: HTTPException, request: Request) -> ServiceError:
         return MethodNotAllowed(f"This route takes {allow or 'another method'}.", allow=allow)
     if error.status_code == 413:
         return TooLarge("The request body is larger than this service takes.")
-    if error.status_code == 400 and str(error.detail).startswith(("Too many", "Part exceeded")):
-        return TooLarge("The form has too many parts, or a text field that is too long.")
-    if error.status_code == 400 and request.headers.get("content-type", "").startswith("multipart/"):
-        return InvalidForm("The body is not a well-formed multipart form.")
-    if error.status_code == 400:
-        return InvalidJson("The body is not JSON that can be read.")
     return Internal("Something broke in this service; its log knows more.", cause=f"HTTP {error.status_code}")

@@ -1,0 +1,96 @@
+"""What goes wrong on the service's side while a body is read: never the caller's 400, and the log says what it was."""
+
+import logging
+import resource
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api import problems
+from app.emulator import Emulator, served
+from tests.conftest import noise
+from tests.processes import process
+
+LARGE = noise(1, 10 * 1024 * 1024)
+
+
+async def upload(client: httpx2.AsyncClient, image: bytes = LARGE) -> httpx2.Response:
+    return await client.post(
+        "/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.jpg", image))]
+    )
+
+
+@pytest.mark.parametrize("fault", ["full", "gone"])
+async def test_a_temporary_folder_that_takes_nothing_is_the_services_fault(
+    gemini: Emulator, gemini_url: str, tmp_path: Path, fault: str
+) -> None:
+    """
+    Files of more than 8 MiB pass through it. (A limit on the size of files stands for a disk that is full.)
+    """
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    async with process(gemini_url, tmpdir=folder) as (started, url):
+        if fault == "full":
+            resource.prlimit(started.pid, resource.RLIMIT_FSIZE, (1024 * 1024, 1024 * 1024))
+        else:
+            folder.rmdir()
+        async with httpx2.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+            failed = await upload(client)
+        async with httpx2.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+            small = await upload(client, noise(2, 1000))
+            metrics = (await client.get("/metrics")).text
+
+    told = failed.json()
+    expected = (507, "storage_full") if fault == "full" else (503, "storage_unavailable")
+    assert (failed.status_code, told["code"], told["part"]) == (*expected, "uploads"), failed.text
+    assert str(tmp_path) not in failed.text
+    assert failed.headers["retry-after"]
+    assert small.status_code == 200
+    assert f'outcome="{told["code"]}"' in metrics
+    assert len(gemini.calls) == 1
+
+
+class BrokenReceive:
+    """Breaks while a body is read, as a bug of ours would."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def broken() -> Message:
+            raise KeyError("a secret prompt")
+
+        await self.app(scope, broken, send)
+
+
+@pytest.mark.parametrize("type_", ["application/json", "multipart/form-data; boundary=x"])
+async def test_a_bug_while_a_body_is_read_is_a_500_and_in_the_log(type_: str, caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    problems.install(app, log_sensitive=False)
+    app.add_middleware(BrokenReceive)
+
+    @app.post("/")
+    async def read(body: dict[str, Any]) -> None: ...
+
+    with caplog.at_level(logging.ERROR, logger="app.api.problems"):
+        async with served(app) as url, httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+            response = await client.post("/", content=b"{}", headers={"Content-Type": type_})
+
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert "KeyError at" in caplog.text
+    assert "test_failing_uploads.py" in caplog.text
+    assert "secret" not in caplog.text + response.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"", b'{"prompt": "\xff"}', b"[" * 100_000, b'{"prompt": "x", "seed": ' + b"9" * 5_000 + b"}", b"\xff\xfe{"],
+)
+async def test_json_that_cannot_be_read_stays_the_callers_fault(client: httpx2.AsyncClient, body: bytes) -> None:
+    response = await client.post("/generate-image", content=body, headers={"Content-Type": "application/json"})
+
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_json")
