@@ -28,6 +28,9 @@ _LINGER_SECONDS = 1.0
 """How long a refused caller's bytes are read and dropped. If the socket closed at once, the kernel would send a reset,
 and the caller could lose the answer."""
 
+_PIECE_BYTES = 32 * 1024
+"""How much of a chunked body the parser is given at once, so that its framing is counted in time."""
+
 _FULL = "This service has as many connections as it takes."
 
 _REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
@@ -61,9 +64,10 @@ class LimitedProtocol(HttpToolsProtocol):
     """Whether the connection was cut because the caller did not read."""
 
     _probes_only = False
-    _reading_body = False
+    _reading_body = _chunked = False
     _may_begin = False  # the parser has been given a head that was counted
     _ignoring = False  # nothing more is read from this connection
+    _empty_bytes = 0  # of empty lines in front of a request
     _framing_bytes = 0  # of a chunked body: what is not body
     _head_timer: asyncio.TimerHandle | None = None
     _linger_timer: asyncio.TimerHandle | None = None
@@ -96,13 +100,23 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._receive_body(data)
                 return
             if not self._head:
-                data = data.lstrip(b"\r\n")  # some clients end a body with an empty line
-            if data and self._answering:
+                data = self._without_empty_lines(data)
+            if not data or self._ignoring:
+                return
+            if self._answering:
                 # A second request before the first is answered is not served: reading on is the only way to notice
                 # that the caller has left. The connection closes with the first answer, and the client asks again.
                 self._read_no_more()
                 return
             data = self._receive_head(data)
+
+    def _without_empty_lines(self, data: bytes) -> bytes:
+        """What follows the empty lines in front of a request, which some clients send behind a body."""
+        rest = data.lstrip(b"\r\n")
+        self._empty_bytes += len(data) - len(rest)
+        if self._empty_bytes > self.max_head_bytes:
+            self._refuse_head_length()
+        return rest
 
     def _receive_head(self, data: bytes) -> bytes:
         """Collect a head, and give it to the parser when it is complete. Returns what follows it."""
@@ -125,14 +139,19 @@ class LimitedProtocol(HttpToolsProtocol):
         return rest
 
     def _receive_body(self, data: bytes) -> None:
-        self._framing_bytes += len(data)
-        super().data_received(data)
-        if not self._reading_body:
-            return  # it is complete
-        self._pass_body_on()
-        if self._framing_bytes > self.max_head_bytes:
-            self._refuse_head_length()  # of trailers, or chunk extensions, or of far too many chunks
-        elif not self._at_work:
+        view, step = memoryview(data), _PIECE_BYTES if self._chunked else len(data)
+        for start in range(0, len(data), step):
+            piece = view[start : start + step]
+            self._framing_bytes += len(piece)
+            super().data_received(piece)  # type: ignore[arg-type]  # the parser takes any buffer
+            if self._ignoring:
+                return
+            if not self._reading_body:
+                return self.data_received(bytes(view[start + step :]))
+            self._pass_body_on()
+            if self._framing_bytes > self.max_head_bytes:
+                return self._refuse_head_length()  # of trailers, or chunk extensions, or of far too many chunks
+        if not self._at_work:
             self._limit_head()  # the request is answered, but its body still arrives
 
     def _pass_body_on(self) -> None:
@@ -150,7 +169,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._read_no_more()
         if self._ignoring:
             return
-        self._may_begin = False
+        self._may_begin, self._empty_bytes = False, 0
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: {"connection": self}}
 
@@ -196,6 +215,7 @@ class LimitedProtocol(HttpToolsProtocol):
             raise ValueError("a transfer coding that is not understood")
         if names.count(b"host") > 1:
             raise ValueError("more than one host")
+        self._chunked = bool(codings)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "invalid_http", "This is not HTTP that can be read.")
@@ -304,6 +324,8 @@ class CountedTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
+        if not data:
+            return
         self.written += len(data)
         self._transport.write(data)
         self._on_write()

@@ -222,6 +222,7 @@ ENDLESS = {
     "a method": (b"", b"A" * 1024),
     "trailers": (CHUNKED + b"1\r\na\r\n0\r\n", b"X: y\r\n" * 170),
     "a trailer": (CHUNKED + b"1\r\na\r\n0\r\nX: ", b"a" * 1024),
+    "empty lines": (b"", b"\r\n" * 500),
     "a chunk extension": (CHUNKED + b"1;x=", b"a" * 1024),
     "chunk extensions": (CHUNKED, b"1;x=" + b"a" * 1000 + b"\r\na\r\n"),
     "leading zeros": (CHUNKED, b"0" * 1024),
@@ -341,6 +342,34 @@ async def test_a_malformed_chunk_is_refused_at_once(
     assert recorder.requests == [("POST /chunked", b"cut")] * len(recorder.requests)
     assert len(recorder.requests) <= 2
     assert not gemini.calls
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 2\r\n\r\nab", b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"]
+)
+async def test_empty_lines_behind_a_body_are_ignored(recorded: tuple[int, Recorder], framing: bytes) -> None:
+    port, recorder = recorded
+    request, empty = b"POST / HTTP/1.1\r\n" + HOST + framing, b"\r\n\r\n"
+    last = final(b"GET /last HTTP/1.1\r\n" + HOST + b"\r\n")
+    await said(port, [request + empty, empty + request, empty, b"\r", b"\n", last], pause=0.03)
+
+    assert recorder.requests == [("POST /", b"ab"), ("POST /", b"ab"), ("GET /last", b"")]
+
+
+async def test_what_follows_a_large_body_is_no_part_of_it(recorded: tuple[int, Recorder]) -> None:
+    """
+    A second request in the same packet is not served: the connection closes after the first answer.
+    """
+    port, recorder = recorded
+    following = b"GET /following HTTP/1.1\r\n" + HOST + b"\r\n"
+    for framed in range(32 * 1024 - 3, 32 * 1024 + 4):  # what the parser gets in one piece, more or less
+        body = b"x" * (framed - len(b"7fff\r\n" + b"\r\n0\r\n\r\n"))
+        chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        answer = await said(port, [CHUNKED, chunks + following * 3], pause=0.01)
+
+        assert answer.count(b"HTTP/1.1 200") == 1
+        assert recorder.requests.pop() == ("POST /chunked", body)
+        assert not recorder.requests
 
 
 async def test_an_answered_request_gets_no_second_answer(service: int) -> None:
