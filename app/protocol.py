@@ -28,6 +28,9 @@ _LINGER_SECONDS = 1.0
 """How long a refused caller's bytes are read and dropped. If the socket closed at once, the kernel would send a reset,
 and the caller could lose the answer."""
 
+_MOST_FIELDS = 200
+"""Header fields of a request, trailers included. Each costs a microsecond in the parser and in each search for one."""
+
 _PIECE_BYTES = 32 * 1024
 """How much of a chunked body the parser is given at once, so that its framing is counted in time."""
 
@@ -67,6 +70,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _reading_body = _chunked = False
     _may_begin = False  # the parser has been given a head that was counted
     _ignoring = False  # nothing more is read from this connection
+    _fields = 0  # of a head, and of trailers
     _empty_bytes = 0  # of empty lines in front of a request
     _framing_bytes = 0  # of a chunked body: what is not body
     _head_timer: asyncio.TimerHandle | None = None
@@ -152,7 +156,14 @@ class LimitedProtocol(HttpToolsProtocol):
             if self._framing_bytes > self.max_head_bytes:
                 return self._refuse_head_length()  # of trailers, or chunk extensions, or of far too many chunks
         if not self._at_work:
-            self._limit_head()  # the request is answered, but its body still arrives
+            # The request is answered, but its body still arrives. Others get their turn after each packet.
+            self._limit_head()
+            self.flow.pause_reading()
+            self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _pass_body_on(self) -> None:
         body = b"".join(self._parts)
@@ -169,7 +180,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._read_no_more()
         if self._ignoring:
             return
-        self._may_begin, self._empty_bytes = False, 0
+        self._may_begin, self._empty_bytes, self._fields = False, 0, 0
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: {"connection": self}}
 
@@ -178,7 +189,12 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._ignoring and not self._reading_body:  # trailers are not headers
+        if self._ignoring:
+            return
+        self._fields += 1
+        if self._fields > _MOST_FIELDS:
+            raise ValueError("too many fields")  # which the parser turns into an error of its own
+        if not self._reading_body:  # trailers are not headers
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -218,6 +234,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._chunked = bool(codings)
 
     def send_400_response(self, msg: str) -> None:
+        if self._fields > _MOST_FIELDS:
+            return self._refuse(431, "too_large", f"A request may have {_MOST_FIELDS} header fields.")
         self._refuse(400, "invalid_http", "This is not HTTP that can be read.")
 
     # What leaves.

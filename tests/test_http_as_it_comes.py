@@ -223,6 +223,7 @@ ENDLESS = {
     "trailers": (CHUNKED + b"1\r\na\r\n0\r\n", b"X: y\r\n" * 170),
     "a trailer": (CHUNKED + b"1\r\na\r\n0\r\nX: ", b"a" * 1024),
     "empty lines": (b"", b"\r\n" * 500),
+    "short headers": (b"GET / HTTP/1.1\r\n" + HOST + b"a:\r\n" * 300 + b"\r\n", b"b"),
     "a chunk extension": (CHUNKED + b"1;x=", b"a" * 1024),
     "chunk extensions": (CHUNKED, b"1;x=" + b"a" * 1000 + b"\r\na\r\n"),
     "leading zeros": (CHUNKED, b"0" * 1024),
