@@ -333,7 +333,9 @@ def test_kubernetes_knows_every_field(place: str) -> None:
 
 
 def compose() -> dict[str, Document]:
-    services: dict[str, Document] = in_file("compose.yaml")[0]["services"]
+    """The services, with the defaults of what `.env` may change."""
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (DEPLOY / "compose.yaml").read_text())
+    services: dict[str, Document] = documents(text)[0]["services"]
     return services
 
 
@@ -343,7 +345,7 @@ OURS = ["service-a", "service-b", "demo"]
 @pytest.mark.parametrize("name", OURS)
 def test_compose_runs_the_service_with_settings_that_it_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {
-        variable: SECRETS.get(variable, str(value))
+        variable: SECRETS.get(variable, str(value or ""))
         for variable, value in compose()[name]["environment"].items()
         if not variable.startswith("AWS_")
     }
@@ -373,6 +375,18 @@ def test_compose_waits_until_the_last_answer_is_out(name: str) -> None:
     seconds = sum(int(service["environment"][f"SHUTDOWN_{one}_SECONDS"]) for one in ("NOTICE", "GRACE"))
 
     assert int(service["stop_grace_period"].removesuffix("s")) >= seconds + LAST_ANSWERS_SECONDS
+
+
+@pytest.mark.parametrize("name", OURS[:2])
+def test_compose_hands_on_every_setting_that_is_in_its_env_file(name: str) -> None:
+    """
+    The file may be missing. What compose.yaml says itself goes before it, in whichever case it is written.
+    """
+    service = compose()[name]
+
+    assert service["env_file"] == [{"path": ".env", "required": False}]
+    assert service["environment"]["PORT"] == "8000"
+    assert service["environment"]["HOST"] == "0.0.0.0"
 
 
 def test_compose_mounts_files_that_there_are() -> None:

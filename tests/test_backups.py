@@ -1,0 +1,77 @@
+"""deploy/backup.md: its commands, run as they stand there, bring chats back."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from app.emulator import Emulator
+from tests.conftest import Serve
+from tests.storages import Knobs, Postgres, _programs
+
+PAGE = (Path(__file__).parent.parent / "deploy" / "backup.md").read_text()
+
+
+def commands(heading: str, purpose: str) -> str:
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return next(one for one in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) if one.startswith(f"# {purpose}\n"))
+
+
+def paste(folder: Path, blocks: Sequence[str], **environment: str) -> None:
+    programs = _programs()
+    path = f"{programs}:{os.environ['PATH']}" if programs else os.environ["PATH"]
+    for block in blocks:
+        made = subprocess.run(
+            ["bash", "-euc", block],
+            cwd=folder,
+            env={"PATH": path, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+
+
+async def a_chat(client: httpx2.AsyncClient) -> tuple[str, bytes]:
+    """Its address, and the image of its only turn."""
+    chat = (await client.post("/chats", json={"prompt": "A cat", "imageSize": "1K"})).headers["location"]
+    return chat, (await client.get(f"{chat}/turns/1/image")).content
+
+
+@pytest.mark.parametrize("kind", ["SQLite", "SQLite with Python", "PostgreSQL"])
+async def test_chats_come_back_from_a_backup(
+    serve: Serve, gemini: Emulator, tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """
+    The backup is made while the service runs, with rows that are in SQLite's write-ahead log only. What came after it
+    is gone.
+    """
+    heading, _, means = kind.partition(" with ")
+    knobs: Knobs = {"data_dir": tmp_path / "data"}
+    environment = {}
+    if heading == "PostgreSQL":
+        server: Postgres = request.getfixturevalue("_postgres")
+        knobs["database_url"] = environment["DATABASE_URL"] = server.database()
+    elif not means and shutil.which("sqlite3") is None:
+        pytest.skip("sqlite3 is not installed (Debian: sqlite3)")
+    async with serve(**knobs) as client:
+        chat, image = await a_chat(client)
+        purpose = f"back up with {means}" if means else "back up"
+        paste(tmp_path, [commands(heading, purpose), commands("A folder", "back up")], **environment)
+        later, _ = await a_chat(client)
+        await client.delete(chat)
+
+    shutil.rmtree(tmp_path / "data" / "blobs")
+    paste(tmp_path, [commands("A folder", "restore"), commands(heading, "restore")], **environment)
+
+    async with serve(**knobs) as client:
+        restored = await client.get(f"{chat}/turns/1/image")
+        turn = await client.post(f"{chat}/turns", json={"prompt": "Blue, please"})
+        assert (await client.get(later)).status_code == 404
+    assert restored.content == image
+    assert (turn.status_code, turn.json()["turn"], turn.json()["warnings"]) == (200, 2, [])
