@@ -19,7 +19,8 @@ PAGE = (Path(__file__).parent.parent / "deploy" / "backup.md").read_text()
 
 def commands(heading: str, purpose: str) -> str:
     section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return next(one for one in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) if one.startswith(f"# {purpose}\n"))
+    blocks: list[str] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    return next(block for block in blocks if block.startswith(f"# {purpose}\n"))
 
 
 def paste(folder: Path, blocks: Sequence[str], **environment: str) -> None:
