@@ -20,7 +20,6 @@ from pydantic import (
     DirectoryPath,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -305,9 +304,6 @@ class Settings(BaseSettings):
     def _models_fit(self) -> Self:
         try:
             _ = self.catalogue
-        except ValidationError as error:
-            wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
-            raise ValueError(f"MODELS: {'; '.join(wrong)}") from error
         except ValueError as error:
             raise ValueError(f"MODELS: {error}") from error
         return self

@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import ValidationError
 
 from app.catalogue import Catalogue
+from app.complaints import complaints
 from app.domain import Usage
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, picture
+from tests.conftest import Serve, picture, settings_for
 
 CATALOGUE = Catalogue("gemini-3-pro-image")
 
@@ -286,3 +288,105 @@ async def test_what_a_demo_would_have_cost_is_not_among_the_costs(serve: Serve) 
     would_have = re.search(r"^gemini_images_demo_cost_dollars_total\{.*\} (\S+)$", metrics, re.MULTILINE)
     assert would_have
     assert float(would_have[1]) == response.json()["usage"]["estimatedCostUsd"] > 0
+
+
+EMPTY: dict[str, Any] = {
+    "aspect_ratios": [], "vertex_aspect_ratios": [], "image_sizes": [], "thinking_levels": [], "pixels": {},
+    "image_tokens": {}, "references_by_role": {},
+}  # fmt: skip
+NOTHING_IN_IT: list[dict[str, Any]] = [
+    *({name: value} for name, value in EMPTY.items()),
+    EMPTY,
+    {"pixels": {"1:1": {}}},
+    {"max_references": 0, "input_tokens": 0, "output_tokens": 0},
+    {"prices": {"image_output": None, "input": 0}, "references_by_role": None, "max_references": None},
+]
+
+
+@pytest.mark.parametrize("changes", NOTHING_IN_IT, ids=lambda changes: ",".join(changes))
+async def test_a_model_may_have_nothing_of_a_kind(serve: Serve, gemini: Emulator, changes: dict[str, Any]) -> None:
+    """
+    What a model lacks is a 422 that says so, or is left to Gemini; it is never a 500.
+    """
+    reference = {"data": base64.b64encode(picture()).decode(), "role": "character"}
+    wanted: list[dict[str, Any]] = [
+        {"thinkingLevel": "high"},
+        {"aspectRatio": "16:9"},
+        {"imageSize": "1K"},
+        {"referenceImages": [reference]},
+        {"thinkingLevel": "high", "aspectRatio": "8:1", "imageSize": "4K", "referenceImages": [reference]},
+        {},
+    ]
+    like = "gemini-nano-banana-2.1"
+    small = base64.b64encode(picture("JPEG")).decode()
+    gemini.faults.extend([Fault(status=503, prompt="busy"), Fault(image_base64=small, times=99)])
+    async with serve(models={like: changes, "gemini-3-pro-image": changes}, retry_budget=0) as client:
+        listed = await client.get("/models")
+        answers = [await client.post("/generate-image", json={"prompt": "x", "model": like, **one}) for one in wanted]
+        answers.append(await client.post("/generate-image", json={"prompt": "busy", "fallbackModel": like}))
+        chat = await client.post("/chats", json={"prompt": "x", "model": like})
+        answers += [chat, await client.post(f"{chat.headers.get('location')}/turns", json={"prompt": "y"})]
+
+    assert listed.status_code == 200
+    assert {one.status_code for one in answers} <= {200, 201, 404, 422, 503}, [one.text[:200] for one in answers]
+    for one in answers:
+        for error in one.json().get("errors", ()):
+            assert error["message"]
+            assert "  " not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "body", "field", "said"),
+    [
+        ({"thinking_levels": []}, {"thinkingLevel": "high"}, "thinkingLevel", "m1 has no levels, not high"),
+        (
+            {"references_by_role": {}},
+            {"referenceImages": [{"data": base64.b64encode(picture()).decode(), "role": "style"}]},
+            "referenceImages",
+            "m1 takes no such references at most, not 1 style",
+        ),
+    ],
+)
+async def test_what_a_model_has_none_of_is_said(
+    serve: Serve, gemini: Emulator, changes: dict[str, Any], body: dict[str, Any], field: str, said: str
+) -> None:
+    async with serve(models={"m1": {"like": "gemini-nano-banana-2.1", **changes}}) as client:
+        response = await client.post("/generate-image", json={"prompt": "x", "model": "m1", **body})
+
+    assert response.status_code == 422
+    assert response.json()["errors"] == [{"field": field, "message": said}]
+    assert not gemini.calls
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"thinking_levels": None},
+        {"aspect_ratios": "1:1"},
+        {"aspect_ratios": [None]},
+        {"pixels": {"1:1": {"1K": [1024, 0]}}},
+        {"pixels": {"1:1": {"1K": []}}},
+        {"pixels": None},
+        {"prices": None},
+        {"prices": {"input": float("nan")}},
+        {"prices": {"image_output": -1}},
+        {"image_tokens": {"1K": -1}},
+        {"max_references": -1},
+        {"references_by_role": {"hero": 1}},
+        {"like": ["gemini-3-pro-image"]},
+        {"like": {}},
+        {"like": None},
+        {"news": []},
+    ],
+    ids=str,
+)
+def test_a_model_that_makes_no_sense_is_said_at_start(changes: dict[str, Any]) -> None:
+    """
+    With the name of the setting, instead of when somebody has paid for an image.
+    """
+    with pytest.raises(ValidationError) as refused:
+        settings_for("http://127.0.0.1:1", models={"m1": changes})
+
+    said = "\n".join(map(str, complaints(refused.value)))
+    assert "MODELS" in said
+    assert "m1" in said

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from app.catalogue.aliases import ALIASES, Alias
 from app.catalogue.model import IMAGE_SIZES, Model, Prices, unlisted
@@ -80,7 +80,7 @@ class Catalogue:
 
     def _changed(self, id_: str, changes: dict[str, Any]) -> Model:
         like = changes.pop("like", id_)
-        base = self.models.get(like)
+        base = self.models.get(like) if isinstance(like, str) else None
         if base is None and like != id_:
             raise ValueError(f"{id_}: there is no model {like!r} for it to be like")
         description = asdict(base or unlisted(id_))
@@ -89,4 +89,8 @@ class Catalogue:
                 description["prices"] |= value
             else:
                 description[part] = value
-        return _READ_MODEL.validate_python(description | {"id": id_, "listed": True})
+        try:
+            return _READ_MODEL.validate_python(description | {"id": id_, "listed": True})
+        except ValidationError as error:
+            wrong = (".".join(map(str, (id_, *one["loc"]))) + f": {one['msg']}" for one in error.errors())
+            raise ValueError("; ".join(wrong)) from error

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from app.catalogue.pixels import Size
 from app.domain import Role, Usage
@@ -14,17 +14,21 @@ IMAGE_SIZES = ("512", "1K", "2K", "4K")
 """From small to large."""
 
 
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
 @dataclass(frozen=True)
 class Prices:
     """US dollars: per million tokens, and per Google Search query. `None` is a price nobody could name."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
-    image_output: float | None = None
-    text_output: float | None = None
+    image_output: Price | None = None
+    text_output: Price | None = None
     """Also what thinking costs, shown or not."""
-    input: float | None = None
-    search_query: float | None = None
+    input: Price | None = None
+    search_query: Price | None = None
     """Beyond the 5,000 free search requests a month that all Gemini 3 models share."""
 
 
@@ -44,6 +48,7 @@ class Model:
     lifecycle: str | None = None
     """What a date alone would not tell."""
 
+    # An empty list of ratios or sizes is one that nobody knows: nothing is checked against it, and no default chosen.
     aspect_ratios: tuple[str, ...] = ()
     vertex_aspect_ratios: tuple[str, ...] = ()
     """Further ones that Google's cards list for Vertex only."""
@@ -53,8 +58,8 @@ class Model:
     pixels: Mapping[str, Mapping[str, Size]] = field(default_factory=dict)
     output_type: str | None = None
 
-    max_references: int | None = None
-    references_by_role: Mapping[Role, int] | None = None
+    max_references: Count | None = None
+    references_by_role: Mapping[Role, Count] | None = None
     """`None` where Google names no slots; a role that is missing from a mapping has none."""
 
     google_search: bool = False
@@ -65,10 +70,10 @@ class Model:
     thinking_default: str | None = None
     include_thoughts: bool = False
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     prices: Prices = Prices()
-    image_tokens: Mapping[str, int] = field(default_factory=dict)
+    image_tokens: Mapping[str, Count] = field(default_factory=dict)
     """Output tokens that one picture takes, by image size, whatever its ratio."""
 
     def default_aspect_ratio(self) -> str | None:

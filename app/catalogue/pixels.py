@@ -4,7 +4,12 @@ Source: Google's image generation guide, page of 2026-09-08, confirmed for Pro b
 instead of 1376×768 has been seen, so a difference of a few percent is no error.
 """
 
-Size = tuple[int, int]
+from typing import Annotated
+
+from pydantic import Field
+
+_Pixels = Annotated[int, Field(gt=0)]
+Size = tuple[_Pixels, _Pixels]
 
 _AT_1K: dict[str, Size] = {
     "1:1": (1024, 1024),

@@ -55,7 +55,7 @@ def adapt(
     """
     changed: list[str] = []
     request = replace(request, thinking_level=_level(request.thinking_level, model, changed))
-    if model.listed and request.image_size not in (None, *model.image_sizes):
+    if model.listed and model.image_sizes and request.image_size not in (None, *model.image_sizes):
         size = next((one for one in reversed(_up_to(request.image_size)) if one in model.image_sizes), None)
         request = replace(request, image_size=size)
         changed.append(f"{model.id} draws at {size or 'a size of its own'}.")
@@ -99,7 +99,9 @@ def _thinking_errors(request: GenerationRequest, model: Model) -> Iterator[Field
     if level and model.thinking == "none":
         yield FieldError("thinkingLevel", f"{model.id} does not think")
     elif level and model.thinking == "levels" and level not in model.thinking_levels:
-        yield FieldError("thinkingLevel", f"{model.id} has {_listed(model.thinking_levels)}, not {level}")
+        yield FieldError(
+            "thinkingLevel", f"{model.id} has {_listed(model.thinking_levels) or 'no levels'}, not {level}"
+        )
     if request.include_thoughts and not model.include_thoughts:
         yield FieldError("includeThoughts", f"{model.id} has no thoughts to show")
 
@@ -113,7 +115,8 @@ def _reference_errors(references: tuple[Reference, ...], model: Model) -> Iterat
         most = model.references_by_role.get(role, 0)
         if count > most:
             allowed = _listed(f"{number} {allowed_role}" for allowed_role, number in model.references_by_role.items())
-            yield FieldError("referenceImages", f"{model.id} takes {allowed} references at most, not {count} {role}")
+            message = f"{model.id} takes {allowed or 'no such'} references at most, not {count} {role}"
+            yield FieldError("referenceImages", message)
 
 
 def _subjects(references: tuple[Reference, ...]) -> Counter[Role]:
@@ -130,5 +133,6 @@ def _subjects(references: tuple[Reference, ...]) -> Counter[Role]:
 
 
 def _listed(values: Iterable[str]) -> str:
-    *first, last = values
+    """The values in words; an empty text if there are none."""
+    *first, last = list(values) or [""]
     return f"{', '.join(first)} and {last}" if first else last
