@@ -94,6 +94,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._ignoring = True
+        self._counted.on_write = lambda: None  # or the two would keep each other, and what they hold
         super().connection_lost(exc)
 
     # What arrives.
@@ -327,14 +328,14 @@ class LimitedProtocol(HttpToolsProtocol):
 class CountedTransport:
     """A transport that knows how many of the bytes written to it have reached the other side's system."""
 
-    def __init__(self, transport: asyncio.Transport, written: Callable[[], None]) -> None:
+    def __init__(self, transport: asyncio.Transport, on_write: Callable[[], None]) -> None:
         """
         Args:
             transport: the real one.
-            written: called after each write.
+            on_write: called after each write.
         """
         self._transport = transport
-        self._on_write = written
+        self.on_write = on_write
         self.written = 0
         """Bytes, since the connection was made."""
 
@@ -346,7 +347,7 @@ class CountedTransport:
             return
         self.written += len(data)
         self._transport.write(data)
-        self._on_write()
+        self.on_write()
 
     def taken(self) -> int:
         """Bytes that the other side has confirmed: all but those that wait here, and those that the kernel holds."""
