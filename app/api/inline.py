@@ -16,6 +16,7 @@ from app.api.forms import read_form
 from app.api.intake import intake_of
 from app.errors import InvalidJson
 from app.lifting import Decoder, Lifter
+from app.memory import forget_frames
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
 """How long a body may be without the images in it. Prompts are much shorter than that."""
@@ -97,9 +98,11 @@ class LiftedRequest(Request):
 
     async def json(self) -> Any:
         try:
-            return await super().json()
+            parsed = await super().json()
         except (ValueError, RecursionError) as error:
             raise InvalidJson("The body is not valid JSON.") from error
+        self._body = b""  # its text is no longer needed while the image is made
+        return parsed
 
     async def _get_form(
         self, *, max_files: float = 1000, max_fields: float = 1000, max_part_size: int = 1024 * 1024
@@ -124,14 +127,14 @@ class LiftingRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            request.state.gate.require_room(
-                request.state.caller.name
-            )  # nobody uploads a hundred megabytes to be told that there is none
+            caller = request.state.caller.name
+            request.state.gate.require_room(caller)  # nobody uploads a hundred megabytes to be told that there is none
             await request.state.pace.turn(_READING)
-            request.state.upload = body = intake_of(request).body(request.scope, request.receive)
+            request.state.upload = body = intake_of(request).body(request.scope, request.receive, caller)
             try:
                 response = await handler(LiftedRequest(request.scope, body.receive))
-            except BaseException:
+            except BaseException as error:
+                forget_frames(error)  # they hold what has arrived
                 body.let_go()
                 raise
             if isinstance(response, Events):
