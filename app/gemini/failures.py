@@ -148,6 +148,9 @@ def _name(exc: BaseException) -> str:
 _MAX_WORDS = 4096
 """So many characters are looked at of what an error says."""
 
+_MAX_DETAILS = 100
+"""So many of its details. Google sends up to four."""
+
 
 class _Told:
     """What Google's error document tells, whatever shape it came in."""
@@ -156,17 +159,20 @@ class _Told:
         self.code = exc.code
         self.status = wire.well_formed(str(exc.status or ""))
         self.message = wire.well_formed(str(exc.message or "")[:_MAX_WORDS])
-        body = wire.well_formed(exc.details) if isinstance(exc.details, dict) else {}
-        error = body.get("error")
+        error = exc.details.get("error") if isinstance(exc.details, dict) else None
         self.from_google = isinstance(error, dict)
         """Whether this is Google's envelope; a gateway on the way may answer in its own words."""
-        listed = error.get("details") if isinstance(error, dict) else None
-        self.details = [entry for entry in _list(listed) if isinstance(entry, dict)]
+        listed = _list(error.get("details") if isinstance(error, dict) else None)[:_MAX_DETAILS]
+        try:
+            listed = wire.well_formed(listed)
+        except RecursionError:
+            listed = []
+        self.details = [entry for entry in listed if isinstance(entry, dict)]
         self.reasons = [str(entry["reason"]) for entry in self.details if entry.get("reason")]
         self.violations = [
             violation
             for entry in self.details
-            for violation in _list(entry.get("violations"))
+            for violation in _list(entry.get("violations"))[:_MAX_DETAILS]
             if isinstance(violation, dict)
         ]
         self.metadata = [entry["metadata"] for entry in self.details if isinstance(entry.get("metadata"), dict)]

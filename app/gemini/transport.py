@@ -6,6 +6,7 @@ call; it is put in as base64 while the request is sent, and taken out while the 
 
 import asyncio
 import base64
+import json
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
@@ -31,12 +32,16 @@ MAX_REST_BYTES = 2 * 1024 * 1024
 write, are 200 kB of text; sources are some tens of kB; the chunks of a stream repeat half a kilobyte each."""
 
 MAX_REST_ITEMS = 400_000
-"""The most brackets, commas, quotation marks and line ends in it. Each costs about a microsecond to read."""
+"""The most brackets, commas and quotation marks in it, each of which costs some tenths of a microsecond to read. A line
+end costs several times as much, and is counted as `_ITEMS` says."""
+
+MAX_DOCUMENTS = 5000
+"""The most chunks of a stream. Some dozens are usual."""
 
 MAX_STRINGS_LIFTED = 1000
 """The most images and signatures in an answer. Ten images are the most that has been seen."""
 
-MAX_ERROR_BYTES = 256 * 1024
+MAX_ERROR_BYTES = 128 * 1024
 """The longest body of an error that is read. Google's have up to some kB; of a longer one the status has to do."""
 
 _SLICE_BYTES = 16 * 1024
@@ -94,6 +99,7 @@ class Exchange:
         self._held = 0
         self._reader: EventReader | None = None
         self._documents: list[str] = []
+        self._documents_count = 0
         self._contents: dict[str, Content] = {}
 
     def __enter__(self) -> Self:
@@ -169,6 +175,7 @@ class Exchange:
         self._lifter = Lifter(self._sinks)
         self._reader = EventReader() if self._trip is not None else None
         self._documents = []
+        self._documents_count = 0
         self._contents = {}
         self._held = 0
         self._holds_images = False
@@ -217,6 +224,9 @@ class Exchange:
 
     def _found(self, documents: list[str]) -> bytes:
         self._documents += documents
+        self._documents_count += len(documents)
+        if self._documents_count > MAX_DOCUMENTS:
+            raise AnswerTooLarge(f"more than {MAX_DOCUMENTS:,} events")
         return b"data: {}\n\n" if documents else b""
 
     def documents(self) -> list[str]:
@@ -366,11 +376,10 @@ class _Lifted(httpx2.AsyncByteStream):
                     yield chunk
                     continue
                 for piece in _slices(chunk) if _is_json(chunk) else [chunk]:
-                    rest = self._exchange.lift(piece)
-                    self._count(rest)
-                    for part in _slices(rest):
+                    for part in _slices(self._exchange.lift(piece)):
                         if found := self._exchange.read(part):
                             yield found
+                        self._count(part)  # afterwards: an image that is whole before there is too much is delivered
                         if len(part) == _SLICE_BYTES:
                             await asyncio.sleep(0)
         if self._exchange and (found := self._exchange.end()):
@@ -378,7 +387,7 @@ class _Lifted(httpx2.AsyncByteStream):
 
     def _count(self, rest: bytes) -> None:
         self._rest_bytes += len(rest)
-        self._rest_items += sum(map(rest.count, _ITEMS))
+        self._rest_items += sum(rest.count(item) * weight for item, weight in _ITEMS.items())
         if self._rest_bytes > MAX_REST_BYTES:
             raise AnswerTooLarge(f"more than {MAX_REST_BYTES:,} bytes that are no image")
         if self._rest_items > MAX_REST_ITEMS:
@@ -388,7 +397,7 @@ class _Lifted(httpx2.AsyncByteStream):
         await self._body.answer.aclose()
 
 
-_ITEMS = (b'"', b",", b"{", b"[", b"\n", b"\r")
+_ITEMS = {b'"': 1, b",": 1, b"{": 1, b"[": 1, b"\n": 8, b"\r": 8}
 
 
 def _is_json(chunk: bytes) -> bool:
@@ -414,6 +423,12 @@ async def _error(body: _Body) -> bytes:
         text.clear()
     finally:
         await body.answer.aclose()
+    try:
+        json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        pass  # a web page, for instance, which the SDK takes as it is
+    except ValueError:
+        text.clear()  # a number of thousands of digits
     return text.decode(errors="replace").encode() or b'{"error": {}}'
 
 

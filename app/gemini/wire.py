@@ -50,6 +50,7 @@ def _or_nothing(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 Lenient = Annotated[T | None, WrapValidator(_or_nothing)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
+Name = Annotated[str, Field(max_length=200)]
 Several = Annotated[list[T], Field(max_length=1000)]
 """Reading takes some microseconds for each. No answer has been seen with more than some dozens of anything."""
 
@@ -126,18 +127,18 @@ class GroundingMetadata(_Wire):
 class Candidate(_Wire):
     index: Lenient[int] = None
     content: Content | None = None
-    finish_reason: Lenient[str] = None
+    finish_reason: Lenient[Name] = None
     finish_message: Lenient[str] = None
     grounding_metadata: Lenient[GroundingMetadata] = None
 
 
 class PromptFeedback(_Wire):
-    block_reason: str | None = None
+    block_reason: Name | None = None
     block_reason_message: Lenient[str] = None
 
 
 class ModalityTokens(_Wire):
-    modality: str | None = None
+    modality: Name | None = None
     token_count: Lenient[Count] = None
 
 
@@ -161,7 +162,7 @@ class Answer(_Wire):
     candidates: Several[Candidate] | None = None
     prompt_feedback: PromptFeedback | None = None
     usage_metadata: Lenient[UsageMetadata] = None
-    model_version: Lenient[str] = None
+    model_version: Lenient[Name] = None
     model_status: Lenient[ModelStatus] = None
 
 
