@@ -136,6 +136,44 @@ async def test_half_an_answer_or_none_is_an_error(reply: bytes) -> None:
             await asyncio.wait_for(asked(network, url), 4)
 
 
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", b"a" * 1000),
+        (b"HTTP/1.1 200 OK\r\n", b"a" * 1000),
+        (b"HTTP/1.1 200 ", b"a" * 1000),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 100),
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 40),
+        (b"", b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n" * 40),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", b"X: y\r\n" * 100),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: ", b"y" * 1000),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1;", b"y" * 1000),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", b"0" * 1000),
+    ],
+)
+async def test_headers_and_the_like_that_never_end_are_given_up(begin: bytes, more: bytes) -> None:
+    """
+    Bytes are counted as they come, not when a header is whole: it would be kept in memory until then.
+    """
+    sent = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"{}")
+        writer.write(begin)
+        while sent < 100 * MAX_HEAD_BYTES:
+            writer.write(more)
+            sent += len(more)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async with talking(talk) as (network, url):
+        with pytest.raises((httpcore2.RemoteProtocolError, httpcore2.ReadError)):
+            await asyncio.wait_for(asked(network, url), 10)
+
+    assert sent < 50 * MAX_HEAD_BYTES, "sockets hold a megabyte or two"
+
+
 async def test_an_answer_that_comes_before_the_request_is_read_is_heard() -> None:
     """
     A server that refuses an upload early answers, closes, and never reads the rest.

@@ -514,8 +514,11 @@ async def test_tls_is_spoken_and_certificates_are_checked(
 
 
 @asynccontextmanager
-async def forwarding(asked: list[bytes]) -> AsyncGenerator[str]:
-    """A proxy that forwards plain HTTP and tunnels the rest; the first line of each request ends up in `asked`."""
+async def forwarding(asked: list[bytes], ended: asyncio.Event | None = None) -> AsyncGenerator[str]:
+    """A proxy that forwards plain HTTP and tunnels the rest; the first line of each request ends up in `asked`.
+
+    `ended` is set when the client ends a connection.
+    """
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
@@ -532,7 +535,11 @@ async def forwarding(asked: list[bytes]) -> AsyncGenerator[str]:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         else:
             back.write(b"\r\n".join(head))
-        await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
+        backwards = asyncio.create_task(pump(there, writer))
+        await asyncio.gather(pump(reader, back), return_exceptions=True)
+        if ended is not None:
+            ended.set()
+        await asyncio.gather(backwards, return_exceptions=True)
 
     server = await asyncio.start_server(forward, "127.0.0.1", 0)
     async with server:
@@ -577,3 +584,108 @@ async def test_the_environment_s_proxies_are_used(
     assert seen[0].startswith(b"CONNECT localhost:")
     assert seen[1].startswith(b"POST http://127.0.0.1:")
     assert asked == seen
+
+
+# Limits behind a proxy.
+
+
+@pytest.fixture
+async def behind_a_proxy(
+    gemini: Emulator, authority: trustme.CA, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[tuple[str, list[bytes], asyncio.Event]]:
+    """Gemini's address with TLS, behind a proxy that opens a tunnel to it; what the proxy was asked; and an event that
+    is set when a tunnel is ended."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    asked: list[bytes] = []
+    ended = asyncio.Event()
+    async with served_with_tls(gemini, authority) as url, forwarding(asked, ended) as proxy:
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, proxy)
+        yield url, asked, ended
+
+
+@pytest.mark.parametrize(
+    ("knob", "fault", "waited_for"),
+    [
+        ("upstream_first_byte_seconds", Fault(delay_seconds=20), "first_byte"),
+        ("upstream_stall_seconds", Fault(stall_seconds=20), "transfer"),
+    ],
+)
+async def test_silence_has_limits_behind_a_proxy_too(
+    serve: Serve,
+    behind_a_proxy: tuple[str, list[bytes], asyncio.Event],
+    gemini: Emulator,
+    knob: str,
+    fault: Fault,
+    waited_for: str,
+) -> None:
+    url, asked, _ = behind_a_proxy
+    gemini.faults.append(fault)
+
+    async with serve(google_gemini_base_url=url, **{knob: 0.5}) as client:
+        response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 10)
+
+    assert (response.status_code, response.json().get("waitedFor")) == (504, waited_for)
+    assert len(asked) == 1
+
+
+async def test_pauses_below_the_limit_are_none(
+    serve: Serve, behind_a_proxy: tuple[str, list[bytes], asyncio.Event], gemini: Emulator
+) -> None:
+    """
+    The limit is for each pause, not for the whole of an answer.
+    """
+    url, _, _ = behind_a_proxy
+    gemini.faults.append(Fault(stall_seconds=0.6, delay_seconds=0.6, image_base64=base64.b64encode(JPEG).decode()))
+
+    async with serve(google_gemini_base_url=url, upstream_stall_seconds=2, upstream_connect_seconds=0.5) as client:
+        response = await client.post("/generate-image", json=ASK)
+
+    assert image_of(response) == JPEG
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 200 Connection established\r\n\r\n"])
+async def test_a_proxy_that_opens_no_way_is_no_connection(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, says: bytes
+) -> None:
+    """
+    It takes the request to connect and says nothing, or says yes and there is nobody behind it who speaks TLS. Nothing
+    was asked of Gemini, so it may be tried again.
+    """
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(says)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        knobs = {"google_gemini_base_url": "https://gemini.invalid", "upstream_connect_seconds": 0.3}
+        async with serve(**knobs, upstream_attempts=2) as client:
+            response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 10)
+
+    assert (response.status_code, response.json()["waitedFor"]) == (504, "connection")
+    assert "x-should-retry" not in response.headers
+    assert connections == 2
+
+
+async def test_who_leaves_behind_a_proxy_leaves_nothing_open(
+    serve: Serve, behind_a_proxy: tuple[str, list[bytes], asyncio.Event], gemini: Emulator
+) -> None:
+    url, _, ended = behind_a_proxy
+    gemini.faults.append(Fault(delay_seconds=20))
+
+    async with serve(google_gemini_base_url=url) as client:
+        asking = asyncio.create_task(client.post("/generate-image", json=ASK))
+        await called(gemini)
+        asking.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
+        metrics = (await client.get("/metrics")).text
+
+    assert 'gemini_images_held_bytes{of="answers"} 0.0' in metrics

@@ -1,0 +1,353 @@
+"""Answers that no Gemini sends: they end as a documented problem, and keep nobody else waiting."""
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import json
+import random
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import httpx2
+import pytest
+
+from tests.conftest import Serve, picture
+from tests.test_events import read
+
+ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
+EVENTS = {"Accept": "text/event-stream"}
+JPEG = picture("JPEG", (1024, 1024), "navy")
+PART = json.dumps({"inlineData": {"mimeType": "image/jpeg", "data": base64.b64encode(JPEG).decode()}})
+MIB = 2**20
+
+
+def answer(parts: str = PART, more: str = "") -> bytes:
+    return f'{{"candidates": [{{"content": {{"parts": [{parts}]}}, "finishReason": "STOP"{more}}}]}}'.encode()
+
+
+def head(length: object, status: int = 200, *more: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {length}", *more, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+class Upstream:
+    """A server that answers each request as the test says."""
+
+    def __init__(self) -> None:
+        self.says(b"")
+        self.asked = 0
+        """How many requests have come."""
+
+    def says(self, *pieces: bytes, then: Literal["reset", "close"] | None = None, pause_seconds: float = 0) -> None:
+        """Answer from now on with these pieces, and do `then`, or serve the next request."""
+        self._pieces, self._then, self._pause_seconds, self.asked = pieces, then, pause_seconds, 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+                self.asked += 1
+                for piece in self._pieces:
+                    for start in range(0, len(piece), 64 * 1024):
+                        writer.write(piece[start : start + 64 * 1024])
+                        await writer.drain()
+                    await asyncio.sleep(self._pause_seconds)
+                if self._then == "reset":
+                    writer.transport.abort()
+                if self._then is not None:
+                    break
+        writer.close()
+
+
+@asynccontextmanager
+async def listening(upstream: Upstream) -> AsyncGenerator[str]:
+    server = await asyncio.start_server(upstream, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+async def _pair(serve: Serve) -> AsyncGenerator[tuple[Upstream, httpx2.AsyncClient]]:
+    upstream = Upstream()
+    knobs = {"upstream_stall_seconds": 0.3, "upstream_first_byte_seconds": 1, "max_upstream_body_bytes": 24 * MIB}
+    async with listening(upstream) as url, serve(google_gemini_base_url=url, **knobs) as client:
+        yield upstream, client
+
+
+@pytest.fixture
+def upstream(_pair: tuple[Upstream, httpx2.AsyncClient]) -> Upstream:
+    return _pair[0]
+
+
+@pytest.fixture
+def client(_pair: tuple[Upstream, httpx2.AsyncClient]) -> httpx2.AsyncClient:
+    """A caller of a service that has `upstream` for Gemini."""
+    return _pair[1]
+
+
+async def asked(
+    client: httpx2.AsyncClient, *, streamed: bool = False, same: bool = True, more: dict[str, str] | None = None
+) -> tuple[int, str, list[str]]:
+    """Status, code (`ok` for an image) and warnings of the answer, streamed or not."""
+    headers = (EVENTS if streamed else {}) | (more or {})
+    async with client.stream("POST", "/generate-image", json=ASK, headers=headers) as response:
+        if streamed:
+            found = {name: said async for name, said in read(response)}
+            document = found.get("problem") or found["image"]
+        else:
+            document = json.loads(await response.aread())
+    if "code" in document:
+        return document["status"], document["code"], []
+    assert not same or base64.b64decode(document["image"]["data"]) == JPEG
+    return 200, "ok", document["warnings"]
+
+
+@asynccontextmanager
+async def longest_pause() -> AsyncIterator[list[float]]:
+    """The longest time within the block in which the event loop did nothing else, in seconds."""
+    loop, longest = asyncio.get_running_loop(), [0.0]
+
+    async def watch() -> None:
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0.001)
+            longest[0] = max(longest[0], loop.time() - before)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield longest
+    finally:
+        watching.cancel()
+
+
+INVALID = (502, "upstream_invalid_response")
+PAUSE_SECONDS = 1.0
+"""More than a slow machine takes for what is allowed; each of these took longer, or nothing ended it."""
+
+TOO_MUCH = {
+    "words": answer(json.dumps({"text": "word " * 4 * MIB}) + f", {PART}"),
+    "words in a stream": b"data: " + answer(json.dumps({"text": "word " * 4 * MIB})) + b"\r\n\r\n",
+    "a line of a stream": b"data: " + b"x" * 20 * MIB,
+    "comments": b": still here\r\n" * MIB,
+    "empty lines": b"\n" * 20 * MIB,
+    "spaces": b" " * 20 * MIB + answer(),
+    "sources": answer(PART, f', "groundingMetadata": {{"searchEntryPoint": {{"renderedContent": "{"<b>" * MIB}"}}}}'),
+    "parts": answer(", ".join(["{}"] * 300_000)),
+    "parts in words": answer(", ".join(['{"text": "a"}'] * 40_000)),
+    "candidates": b'{"candidates": [' + b", ".join([b"{}"] * 90_000) + b"]}",
+    "images": answer(", ".join(['{"inlineData": {"data": "QQ=="}}'] * 100_000)),
+    "events": b"data: {}\n\n" * 200_000,
+    "documents in a line": b"{}" * 900_000,
+    "brackets": b"[" * 5 * MIB,
+    "nesting": answer('{"x": ' + "[" * 2000 + "]" * 2000 + "}"),
+    "digits": b'{"x": ' + b"1" * MIB + b"}",
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("what", TOO_MUCH)
+async def test_too_much_of_anything_is_no_answer_and_keeps_nobody_waiting(
+    client: httpx2.AsyncClient, upstream: Upstream, what: str, streamed: bool
+) -> None:
+    body = TOO_MUCH[what]
+    upstream.says(head(len(body)) + body)
+
+    async with longest_pause() as pause:
+        outcome = await asyncio.wait_for(asked(client, streamed=streamed), 10)
+
+    assert outcome[:2] == INVALID
+    assert pause[0] < PAUSE_SECONDS
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("word", ["words and ", "a" * 399 + "! ", ("a" * 399 + " ") * 4 + "! ", "data:image/png "])
+async def test_a_long_text_is_searched_for_images_in_no_time(
+    client: httpx2.AsyncClient, upstream: Upstream, word: str, streamed: bool
+) -> None:
+    text = json.dumps({"text": word * (3 * MIB // 2 // len(word)) + "a" * 100})
+    body = answer(f"{text}, {PART}")
+    upstream.says(head(len(body)) + body)
+
+    async with longest_pause() as pause:
+        outcome = await asked(client, streamed=streamed)
+
+    assert outcome[:2] == (200, "ok")
+    assert pause[0] < PAUSE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (503, b'{"error": {"message": "' + b"limit: 0 " * 2 * MIB + b'"}}', (503, "upstream_busy")),
+        (429, b'{"error": {"message": "' + b"retry in 1h " * 2 * MIB + b'"}}', (503, "upstream_busy")),
+        (400, b'{"error": {"message": "' + b"aspect ratio " * MIB + b'"}}', (422, "invalid_request")),
+        (503, "<h1>Gestört</h1>".encode("latin-1"), (503, "upstream_busy")),
+        (503, b'{"error": {"code": ' + b"1" * 5000 + b"}}", (503, "upstream_busy")),
+        (503, b'{"error": {"details": ' + b"[" * 450 + b"]" * 450 + b"}}", (503, "upstream_busy")),
+        (503, b'{"error": {"details": [' + b",".join([b"{}"] * 40_000) + b"]}}", (503, "upstream_busy")),
+        (503, b"[1, 2]", (503, "upstream_busy")),
+        (503, b"null", (503, "upstream_busy")),
+        (503, b"\x1f\x8b" * 100, (503, "upstream_busy")),
+    ],
+)
+async def test_an_error_s_status_does_without_its_words(
+    client: httpx2.AsyncClient, upstream: Upstream, status: int, body: bytes, expected: tuple[int, str]
+) -> None:
+    upstream.says(head(len(body), status) + body)
+
+    async with longest_pause() as pause:
+        outcome = await asyncio.wait_for(asked(client), 10)
+
+    assert outcome[:2] == expected
+    assert pause[0] < PAUSE_SECONDS
+
+
+@pytest.mark.parametrize("then", ["reset", "close", None])
+async def test_an_error_whose_words_never_end_is_told_by_its_status(
+    client: httpx2.AsyncClient, upstream: Upstream, then: Literal["reset", "close"] | None
+) -> None:
+    upstream.says(head(99, 503) + b'{"error": ', then=then, pause_seconds=0.01)
+
+    outcome = await asyncio.wait_for(asked(client), 10)
+
+    assert outcome[:2] == (503, "upstream_busy")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("part", [{"inlineData": {"data": "A" * 28 * MIB}}, {"text": "words " * 4 * MIB}])
+async def test_what_is_small_only_while_it_is_packed_is_too_large(
+    client: httpx2.AsyncClient, upstream: Upstream, part: object, streamed: bool
+) -> None:
+    body = gzip.compress(answer(json.dumps(part)), 1)
+    upstream.says(head(len(body), 200, "Content-Encoding: gzip") + body)
+
+    async with longest_pause() as pause:
+        outcome = await asyncio.wait_for(asked(client, streamed=streamed), 10)
+
+    assert outcome[:2] == INVALID
+    assert pause[0] < PAUSE_SECONDS
+
+
+# Lengths.
+
+
+@pytest.mark.parametrize("length", [24 * MIB + 1, 10**12, 2**63, 2**64 - 1])
+async def test_an_announcement_beyond_the_limit_is_refused_at_once(
+    client: httpx2.AsyncClient, upstream: Upstream, length: int
+) -> None:
+    """
+    Nothing of the memory that all answers share is taken for it, and nothing waited for.
+    """
+    upstream.says(head(length) + b"{")
+
+    code = (await asyncio.wait_for(asked(client), 5))[1]
+    metrics = (await client.get("/metrics")).text
+
+    assert code == "upstream_invalid_response" if length < 2**63 else code.startswith("upstream_")
+    assert 'gemini_images_held_bytes{of="answers"} 0.0' in metrics
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "0x10", "1e3", "5\r\nContent-Length: 6", "9" * 30, "1_0", "5, 6"])
+async def test_a_length_that_is_none_is_an_upstream_error(
+    client: httpx2.AsyncClient, upstream: Upstream, length: str
+) -> None:
+    upstream.says(head(length) + answer(), then="close")
+
+    status, code, _ = await asyncio.wait_for(asked(client), 10)
+
+    assert (status, code) in ((502, "upstream_error"), INVALID)
+
+
+async def test_what_is_announced_takes_no_room_before_it_comes(serve: Serve) -> None:
+    """
+    Two answers that announce 90 MB and send nothing leave the third its room.
+    """
+    upstream = Upstream()
+    upstream.says(head(90 * MIB) + b"{")
+    async with listening(upstream) as url, serve(google_gemini_base_url=url, max_held_bytes=100 * MIB) as client:
+        dripping = [asyncio.create_task(asked(client)) for _ in range(2)]
+        while upstream.asked < 2:  # noqa: ASYNC110 - it has no other way to tell
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        upstream.says(head(len(answer())) + answer())
+        outcome = await asyncio.wait_for(asked(client), 5)
+        for one in dripping:
+            one.cancel()
+        await asyncio.gather(*dripping, return_exceptions=True)
+
+    assert outcome[:2] == (200, "ok")
+
+
+# What follows a complete answer.
+
+
+@pytest.mark.parametrize(
+    ("after", "announced", "then", "warned"),
+    [
+        (b"", 0, None, False),
+        (b"", 1000, "reset", True),
+        (b"", 1000, "close", True),
+        (b"", 1000, None, True),  # silence
+        (b"\r\n", 1000, "reset", True),
+        (b" rubbish", 0, None, True),
+        (b'{"error": {"code": 503}}', 0, None, True),
+        (b"<html>", 0, None, True),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_follows_a_complete_answer_does_not_cost_its_image(
+    client: httpx2.AsyncClient,
+    upstream: Upstream,
+    after: bytes,
+    announced: int,
+    then: Literal["reset", "close"] | None,
+    warned: bool,
+    streamed: bool,
+) -> None:
+    """
+    A connection that breaks because its length was wrong, silence, rubbish: the image is there, and paid.
+    """
+    body = (b"data: " + answer() + b"\r\n\r\n" if streamed else answer()) + after
+    upstream.says(head(len(body) + announced) + body, then=then, pause_seconds=0.05)
+
+    status, code, warnings = await asyncio.wait_for(asked(client, streamed=streamed), 10)
+
+    assert (status, code) == (200, "ok")
+    if not (streamed and after in (b"<html>", b" rubbish")):  # lines that no event stream has a use for
+        assert bool(warnings) == warned
+
+
+async def test_a_deadline_that_comes_behind_the_image_does_not_cost_it(
+    client: httpx2.AsyncClient, upstream: Upstream
+) -> None:
+    body = b"data: " + answer() + b"\r\n\r\n"
+    upstream.says(head(len(body) + 1) + body)
+
+    outcome = await asyncio.wait_for(asked(client, streamed=True, more={"X-Timeout-Seconds": "0.5"}), 5)
+
+    assert outcome[:2] == (200, "ok")
+
+
+# Anything at all.
+
+
+async def test_rubbish_ends_as_a_problem(client: httpx2.AsyncClient, upstream: Upstream) -> None:
+    """
+    Answers cut anywhere, with bytes changed, in heads and bodies: never a 500.
+    """
+    chance = random.Random(14)
+    stream = b"data: " + answer() + b'\r\n\r\n{\r\n  "error": {\r\n    "code": 503\r\n  }\r\n}\r\n'
+    for number in range(60):
+        reply = bytearray(chance.choice([head(len(answer())) + answer(), head(len(stream)) + stream]))
+        for _ in range(chance.randint(1, 3)):
+            place = chance.randrange(chance.choice([len(reply) + 1, 200]))
+            inserted = chance.choice([b"", b"", b'"', b"\\", b"{", b"\n\n", b"data:", b"\xff", b"\r\n", b"]", b"\0"])
+            reply[place : chance.choice([place, place + 1, len(reply)])] = inserted
+        upstream.says(bytes(reply), then="close")
+
+        status = (await asyncio.wait_for(asked(client, streamed=number % 2 == 0, same=False), 10))[0]
+
+        assert status in (200, 422, 429, 502, 503, 504), bytes(reply[:300])
