@@ -101,6 +101,10 @@ class Journey:
         """One more call is made."""
         self.asked[model] += 1
 
+    def take_back(self, model: str) -> None:
+        """The call was none: its request broke off on our side, and Gemini never had all of it."""
+        self.asked[model] -= 1
+
     def enter(self, stage: Stage) -> None:
         now = self._loop.time()
         self.took[self.stage] += now - self._since

@@ -168,7 +168,8 @@ class Settings(BaseSettings):
     """Whom to ask when the model is out of capacity or quota, for requests that do not name a `fallbackModel`."""
 
     upstream_attempts: int = Field(default=3, ge=1, le=10)
-    """Calls to Gemini for one image at the most, the first included; docs/weather.md says what is tried again."""
+    """Calls to Gemini for one image at the most, all models included; docs/weather.md says what is tried again. Of two
+    or more, the last is kept for the fallback model if there is one."""
     upstream_timeout_seconds: float = Field(default=300, gt=0, le=3600)
     """How long a call to Gemini may take altogether. 4K with references has been seen to need 250 s."""
     upstream_connect_seconds: float = Field(default=10, gt=0, le=300)

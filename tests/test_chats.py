@@ -816,7 +816,7 @@ async def test_another_model_gets_the_images_as_references(chat: Chat, gemini: E
 
 async def test_a_fallback_model_gets_the_images_as_references(chat: Chat, gemini: Emulator) -> None:
     first = drawn(await chat.say("A cat"))
-    gemini.faults.append(Fault(status=503, times=3))
+    gemini.faults.append(Fault(status=503, times=2))
 
     response = await chat.say("Blue, please", fallbackModel=NEWER)
     following = await chat.say("Larger", model=NEWER)

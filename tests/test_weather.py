@@ -191,7 +191,7 @@ async def test_a_certificate_that_is_not_trusted_is_not_tried_again(serve: Serve
 async def test_a_fallback_answers_when_the_model_is_out_of_capacity(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
-    gemini.faults.append(replace(BUSY, times=3))
+    gemini.faults.append(replace(BUSY, times=2))
     body = ASK | {"fallbackModel": "nano-banana-2.1", "thinkingLevel": "high"}
 
     response = await client.post("/generate-image", json=body)
@@ -202,15 +202,15 @@ async def test_a_fallback_answers_when_the_model_is_out_of_capacity(
         "gemini-3-pro-image is out of capacity; gemini-nano-banana-2.1 answered instead."
         in (response.json()["warnings"])
     )
-    assert [call.model for call in gemini.calls] == ["gemini-3-pro-image"] * 3 + ["gemini-nano-banana-2.1"]
-    assert response.headers["x-upstream-attempts"] == "4"
+    assert [call.model for call in gemini.calls] == ["gemini-3-pro-image"] * 2 + ["gemini-nano-banana-2.1"]
+    assert response.headers["x-upstream-attempts"] == "3"
 
 
 async def test_a_fallback_is_not_sent_what_it_rejects(serve: Serve, gemini: Emulator) -> None:
     """
     Its size is the largest it has below what was asked for; levels of thinking that it lacks are left out.
     """
-    gemini.faults.append(replace(BUSY, times=3))
+    gemini.faults.append(replace(BUSY, times=2))
     body = {"prompt": "x", "model": "gemini-nano-banana-2.1", "imageSize": "4K", "thinkingLevel": "medium"}
     async with serve(fallback_model="gemini-3.1-flash-lite-image") as client:
         response = await client.post("/generate-image", json=body)
@@ -249,6 +249,69 @@ async def test_a_refusal_is_no_reason_for_another_model(client: httpx2.AsyncClie
 
     assert response.status_code == 422
     assert len(gemini.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("most", "calls"),
+    [(1, ["pro"]), (2, ["pro", "2.1"]), (3, ["pro", "pro", "2.1"]), (5, ["pro", "pro", "pro", "pro", "2.1"])],
+)
+async def test_no_more_calls_are_made_than_there_may_be_attempts(
+    serve: Serve, gemini: Emulator, most: int, calls: list[str]
+) -> None:
+    """
+    Whatever model they go to. The last one is kept for the fallback; where there is only one, the model has it.
+    """
+    gemini.faults.append(BUSY)
+    async with serve(upstream_attempts=most, fallback_model="nano-banana-2.1") as client:
+        response = await client.post("/generate-image", json=ASK)
+
+    assert response.status_code == 503
+    assert [{"gemini-3-pro-image": "pro"}.get(call.model, "2.1") for call in gemini.calls] == calls
+    assert response.headers["x-upstream-attempts"] == str(most)
+
+
+async def test_a_fallback_has_the_calls_that_the_model_leaves(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    A quota of a day is not tried again, so the fallback may be.
+    """
+    quota = Fault(status=429, message="You exceeded your current quota. limit: 0")
+    gemini.faults.extend([quota, replace(BUSY, times=9)])
+
+    response = await client.post("/generate-image", json=ASK | {"fallbackModel": "nano-banana-2.1"})
+
+    assert response.status_code == 503
+    assert [call.model for call in gemini.calls] == ["gemini-3-pro-image"] + ["gemini-nano-banana-2.1"] * 2
+
+
+async def test_what_no_other_model_can_help_with_takes_all_calls(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.append(Fault(status=500, times=9))
+
+    response = await client.post("/generate-image", json=ASK | {"fallbackModel": "nano-banana-2.1"})
+
+    assert response.status_code == 502
+    assert [call.model for call in gemini.calls] == ["gemini-3-pro-image"] * 3
+
+
+@pytest.mark.parametrize(("most", "status"), [(1, 502), (2, 200), (3, 200)])
+async def test_a_chat_s_further_calls_are_attempts_too(
+    serve: Serve, gemini: Emulator, tmp_path: Path, most: int, status: int
+) -> None:
+    """
+    One with signatures, which Gemini turns down, and one without.
+    """
+    async with serve(upstream_attempts=most, data_dir=tmp_path, fallback_model="nano-banana-2.1") as client:
+        chat = (await client.post("/chats", json=ASK)).headers["location"]
+        gemini.clear()
+        gemini.faults.extend([Fault(status=400, message="Thought signature is not valid."), Fault(), BUSY])
+        response = await client.post(f"{chat}/turns", json={"prompt": "Larger"})
+        made = len(gemini.calls)
+        gemini.clear()
+        gemini.faults.extend([Fault(status=400, message="Thought signature is not valid."), BUSY])
+        busy = await client.post(f"{chat}/turns", json={"prompt": "Larger", "model": "gemini-3-pro-image"})
+
+    assert (response.status_code, made) == (status, min(most, 2))
+    assert busy.status_code in (502, 503)
+    assert len(gemini.calls) == most
 
 
 # The breaker, and the budget.
@@ -341,21 +404,24 @@ async def test_a_retry_in_milliseconds_is_soon(client: httpx2.AsyncClient, gemin
 
 
 async def test_a_fallback_that_nobody_knows_is_not_the_caller_s_fault(serve: Serve, gemini: Emulator) -> None:
-    gemini.faults.extend([replace(BUSY, times=3), Fault(status=404)])
+    gemini.faults.extend([replace(BUSY, times=2), Fault(status=404)])
     async with serve(fallback_model="gemini-typo-image") as client:
         response = await client.post("/generate-image", json=ASK)
 
     assert (response.status_code, response.json()["code"]) == (503, "upstream_busy")
 
 
-async def test_one_doubt_is_enough_for_all_models_together(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    reset = Fault(reset="in_body")
-    gemini.faults.extend([reset, replace(BUSY, times=2), reset])
-
-    response = await client.post("/generate-image", json=ASK | {"fallbackModel": "nano-banana-2.1"})
+async def test_one_doubt_is_enough_for_all_models_together(serve: Serve, gemini: Emulator) -> None:
+    """
+    There could be a fourth call, but two may have been billed already.
+    """
+    reset, not_soon = Fault(reset="in_body"), replace(BUSY, times=1, headers={"Retry-After": "77"})
+    gemini.faults.extend([reset, not_soon, reset])
+    async with serve(upstream_attempts=4) as client:
+        response = await client.post("/generate-image", json=ASK | {"fallbackModel": "nano-banana-2.1"})
 
     assert (response.status_code, response.json()["code"]) == (502, "upstream_error")
-    assert len(gemini.calls) == 4
+    assert len(gemini.calls) == 3
 
 
 # What is seen of it.

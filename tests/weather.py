@@ -164,7 +164,9 @@ Besides:
 | no connection, or none in time | 502 `upstream_error`, or 504 `upstream_timeout` with `waitedFor: "connection"` | none of three attempts arrives |
 | a certificate that is not trusted | 502 `upstream_error` | none; not tried again |
 | ten failed attempts in a row (`BREAKER_FAILURES`) | for 15 s 503 `upstream_busy` with `Retry-After`, at once | none; then one at a time |
-| out of capacity or quota, with a fallback model | its image; `model` and `warnings` say so | those of the first, then those of the fallback |
+| out of capacity or quota, with a fallback model | its image; `model` and `warnings` say so | 3 in all: up to two of the model, then the fallback with what is left |
+| the same with `UPSTREAM_ATTEMPTS=1` | what the model came to; the fallback's image only while `BREAKER_FAILURES` keeps the model from being asked | 1 |
+| a chat's thought signatures are turned down | the image, made with its earlier images as references; `warnings` say so | 2 of the three; with `UPSTREAM_ATTEMPTS=1` 502 `upstream_error` |
 | more calls fail than one in five may be tried again (`RETRY_BUDGET`) | what the first attempt came to | 1 |
 | all places taken (`MAX_IN_FLIGHT`) | its turn, or at once 503 `overloaded` with `Retry-After` if the queue is full or too slow | none |
 | the caller leaves | nothing; its place, connection and memory are free at once | none more; Google may bill what it has begun |

@@ -65,7 +65,7 @@ class Attempts:
     def __init__(self, most: int, first_wait_seconds: float, max_wait_seconds: float, budget: RetryBudget) -> None:
         """
         Args:
-            most: attempts for a call, the first included.
+            most: calls for one image, whatever model is asked, the first included.
             first_wait_seconds: the longest wait before the second attempt, where Gemini asks for none.
             max_wait_seconds: the longest wait before an attempt. Who asks us to wait longer tells the caller.
             budget: what all calls share.
@@ -77,8 +77,18 @@ class Attempts:
         self.doubtful = 0
         """Calls that were made again although the first may have been billed."""
 
-    async def make(self, call: Callable[[], Awaitable[T]], journey: Journey) -> T:
+    def left(self, journey: Journey) -> bool:
+        """Whether there may be one more call for this image."""
+        return journey.attempts < self._most
+
+    async def make(self, call: Callable[[], Awaitable[T]], journey: Journey, *, another_model: bool = False) -> T:
         """Make the call, again if need be.
+
+        Args:
+            call: what counts itself with the journey.
+            journey: of the image that it is for.
+            another_model: whether another model can serve when this one is short of something. The last call is kept
+                for it then.
 
         Raises:
             ServiceError: what the last attempt came to.
@@ -99,7 +109,8 @@ class Attempts:
         def enough(state: RetryCallState) -> bool:
             error = _error(state)
             asked = (error.asked_wait if error else None) or 0
-            if state.attempt_number >= self._most or asked > self._max_wait:
+            kept = 1 if another_model and error is not None and error.of_the_model else 0
+            if journey.attempts >= self._most - kept or asked > self._max_wait:
                 return True
             if state.upcoming_sleep >= journey.remaining():
                 return True
@@ -109,7 +120,7 @@ class Attempts:
             error = _error(state)
             assert error is not None
             self.doubtful += error.again is Again.ONCE
-            journey.tell(Retrying(state.attempt_number + 1, round(state.upcoming_sleep, 3), error.code))
+            journey.tell(Retrying(journey.attempts + 1, round(state.upcoming_sleep, 3), error.code))
             journey.enter(Stage.RETRY)
             forget_frames(error)
 

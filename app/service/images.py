@@ -138,26 +138,29 @@ class Images:
             raise
 
     async def _made(self, plan: Plan, journey: Journey) -> Generation:
+        instead = self._instead(plan)
         try:
-            return await self._remembered(plan, journey)
+            return await self._remembered(plan, journey, another_model=instead is not None)
         except UpstreamError as error:
-            instead = self._instead(plan) if error.of_the_model else None
-            if instead is None or journey.remaining() <= 0:
+            if instead is None or not error.of_the_model:
+                raise
+            if journey.remaining() <= 0 or not self._attempts.left(journey):
                 raise
             try:
                 return await self._remembered(instead, journey)
             except InvalidRequest:  # nothing that the caller has named, or can change
                 raise error from None
 
-    async def _remembered(self, plan: Plan, journey: Journey) -> Generation:
+    async def _remembered(self, plan: Plan, journey: Journey, *, another_model: bool = False) -> Generation:
         """Attempt it with the chat word for word; with less of it, if Gemini or the storage will not have that."""
         lost: set[Content] = set()
         distrusted = False
         while True:
             try:
-                return await self._attempted(plan.remembering(lost, distrusted=distrusted), journey)
+                remembering = plan.remembering(lost, distrusted=distrusted)
+                return await self._attempted(remembering, journey, another_model=another_model)
             except UnusableSignatures as error:
-                if distrusted:
+                if distrusted or plan.chain is None or not self._attempts.left(journey):
                     raise
                 log.warning("a chat goes on without its signatures", extra={"cause": error.cause})
                 distrusted = True
@@ -169,7 +172,7 @@ class Images:
                 lost.add(cast("Content", error.lost))
                 forget_frames(error)
 
-    async def _attempted(self, plan: Plan, journey: Journey) -> Generation:
+    async def _attempted(self, plan: Plan, journey: Journey, *, another_model: bool) -> Generation:
         before = journey.attempts
 
         async def attempt() -> Generation:
@@ -182,13 +185,15 @@ class Images:
                 journey.tell(Started(plan.model.id, journey.attempts))
                 return await self._gemini.generate(plan.request, plan.model, journey)
             except BaseException as error:
+                if isinstance(error, StorageDamaged):
+                    journey.take_back(plan.model.id)
                 failure = error
                 raise
             finally:
                 self._breakers.leave(plan.model.id, failure, probe=probe)
                 failure = None  # or it would hold this frame, and this frame it
 
-        generation = await self._attempts.make(attempt, journey)
+        generation = await self._attempts.make(attempt, journey, another_model=another_model)
         warnings = [one.warning for one in plan.request.references if one.warning]
         warnings += [*plan.warnings, *generation.warnings, *_size_warnings(generation, plan.request, plan.model)]
         if (took := journey.attempts - before) > 1:
