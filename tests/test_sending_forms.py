@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, picture
+from tests.conftest import picture
 
 ROUTE = "/generate-image/with-references"
 BOUNDARY = "----boundary"
@@ -369,8 +369,41 @@ async def test_a_form_of_very_many_fields_is_too_large(client: httpx2.AsyncClien
     assert stall < 0.25
 
 
-async def test_limits_on_a_form_hold_for_a_serve_of_its_own(serve: Serve) -> None:
-    async with serve() as client:
-        answer = await send(client, form([('name="prompt"', "x" * (1024 * 1024 + 1)), IMAGE]))
+FILE = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'.encode()
+TEXT = "달".encode("cp949")
 
-    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+COSTLY: dict[str, tuple[bytes, int]] = {
+    "spaces behind a boundary": (FILE + f"\r\n--{BOUNDARY}".encode() + b" " * 2_000_000, 400),
+    "boundaries with something behind them": (FILE + f"\r\n--{BOUNDARY}?".encode() * 100_000, 413),
+    "headers of many parameters": (form([('name="prompt"\r\nContent-Type: a/a;"' + ";" * 3_900, "x")] * 190), 400),
+    "much text": (
+        form([(f'name="f{n}"\r\nContent-Type: a/a; charset=euc-kr', TEXT * 400_000) for n in range(20)]),
+        413,
+    ),
+    "a long text": (form([('name="prompt"', "x" * (1024 * 1024 + 1)), IMAGE]), 413),
+}
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+async def test_what_a_parser_takes_long_for_is_refused_at_once(client: httpx2.AsyncClient, kind: str) -> None:
+    body, status = COSTLY[kind]
+
+    answer, stall = await longest_stall(client, body)
+
+    assert answer.status_code == status, answer.text
+    assert stall < 0.25
+
+
+async def test_a_content_type_of_very_many_parameters_is_refused(client: httpx2.AsyncClient) -> None:
+    answer, stall = await longest_stall(client, WHOLE, TYPE + ";" * 30_000)
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_form")
+    assert stall < 0.25
+
+
+@pytest.mark.parametrize("content", [b"\r\n--", b"\r\n----bound", b"\r", b"\n-"])
+async def test_text_may_look_like_a_boundary(client: httpx2.AsyncClient, gemini: Emulator, content: bytes) -> None:
+    answer = await send(client, chunked(form([('name="prompt"', b"x" + content * 30), IMAGE])))
+
+    assert answer.status_code == 200, answer.text
+    assert texts(gemini) == ["x" + content.decode() * 30]

@@ -2,7 +2,7 @@
 
 import errno
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 from python_multipart.multipart import parse_options_header
@@ -44,6 +44,15 @@ time.
 
 UTF_8 = CODECS["utf8"]
 
+MAX_TEXT_BYTES = 4 * 1024 * 1024
+"""How long all text of a form may be together: as much as there may be in a JSON body beside its images."""
+
+_MAX_PARAMETERS = 20
+"""Of a part's header, or of the form's type. Reading them takes Python a microsecond each."""
+
+_PIECE_BYTES = 64 * 1024
+"""So much of a form is given to the parser at once."""
+
 _UNENCODED = {"", "7bit", "8bit", "binary"}
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -73,7 +82,10 @@ async def read_form(
         TooLarge: one of the limits is exceeded.
         StorageError: a file cannot be written to the temporary folder.
     """
-    type_, options = parse_options_header(headers.get("content-type"))
+    declared = headers.get("content-type", "")
+    if declared.count(";") > _MAX_PARAMETERS:
+        raise InvalidForm("Content-Type has too many parameters.")
+    type_, options = parse_options_header(declared)
     if type_ != b"multipart/form-data":
         return FormData()
     if not options.get(b"boundary"):
@@ -121,20 +133,41 @@ class _Parser(MultiPartParser):
         )
         self.parts: list[_Part] = []
         self._ended = False
+        self._found = False
+        self._text_bytes = 0
 
     async def _checked(self, stream: AsyncGenerator[bytes], delimiter: bytes) -> AsyncGenerator[bytes]:
-        """The stream from the first boundary on, what stands before it being skipped (RFC 2046 §5.1.1)."""
-        start = b"\r\n"
-        async for chunk in stream:
-            start += chunk
-            if delimiter in start:
-                yield start[start.index(delimiter) + 2 :]
-                break
-            start = start[-len(delimiter) :]
-        async for chunk in stream:
-            yield chunk
+        """The form, piece by piece. What the parser would take too long for is refused before it gets there."""
+        delimiters = 0
+        async for piece in _from_first(stream, delimiter):
+            # The parser looks at each of them for itself, also where something else follows.
+            delimiters += piece.count(delimiter)
+            if delimiters > self.max_files + self.max_fields:
+                raise MultiPartException("Too many parts.")
+            self._found = False
+            yield piece
+            # It says nothing about spaces behind a boundary, and looks at each of them, too.
+            if len(piece) == _PIECE_BYTES and not self._found and not self._ended:
+                raise MultiPartException("Nothing but spaces behind a boundary.")
         if not self._ended:
             raise InvalidForm("The form ends before its closing boundary: not all of it has arrived.")
+
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self._found = True
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        super().on_part_data(data, start, end)
+        self._found = True
+        if self._current_part.file is None:
+            self._text_bytes += end - start
+            if self._text_bytes > MAX_TEXT_BYTES:
+                raise MultiPartException("Too many bytes of text.")
+
+    def on_header_end(self) -> None:
+        if self._current_partial_header_value.count(b";") > _MAX_PARAMETERS:
+            raise MultiPartException("A header has more parameters than any has.")
+        super().on_header_end()
 
     def on_part_end(self) -> None:
         part = self._current_part
@@ -149,6 +182,26 @@ class _Parser(MultiPartParser):
     def close(self) -> None:
         for file in self._files_to_close_on_error:
             file.close()
+
+
+async def _from_first(stream: AsyncGenerator[bytes], delimiter: bytes) -> AsyncGenerator[bytes]:
+    """Pieces of a form from its first boundary on: what stands before that counts for nothing (RFC 2046 §5.1.1)."""
+    start = b"\r\n"
+    async for chunk in stream:
+        start += chunk
+        if delimiter in start:
+            for piece in _pieces(start[start.index(delimiter) + 2 :]):
+                yield piece
+            break
+        start = start[-len(delimiter) :]
+    async for chunk in stream:
+        for piece in _pieces(chunk):
+            yield piece
+
+
+def _pieces(chunk: bytes) -> Iterator[bytes]:
+    for start in range(0, len(chunk), _PIECE_BYTES):
+        yield chunk[start : start + _PIECE_BYTES]
 
 
 def _form(parts: list[_Part], codec: str) -> FormData:
