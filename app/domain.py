@@ -110,6 +110,8 @@ class GenerationRequest:
     aspect_ratio: str | None = None
     image_size: str | None = None
     references: tuple[Reference, ...] = ()
+    references_field: str = "referenceImages"
+    """What the caller calls the field with the references: a form's has another name."""
     google_search: bool = False
     image_search: bool = False
     system_instruction: str | None = None

@@ -6,6 +6,7 @@
     │   ├── InvalidForm                 400 invalid_form
     │   ├── Unauthorized                401 unauthorized
     │   ├── ForbiddenOrigin             403 forbidden_origin
+    │   ├── ForbiddenHost               403 forbidden_host
     │   ├── NotFound                    404 not_found
     │   ├── ChatNotFound                404 chat_not_found
     │   ├── TurnNotFound                404 turn_not_found
@@ -90,8 +91,6 @@ class ServiceError(Exception):
         self.again = Again.NEVER
         self.may_have_cost = False
         """Whether Google may bill for it, so that nobody should ask again unawares."""
-        self.counted = False
-        """Whether it is in the metrics already, as what came of a generation."""
         self.about: dict[str, Any] = {}
         """Further members of the problem document, about where it came up rather than what it is."""
 
@@ -106,7 +105,17 @@ class ServiceError(Exception):
 
 
 class Internal(ServiceError):
-    """Our own bug. The request id finds its traceback in the log."""
+    """A bug of this service. Its cause is an exception that nobody expected; the log says where it came from."""
+
+    def __init__(self, *, cause: str | None = None, attempts: int = 0) -> None:
+        """
+        Args:
+            cause: for the log, if there is no exception behind it.
+            attempts: how many calls to Gemini had been made.
+        """
+        super().__init__("Something broke in this service; its log knows more.", cause=cause)
+        self.attempts = attempts or None
+        self.may_have_cost = attempts > 0
 
 
 class CallerError(ServiceError):
@@ -133,9 +142,15 @@ class Unauthorized(CallerError):
 
 
 class ForbiddenOrigin(CallerError):
-    """A web page on some other site drives a browser at a service that asks for no key."""
+    """A web page of another site may not call this service from a browser."""
 
     status, code, title = 403, "forbidden_origin", "This page may not call the service"
+
+
+class ForbiddenHost(CallerError):
+    """Without keys, a request must be addressed to this machine by a name of its own, and come without a proxy."""
+
+    status, code, title = 403, "forbidden_host", "Without keys only requests from this machine to itself are served"
 
 
 class NotFound(CallerError):
@@ -222,18 +237,20 @@ class InvalidRequest(CallerError):
     status, code, title = 422, "invalid_request", "The request is not valid"
 
     def __init__(self, errors: list[FieldError], *, cause: str | None = None) -> None:
-        super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors), cause=cause)
+        super().__init__(_joined(errors), cause=cause)
         self.errors = errors
 
-    def renamed(self, names: Mapping[str, str]) -> "InvalidRequest":
-        """The same with other names for some fields, as a form for instance has them."""
-        errors = [FieldError(names.get(error.field, error.field), error.message) for error in self.errors]
-        renamed = InvalidRequest(errors, cause=self.cause)
-        renamed.quote, renamed.attempts, renamed.about = self.quote, self.attempts, self.about
-        return renamed
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give fields the names that the caller knows them by; a form for instance has its own."""
+        self.errors = [FieldError(names.get(error.field, error.field), error.message) for error in self.errors]
+        self.detail = _joined(self.errors)
 
     def members(self) -> dict[str, Any]:
         return {"errors": [{"field": error.field, "message": error.message} for error in self.errors]}
+
+
+def _joined(errors: list[FieldError]) -> str:
+    return "; ".join(f"{error.field}: {error.message}" for error in errors)
 
 
 class Refused(ServiceError):

@@ -8,15 +8,14 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
 from app import __version__, logs
 from app.api import chats as chat_routes
 from app.api import docs, generate, health, models, problems
 from app.api import metrics as metrics_route
-from app.api.answers import EXPOSED_HEADERS
+from app.api.cors import AllowedOrigins, CrossOrigin
 from app.api.dependencies import State
-from app.api.door import LOOPBACK_ORIGIN, Door
+from app.api.door import Door
 from app.api.edge import PROBES, AnnouncedLength, RequestContext, SafetyNet
 from app.api.intake import Intake
 from app.gemini import Gemini
@@ -53,6 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     logs.install(settings)
     # Python takes another folder in silence if this one is full when it is first needed.
     tempfile.tempdir = os.environ.get("TMPDIR") or tempfile.tempdir
+    reporter = problems.Reporter(log_sensitive=settings.log_sensitive)
     gate = Gate(settings.max_in_flight, settings.max_queued, settings.queue_timeout_seconds)
 
     @asynccontextmanager
@@ -121,6 +121,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 intake=intake,
                 room=answers,
                 metrics=metrics,
+                reporter=reporter,
             )
 
     app = FastAPI(
@@ -137,11 +138,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": True, "logs": False, "exclude": lambda scope: scope.get("path") in PROBES},
     )
     app.state.gate = gate
-    problems.install(app, log_sensitive=settings.log_sensitive)
+    problems.install(app, reporter)
     if settings.docs_access != "off":
         docs.install(app, keyed=bool(settings.service_api_keys))
     observed = [metrics_route.router] if settings.metrics_access != "off" else []
-    for router in (generate.router, chat_routes.making, chat_routes.keeping, models.router, health.router, *observed):
+    for router in (
+        generate.router,
+        chat_routes.turning,
+        chat_routes.beginning,
+        chat_routes.keeping,
+        models.router,
+        health.router,
+        *observed,
+    ):
         app.include_router(
             router,
             max_body_size=settings.max_body_bytes,
@@ -150,18 +159,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
 
     # The last one added is the first to see a request.
-    app.add_middleware(Door, settings=settings)
-    app.add_middleware(AnnouncedLength, max_body_bytes=settings.max_body_bytes)
-    app.add_middleware(SafetyNet, log_sensitive=settings.log_sensitive)
-    if settings.cors_allow_origins or not settings.guarded:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_allow_origins,
-            # The door lets these pages in; a browser that may not read the answer would pay for nothing.
-            allow_origin_regex=None if settings.guarded else LOOPBACK_ORIGIN,
-            allow_methods=["GET", "HEAD", "POST", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED_HEADERS,
-        )
+    origins = AllowedOrigins(settings)
+    app.add_middleware(Door, origins=origins, settings=settings, reporter=reporter)
+    app.add_middleware(AnnouncedLength, max_body_bytes=settings.max_body_bytes, reporter=reporter)
+    app.add_middleware(SafetyNet, reporter=reporter)
+    app.add_middleware(CrossOrigin, origins=origins, settings=settings, reporter=reporter)
     app.add_middleware(RequestContext, demo=settings.demo)
     return app

@@ -92,7 +92,7 @@ class Metrics:
             self._dollars.labels(model).inc(usage.estimated_cost_usd or 0)
 
     def refuse(self, outcome: str) -> None:
-        """A request came to nothing before it became a generation, through no fault of its caller's.
+        """A request for a generation came to nothing before it became one, through no fault of its caller's.
 
         Args:
             outcome: the code of its problem.

@@ -74,7 +74,7 @@ async def test_whoever_leaves_the_queue_is_never_asked_for(serve: Serve, gemini:
 
 
 def request(body: bytes) -> bytes:
-    head = "POST /generate-image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /generate-image HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -200,7 +200,7 @@ async def test_a_second_request_does_not_hide_that_the_caller_has_left(settings:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request(json.dumps(ASK).encode()))
         await called(gemini)
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await writer.drain()
         await asyncio.sleep(0.1)
         writer.close()
@@ -242,8 +242,8 @@ async def test_the_head_of_a_request_has_its_limits(settings: Settings) -> None:
             return answer, time.perf_counter() - began
 
         silent = await said(b"")
-        half = await said(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-")
-        long = await said(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 3000 + b"\r\n\r\n")
+        half = await said(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-")
+        long = await said(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 3000 + b"\r\n\r\n")
         odd = await said(b"\x16\x03\x01\x02")
 
     assert (silent[0], half[0]) == (b"", b"")
@@ -262,7 +262,7 @@ async def test_there_are_only_so_many_connections(settings: Settings) -> None:
 
         async def said(path: str) -> bytes:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             answer = await asyncio.wait_for(reader.read(), 5)
             writer.close()
             return answer

@@ -358,7 +358,7 @@ async def test_readers_who_do_not_read_hold_little(serve: Serve, gemini: Emulato
     async with serve(data_dir=tmp_path, max_held_bytes=40_000_000, queue_timeout_seconds=0.5) as client:
         chat = await begin(client, prompt="A cat")
         host, port = client.base_url.host, client.base_url.port
-        request = f"GET {chat.url}/turns/1/image HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        request = f"GET {chat.url}/turns/1/image HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         readers = [await asyncio.open_connection(host, port, limit=1024) for _ in range(30)]
         for _, writer in readers:
             writer.write(request)

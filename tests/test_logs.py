@@ -1,15 +1,22 @@
 """What is written down: every line with its request id, no line with a key, a prompt or an image, at any level."""
 
+import asyncio
 import base64
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+import httpx2
 import pytest
+from pydantic import SecretStr
 
-from app.emulator import Emulator, Fault
-from tests.conftest import KEY, Serve, picture
+from app.emulator import Emulator, Fault, served
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import KEY, Serve, called, picture
 
 PROMPT = "A very secret plan of a lighthouse"
 SECRET = "service-secret-that-nobody-may-see"
@@ -116,13 +123,25 @@ async def test_gemini_s_words_are_logged_where_the_operator_wants_them(
     assert "Something only Google understands" in capfd.readouterr().err
 
 
+@asynccontextmanager
+async def broken(settings: Settings, **knobs: Any) -> AsyncGenerator[httpx2.AsyncClient]:
+    """A service that fails at every image as nobody expected: its settings were not checked, and its key for Gemini is one
+    that no header can carry."""
+    unchecked = settings.model_copy(update={"gemini_api_key": SecretStr("schlüssel\u2603"), **knobs})
+    async with (
+        served(create_app(unchecked)) as url,
+        httpx2.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
+    ):
+        yield client
+
+
 async def test_an_unforeseen_error_is_a_500_that_says_nothing_and_a_line_that_says_where(
-    serve: Serve, capfd: pytest.CaptureFixture[str]
+    settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """
     A key that no header can carry is such an error; its value is in the exception's message.
     """
-    async with serve(gemini_api_key="schlüssel\u2603", cors_allow_origins="*") as client:
+    async with broken(settings, cors_allow_origins=("*",)) as client:
         response = await client.post(
             "/generate-image", json={"prompt": PROMPT}, headers={"Origin": "https://a.example"}
         )
@@ -135,3 +154,58 @@ async def test_an_unforeseen_error_is_a_500_that_says_nothing_and_a_line_that_sa
     assert "UnicodeEncodeError" in line
     assert "client.py" in line
     assert "schlüssel" not in line
+
+
+async def stream_of(client: httpx2.AsyncClient, **options: Any) -> list[dict[str, Any]]:
+    """The data of all events of a stream."""
+    response = await client.post(headers={"Accept": "text/event-stream"}, **options)
+    assert response.status_code == 200
+    return [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
+
+
+@pytest.mark.parametrize("log_sensitive", [True, False])
+async def test_an_unforeseen_error_in_a_stream_is_logged_as_any_other(
+    settings: Settings, capfd: pytest.CaptureFixture[str], log_sensitive: bool
+) -> None:
+    """
+    With its message, which can quote a prompt, only where the operator wants that.
+    """
+    async with broken(settings, log_sensitive=log_sensitive) as client:
+        *_, problem = await stream_of(client, url="/generate-image", json={"prompt": PROMPT})
+
+    assert (problem["status"], problem["code"]) == (500, "internal")
+    line = next(line for line in capfd.readouterr().err.splitlines() if "unexpected" in line)
+    assert problem["requestId"] in line
+    assert "client.py" in line
+    assert ("UnicodeEncodeError (" in line) is log_sensitive
+
+
+@pytest.mark.parametrize("log_sensitive", [True, False])
+async def test_gemini_s_words_are_logged_of_streams_too(
+    serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str], log_sensitive: bool
+) -> None:
+    gemini.faults.append(Fault(status=400, message="Something only Google understands"))
+    async with serve(log_sensitive=log_sensitive) as client:
+        await stream_of(client, url="/generate-image", json={"prompt": "x"})
+
+    assert ("Something only Google understands" in capfd.readouterr().err) is log_sensitive
+
+
+async def test_what_fails_after_its_caller_has_left_is_in_the_log(
+    serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """
+    A chat's turn goes on without its caller; nobody else would hear why it failed.
+    """
+    gemini.faults.append(Fault(status=400, delay_seconds=0.3, message="Something only Google understands"))
+    async with serve(log_sensitive=True) as client:
+        url = (await client.post("/chats", json={})).json()["url"]
+        leaving = asyncio.create_task(client.post(f"{url}/turns", json={"prompt": "x"}))
+        await called(gemini)
+        leaving.cancel()
+        while (await client.get(url)).json()["lastTurn"] == 0:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)
+
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "problem invalid_request" in line]
+    assert "Something only Google understands" in line

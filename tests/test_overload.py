@@ -284,7 +284,7 @@ async def test_a_body_that_is_still_arriving_does_not_keep_the_service(gemini_ur
     async with process(gemini_url) as (service, url):
         parsed = httpx2.URL(url)
         reader, writer = await asyncio.open_connection(parsed.host, parsed.port)
-        writer.write(b"POST /generate-image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        writer.write(b"POST /generate-image HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         writer.write(b"Content-Length: 400\r\n\r\n{")
         await asyncio.sleep(0.3)
         began = time.perf_counter()

@@ -91,7 +91,7 @@ async def test_a_refused_upload_is_not_read(serve: Serve) -> None:
         assert client.base_url.host
         with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=5) as sock:
             sock.sendall(
-                b"POST /generate-image/with-references HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n"
+                b"POST /generate-image/with-references HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n"
                 b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
             )
             answer = await anyio.to_thread.run_sync(sock.recv, 4096)

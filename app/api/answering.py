@@ -41,6 +41,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         errors.InvalidForm,
         errors.Unauthorized,
         errors.ForbiddenOrigin,
+        errors.ForbiddenHost,
         errors.NotAcceptable,
         errors.SlowUpload,
         errors.TooLarge,
@@ -94,6 +95,7 @@ class _Answering:
         if wanted.events:
             response: Response = Events(
                 make,
+                self.attendance.problem,
                 plan.model.id,
                 sending,
                 with_url=wanted.with_url,

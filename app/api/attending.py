@@ -7,11 +7,13 @@ if Gemini has been asked already; everything else is dropped.
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from pydantic.alias_generators import to_camel
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from app.api.intake import Body
+from app.api.problems import GENERATION, Reporter
 from app.api.sending import until_gone
 from app.domain import Caller, Generation
 from app.errors import CallerLeft, Internal, Refused, ServiceError, SlowReader
@@ -29,7 +31,15 @@ class Attendance:
     """One caller's generation, from its plan to the last byte of its answer."""
 
     def __init__(
-        self, images: Images, caller: Caller, share: Share, body: Body | None, seconds: float, metrics: Metrics
+        self,
+        images: Images,
+        caller: Caller,
+        share: Share,
+        body: Body | None,
+        seconds: float,
+        metrics: Metrics,
+        reporter: Reporter,
+        scope: Scope,
     ) -> None:
         """
         Args:
@@ -39,6 +49,8 @@ class Attendance:
             body: of the request.
             seconds: how long it may take altogether.
             metrics: where it is counted.
+            reporter: what reports that it failed, if the answer has begun by then or nobody waits for it.
+            scope: the request's.
         """
         self._images = images
         self._caller = caller
@@ -46,6 +58,8 @@ class Attendance:
         self._body = body
         self._seconds = seconds
         self._metrics = metrics
+        self._reporter = reporter
+        self._scope = scope
         self._plan: Plan | None = None
         self._journey: Journey | None = None
         self._generation: Generation | None = None
@@ -72,8 +86,9 @@ class Attendance:
 
         Raises:
             CallerLeft: before there was an answer.
-            ServiceError: as the service decides.
+            ServiceError: as the service decides; `Internal` is a bug.
         """
+        self._scope["state"][GENERATION] = False  # from here on it is counted here, as one
         self._plan, self._journey = plan, Journey(self._seconds, self._share, listener)
         try:
             async with until_gone(receive) as gone:
@@ -90,8 +105,10 @@ class Attendance:
         except ServiceError as error:
             self.failed(error)
             raise
+        except Exception as error:
+            raise self.broken(error) from error
         except BaseException as error:
-            self.failed(Internal("It broke.", cause=type(error).__name__))
+            self.failed(Internal(cause=type(error).__name__))
             raise
         self._journey.enter(Stage.ANSWER)
         return self._generation
@@ -111,11 +128,25 @@ class Attendance:
             forget_frames(error)
 
     def failed(self, error: ServiceError) -> None:
-        """This is what came of it."""
+        """This is what came of it. Whatever fails later is a consequence: of an answer that nobody reads, for instance,
+        what makes the image is cancelled."""
+        if self._failure is not None:
+            return
         self._failure = error
-        error.counted = True
         if self._journey is not None and isinstance(error, CallerLeft | SlowReader):
             self._left_in = str(self._journey.stage)
+
+    def broken(self, error: Exception) -> ServiceError:
+        """What came of it is a bug, which has raised `error`. Returns what to tell instead."""
+        broken = Internal(attempts=self._journey.attempts if self._journey else 0)
+        broken.__cause__ = error
+        self.failed(broken)
+        return broken
+
+    def problem(self, error: Exception) -> dict[str, Any]:
+        """Log what came of it; returns its problem document."""
+        expected = error if isinstance(error, ServiceError) else self.broken(error)
+        return self._reporter.document(expected, self._scope)
 
     def finish(self) -> None:
         """Everything has been said, or will be without the caller: hold nothing for it any more, write the line, count
@@ -131,6 +162,8 @@ class Attendance:
             error = work.exception()
             self._generation = work.result() if error is None else None
             self._refusal = error if isinstance(error, Refused) else None
+            if isinstance(error, Exception):
+                self._reporter.document(error, self._scope)  # for the log alone
             forget_frames(error)
         if self._body is not None:
             self._body.let_go()

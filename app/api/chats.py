@@ -29,9 +29,9 @@ from app.api.dependencies import (
     caller,
     made_of,
 )
-from app.api.inline import LiftingRoute
+from app.api.inline import GeneratingRoute, LiftingRoute
 from app.api.negotiation import AnswerWanted
-from app.api.problems import documented, merged
+from app.api.problems import GENERATION, documented, merged
 from app.api.sending import Sending
 from app.api.stored import Stored, StoredImage
 from app.api.wire import ChatCreate, ForkCreate, TurnCreate, TurnForm
@@ -45,7 +45,7 @@ _CURSOR = TypeAdapter(
 )
 
 _STORAGE = (errors.StorageDamaged, errors.StorageUnavailable, errors.StorageFull)
-_EDGE = (errors.Unauthorized, errors.ForbiddenOrigin)
+_EDGE = (errors.Unauthorized, errors.ForbiddenOrigin, errors.ForbiddenHost)
 _TURN_EXAMPLE = EXAMPLE | {"chatId": "chat_4f7c1e0b9d2a4c6e8f0a1b2c3d4e5f60", "turn": 2}
 
 
@@ -68,14 +68,23 @@ _TURN_ANSWERS = merged(
     documented(*_STORAGE, errors.ChatNotFound, errors.TurnInProgress, errors.TurnLost, errors.StaleTurn),
 )
 
-making = APIRouter(
+turning = APIRouter(
+    prefix="/chats",
+    tags=["chats"],
+    route_class=GeneratingRoute,
+    default_response_class=Response,
+    dependencies=[Depends(caller)],
+)
+"""The routes that make an image."""
+
+beginning = APIRouter(
     prefix="/chats",
     tags=["chats"],
     route_class=LiftingRoute,
     default_response_class=Response,
     dependencies=[Depends(caller)],
 )
-"""The routes that may make an image."""
+"""The routes that make a chat, one of them with an image if there is a prompt for it."""
 
 keeping = APIRouter(
     prefix="/chats",
@@ -152,7 +161,7 @@ async def _turn_in_form(
     return _AskedTurn.of(Asked.of(form, await uploaded_references(form, references), wanted), form, matching)
 
 
-class _FormRoute(LiftingRoute):
+class _FormRoute(GeneratingRoute):
     """Shares its path with a route for JSON."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -190,7 +199,7 @@ async def _turn_with_files(
     return await turning.add(chat_id, asked)
 
 
-making.add_api_route(
+turning.add_api_route(
     "/{chat_id}/turns",
     _turn_with_files,
     methods=["POST"],
@@ -199,7 +208,7 @@ making.add_api_route(
 )
 
 
-@making.post(
+@turning.post(
     "/{chat_id}/turns",
     dependencies=[Depends(body_of("application/json"))],
     responses=_TURN_ANSWERS,
@@ -216,7 +225,7 @@ async def add_turn(chat_id: ChatId, asked: Annotated[_AskedTurn, Depends(_turn_i
     return await turning.add(chat_id, asked)
 
 
-@making.post(
+@beginning.post(
     "",
     status_code=201,
     dependencies=[Depends(body_of("application/json"))],
@@ -241,6 +250,7 @@ async def create_chat(
         images.plan(_idle(body.defaults()), caller, ())
         chat = await chats.create(caller, body.defaults())
         return _created(chat_read(chat, request, settings))
+    setattr(request.state, GENERATION, True)
     asked = Asked.of(body, await inline_references(body, request, references), wanted)
     images.plan(asked.request, caller, ())  # what is wrong with the first turn is said before there is a chat
     chat = await chats.create(caller, body.defaults())
@@ -307,7 +317,7 @@ async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> No
     await chats.remove(chat_id, caller)
 
 
-@making.post(
+@beginning.post(
     "/{chat_id}/fork",
     status_code=201,
     dependencies=[Depends(body_of("application/json", optional=True))],

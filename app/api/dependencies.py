@@ -7,14 +7,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated, TypedDict, TypeVar, cast
 
 from fastapi import Depends, Header, Request, Security
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.exceptions import HTTPException
 
 from app.api.attending import Attendance
 from app.api.edge import announced_length
 from app.api.intake import Intake
+from app.api.problems import Reporter
 from app.catalogue import Catalogue
 from app.domain import Caller
-from app.errors import UnsupportedMediaType
+from app.errors import ServiceError, UnsupportedMediaType
 from app.memory import SpareMemory
 from app.metrics import Metrics
 from app.pace import Pace
@@ -42,6 +45,7 @@ class State(TypedDict):
     intake: Intake
     room: Room
     metrics: Metrics
+    reporter: Reporter
 
 
 def made_of(whole: Callable[..., T]) -> Callable[..., Awaitable[T]]:
@@ -124,10 +128,18 @@ async def attendance(
 ) -> AsyncGenerator[Attendance]:
     """Holds until the answer is sent."""
     share = Share(cast("Room", request.state.room))
-    attending = Attendance(images, caller, share, getattr(request.state, "upload", None), seconds, metrics)
+    upload = getattr(request.state, "upload", None)
+    attending = Attendance(images, caller, share, upload, seconds, metrics, request.state.reporter, request.scope)
     with cast("SpareMemory", request.state.spare_memory).at_work():
         try:
             yield attending
+        except ServiceError as error:
+            attending.failed(error)
+            raise
+        except (HTTPException, RequestValidationError):
+            raise
+        except Exception as error:
+            raise attending.broken(error) from error
         finally:
             attending.finish()
 

@@ -5,29 +5,29 @@ The door stands before the body is read: nobody uploads a hundred megabytes to b
 
 import hashlib
 import hmac
-import logging
 import re
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api import problems
+from app.api.cors import AllowedOrigins, is_loopback_authority
 from app.api.edge import PROBES, route_path
+from app.api.problems import Reporter
 from app.domain import Caller
-from app.errors import CallerError, ForbiddenOrigin, Unauthorized
+from app.errors import CallerError, ForbiddenHost, Unauthorized
 from app.settings import Settings, is_loopback
 
-log = logging.getLogger(__name__)
-
-LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
-"""Pages that come from the caller's own machine, a frontend under development for instance."""
+_FROM_PROXY = re.compile(r"forwarded|via|x-real-ip|x-forwarded(-.*)?")
+"""Headers that proxies add to a request for whoever called them."""
 
 _DOCS = ("/", "/docs", "/openapi.json")
 
 
 class Door:
-    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, *, origins: AllowedOrigins, settings: Settings, reporter: Reporter) -> None:
         self.app = app
+        self._origins = origins
+        self._reporter = reporter
         self._settings = settings
         self._keys = [(key.name, _digest(key.secret.get_secret_value().encode())) for key in settings.service_api_keys]
 
@@ -37,8 +37,7 @@ class Door:
         try:
             caller = self._caller(scope)
         except CallerError as error:
-            log.info("refused at the door", extra={"code": error.code})
-            return await problems.response(error)(scope, receive, send)
+            return await self._reporter.response(error, scope)(scope, receive, send)
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
 
@@ -55,11 +54,11 @@ class Door:
         if self._keys:
             return self._holder_of(headers)
         if self._settings.allow_anonymous:
+            # A proxy may have changed `Host`, so nothing is asked of that.
+            self._origins.require_known_page(headers, scope["method"], own_host=True)
             return Caller("anonymous")
-        server = scope.get("server")
-        if server and server[1] is not None and not is_loopback(server[0]):
-            raise Unauthorized("Without keys this service serves its own machine only. Set SERVICE_API_KEYS.")
-        self._require_known_page(headers)
+        _require_from_this_machine(scope, headers)
+        self._origins.require_known_page(headers, scope["method"], own_host=False)
         return Caller("local")
 
     def _holder_of(self, headers: Headers) -> Caller:
@@ -78,12 +77,36 @@ class Door:
             raise Unauthorized("This key is not known here.")
         return Caller(holder, keyed=True)
 
-    def _require_known_page(self, headers: Headers) -> None:
-        """A page on any site can make a browser post to loopback; without keys, its origin is all there is to ask."""
-        origin, allowed = headers.get("origin"), self._settings.cors_allow_origins
-        if origin is None or "*" in allowed or origin in allowed or re.fullmatch(LOOPBACK_ORIGIN, origin):
-            return
-        raise ForbiddenOrigin("Name this page's origin in CORS_ALLOW_ORIGINS, or set SERVICE_API_KEYS.")
+
+def _require_from_this_machine(scope: Scope, headers: Headers) -> None:
+    """Without keys, the way that a request has taken is all there is to trust.
+
+    A request that arrives at a loopback address may still be somebody else's. A web page's own name can be made to lead
+    to this machine (DNS rebinding): then `Host` has that name. A proxy on this machine hands on requests from anywhere:
+    then headers say so.
+
+    Raises:
+        Unauthorized: it has arrived at another address.
+        ForbiddenHost: it is addressed to another name, or comes through a proxy.
+    """
+    server = scope.get("server")
+    if server and server[1] is not None and not is_loopback(server[0]):
+        raise Unauthorized("Without keys this service serves its own machine only. Set SERVICE_API_KEYS.")
+    if proxied := next((name for name in headers.keys() if _FROM_PROXY.fullmatch(name)), None):  # noqa: SIM118
+        raise ForbiddenHost(
+            f"This request came through a proxy (its header {proxied[:60]} says so), and without keys this service "
+            "serves its own machine only. Set SERVICE_API_KEYS; or ALLOW_ANONYMOUS=true, if the proxy authenticates "
+            "callers.",
+            cause=f"header {proxied[:60]}",
+        )
+    hosts = headers.getlist("host")
+    if not all(map(is_loopback_authority, hosts)) or (not hosts and scope["http_version"] != "1.0"):
+        named = ", ".join(hosts)[:200]
+        raise ForbiddenHost(
+            f"This request is addressed to {named or 'nobody'}, and without keys this service answers to localhost and "
+            "loopback addresses only. Set SERVICE_API_KEYS; or ALLOW_ANONYMOUS=true, if a proxy authenticates callers.",
+            cause=f"host {named!a}",
+        )
 
 
 def _digest(secret: bytes) -> bytes:

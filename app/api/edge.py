@@ -9,8 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
-from app.api import problems
-from app.errors import Internal, TooLarge
+from app.api.problems import Reporter
+from app.errors import TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +87,9 @@ class SafetyNet:
     It sits inside CORS and the request id, where Starlette's own net does not, so that a browser can read the 500.
     """
 
-    def __init__(self, app: ASGIApp, *, log_sensitive: bool) -> None:
+    def __init__(self, app: ASGIApp, *, reporter: Reporter) -> None:
         self.app = app
-        self.log_sensitive = log_sensitive
+        self.reporter = reporter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -104,12 +104,10 @@ class SafetyNet:
         try:
             await self.app(scope, receive, noticing)
         except Exception as error:
-            log.error("unexpected: %s", logs.where(error, quote=self.log_sensitive))
+            answer = self.reporter.response(error, scope)
             if started:
                 return None  # too late for a status: the answer stays short of its length, and the connection closes
-            await problems.response(Internal("Something broke in this service; its log knows more."))(
-                scope, receive, send
-            )
+            await answer(scope, receive, send)
 
 
 class AnnouncedLength:
@@ -118,13 +116,14 @@ class AnnouncedLength:
     FastAPI's own limit counts what arrives, but answers an announced length in plain text.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, reporter: Reporter) -> None:
         self.app = app
+        self.reporter = reporter
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = announced_length(scope) if scope["type"] == "http" else None
         if length is not None and length > self.max_body_bytes:
-            answer = problems.response(TooLarge(f"A request body may have {self.max_body_bytes:,} bytes."))
-            return await answer(scope, receive, send)
+            refusal = TooLarge(f"A request body may have {self.max_body_bytes:,} bytes.")
+            return await self.reporter.response(refusal, scope)(scope, receive, send)
         await self.app(scope, receive, send)

@@ -5,7 +5,6 @@ The stream begins at once, so that nothing on the way takes the silence of a dra
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -14,14 +13,11 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from app import logs
-from app.api import problems
 from app.api.answers import Segment, image_document, image_read, pieces_of
 from app.api.sending import Sender, Sending
 from app.domain import Generation
-from app.errors import CallerLeft, Internal, ServiceError, SlowReader
+from app.errors import CallerLeft, SlowReader
 from app.journey import Draft, Notice, Retrying, Started, Thought
-
-log = logging.getLogger(__name__)
 
 HEADERS = {
     "Cache-Control": "no-cache, no-transform",
@@ -37,16 +33,27 @@ class Events(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, make: Make, model: str, sending: Sending, *, with_url: bool, heartbeat_seconds: float) -> None:
+    def __init__(
+        self,
+        make: Make,
+        problem: Callable[[Exception], dict[str, Any]],
+        model: str,
+        sending: Sending,
+        *,
+        with_url: bool,
+        heartbeat_seconds: float,
+    ) -> None:
         """
         Args:
             make: makes the image; is given what tells that the caller has left, and whom to tell what happens.
+            problem: logs a failure, and returns its problem document.
             model: who is asked first.
             sending: how to send.
             with_url: whether images are there as data URLs too.
             heartbeat_seconds: the longest silence.
         """
         self._make = make
+        self._problem = problem
         self._model = model
         self._with_url = with_url
         self._heartbeat_seconds = heartbeat_seconds
@@ -107,18 +114,12 @@ class Events(Response):
 
     async def _conclude(self, work: asyncio.Future[Generation], sender: Sender, receive: Receive) -> None:
         try:
-            generation = work.result()
+            document = image_document(work.result(), with_url=self._with_url)
         except CallerLeft:
             return
-        except ServiceError as error:
-            problems.note(error)
-            await sender.send(_event("problem", problems.document(error, logs.request_id.get())))
         except Exception as error:
-            log.error("unexpected: %s", logs.where(error))
-            said = Internal("Something broke in this service; its log knows more.")
-            await sender.send(_event("problem", problems.document(said, logs.request_id.get())))
+            await sender.send(_event("problem", self._problem(error)))
         else:
-            document = image_document(generation, with_url=self._with_url)
             await sender.send_all(self._pieces("image", document), receive)
             await sender.send(_event("done", {}))
 

@@ -8,7 +8,7 @@ from app.api.answering import ANSWERS, Answering
 from app.api.answers import EXAMPLE, GROUNDING_EXAMPLE
 from app.api.asking import AskedInForm, AskedInJson
 from app.api.dependencies import CallerDep, ImagesDep, body_of, caller
-from app.api.inline import LiftingRoute
+from app.api.inline import GeneratingRoute
 from app.api.problems import documented, merged
 from app.errors import StorageFull, StorageUnavailable
 
@@ -17,7 +17,7 @@ router = APIRouter(
     tags=["images"],
     responses=ANSWERS,
     default_response_class=Response,
-    route_class=LiftingRoute,
+    route_class=GeneratingRoute,
     dependencies=[Depends(caller)],
 )
 

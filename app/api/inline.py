@@ -14,6 +14,7 @@ from starlette.datastructures import FormData
 from app.api.events import Events
 from app.api.forms import read_form
 from app.api.intake import intake_of
+from app.api.problems import GENERATION
 from app.errors import InvalidJson
 from app.lifting import Decoder, Lifter
 from app.memory import forget_frames
@@ -123,10 +124,14 @@ class LiftedRequest(Request):
 class LiftingRoute(APIRoute):
     """A route whose handler gets a `LiftedRequest`, when its turn comes."""
 
+    asks_for_generation = False
+    """Whether each request asks for an image."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            setattr(request.state, GENERATION, self.asks_for_generation)
             caller = request.state.caller.name
             request.state.gate.require_room(caller)  # nobody uploads a hundred megabytes to be told that there is none
             await request.state.pace.turn(_READING)
@@ -144,3 +149,9 @@ class LiftingRoute(APIRoute):
             return response
 
         return handle
+
+
+class GeneratingRoute(LiftingRoute):
+    """A route that makes an image."""
+
+    asks_for_generation = True

@@ -18,7 +18,7 @@ from app.settings import Settings
 router = APIRouter(
     prefix="/models",
     tags=["models"],
-    responses=documented(errors.Unauthorized, errors.ForbiddenOrigin),
+    responses=documented(errors.Unauthorized, errors.ForbiddenOrigin, errors.ForbiddenHost),
     dependencies=[Depends(caller)],
 )
 

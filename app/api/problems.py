@@ -1,9 +1,14 @@
-"""Failures as RFC 9457 problem documents. The only place where a `ServiceError` becomes bytes."""
+"""Failures as RFC 9457 problem documents.
+
+`report` is the one way from an exception to what is said of it: the document and headers for the caller, the entry for
+the log. Routes, event streams and middleware all reach it through a `Reporter`.
+"""
 
 import json
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -12,11 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from app import logs
 from app.api.wire import ChatCreate, ForkCreate, TurnCreate, TurnForm
 from app.domain import Usage
 from app.errors import (
+    CallerError,
     CallerLeft,
     ContentBlocked,
     FieldError,
@@ -27,14 +34,12 @@ from app.errors import (
     NoImage,
     NotAcceptable,
     NotFound,
-    Overloaded,
     QuotaExhausted,
     RangeNotSatisfiable,
     ServiceError,
     SlowUpload,
     StaleTurn,
     StorageDamaged,
-    StorageError,
     StorageFull,
     StorageUnavailable,
     TooLarge,
@@ -48,12 +53,12 @@ MAX_ERRORS = 20
 
 MEDIA_TYPE = "application/problem+json"
 
+GENERATION = "asks_for_generation"
+"""Name of the request's state that is true while an image is asked for, but its generation has not begun: from then on
+the generation is counted."""
+
 _BODIES = (ChatCreate, TurnCreate, TurnForm, ForkCreate)
 _FIELDS = {to_camel(name) for body in _BODIES for name in body.model_fields} | {"body", "cursor", "limit", "number"}
-_EXPECTED = {404, 405, 413}
-"""The statuses that Starlette and FastAPI answer with of their own accord."""
-
-_ON_A_FORM = {"referenceImages": "images"}
 _SAID_BETTER = {
     "string_pattern_mismatch": "has characters that do not belong there",
     "extra_forbidden": "there is no such field",
@@ -76,39 +81,95 @@ class Problem(BaseModel):
     retry_after: int | None = Field(None, description="Seconds, where there is a point in coming back.")
 
 
-def install(app: FastAPI, *, log_sensitive: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    level: int
+    message: str
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is said of a failure: to the caller, and in the log."""
+
+    status: int
+    document: dict[str, Any]
+    headers: dict[str, str]
+    entry: LogEntry
+
+
+def report(error: ServiceError, *, log_sensitive: bool) -> Report:
+    """What is said of `error`, with the request id of the request under way.
+
+    Args:
+        error: a failure; `as_service_error` makes one of any exception.
+        log_sensitive: whether the log may quote Gemini's words and messages of exceptions.
+    """
+    return Report(
+        error.status, _document(error, logs.request_id.get()), _headers(error), _log_entry(error, log_sensitive)
+    )
+
+
+class Reporter:
+    """Reports failures: writes the log entry, and returns what the caller is told."""
+
+    def __init__(self, *, log_sensitive: bool) -> None:
+        self._log_sensitive = log_sensitive
+
+    def document(self, error: Exception, scope: Scope) -> dict[str, Any]:
+        """Log `error`; returns its problem document, for an answer that has begun already."""
+        return self._logged(error, scope).document
+
+    def response(self, error: Exception, scope: Scope) -> Response:
+        """Log `error`; returns its problem document as an answer."""
+        told = self._logged(error, scope)
+        # Lone surrogates, which a detail could hold from the request, are escaped; so every document is valid UTF-8.
+        return Response(json.dumps(told.document), told.status, told.headers, MEDIA_TYPE)
+
+    def _logged(self, error: Exception, scope: Scope) -> Report:
+        expected = as_service_error(error)
+        _count_refusal(expected, scope)
+        told = report(expected, log_sensitive=self._log_sensitive)
+        log.log(told.entry.level, told.entry.message, extra=told.entry.extra)
+        return told
+
+
+def install(app: FastAPI, reporter: Reporter) -> None:
     """Answer every expected failure of the app with a problem document, and log it."""
 
-    async def service_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ServiceError)
-        if isinstance(error, Overloaded | StorageError) and not error.counted:
-            request.state.metrics.refuse(error.code)
-        if isinstance(error, InvalidRequest) and request.headers.get("content-type", "").startswith("multipart/"):
-            error = error.renamed(_ON_A_FORM)
-        return _logged(error, log_sensitive)
+    async def handle(request: Request, error: Exception) -> Response:
+        return reporter.response(error, request.scope)
 
-    async def validation_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return _logged(_from_validation(error), log_sensitive)
-
-    async def http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        cause = error.__cause__  # FastAPI makes a 400 of whatever is raised while it reads a body
-        if isinstance(cause, ServiceError):
-            return await service_error(request, cause)
-        if isinstance(cause, ClientDisconnect):
-            return _logged(CallerLeft("The caller left before the body was there."), log_sensitive)
-        if error.status_code not in _EXPECTED:
-            log.error("unexpected: %s", logs.where(error, quote=log_sensitive))
-        return _logged(_from_http(error), log_sensitive)
-
-    app.add_exception_handler(ServiceError, service_error)
-    app.add_exception_handler(RequestValidationError, validation_error)
-    app.add_exception_handler(HTTPException, http_error)
+    for expected in (ServiceError, RequestValidationError, HTTPException):
+        app.add_exception_handler(expected, handle)
 
 
-def document(error: ServiceError, request_id: str) -> dict[str, Any]:
-    """What a problem document says."""
+def as_service_error(error: Exception) -> ServiceError:
+    """`error` as one of the failures that callers know; what nobody expected is `Internal`, with `error` behind it."""
+    match error:
+        case ServiceError():
+            return error
+        case RequestValidationError():
+            return _from_validation(error)
+        case HTTPException():
+            return _from_http(error)
+    return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> ServiceError:
+    broken = Internal()
+    broken.__cause__ = error
+    return broken
+
+
+def _count_refusal(error: ServiceError, scope: Scope) -> None:
+    """Count a request for a generation that failed before it became one, through no fault of its caller's."""
+    state = scope.get("state", {})
+    if state.get(GENERATION) and not isinstance(error, CallerError | CallerLeft):
+        state["metrics"].refuse(error.code)
+
+
+def _document(error: ServiceError, request_id: str) -> dict[str, Any]:
     return {
         "type": f"urn:gemini-images:problem:{error.code}",
         "title": error.title,
@@ -123,8 +184,7 @@ def document(error: ServiceError, request_id: str) -> dict[str, Any]:
     }
 
 
-def response(error: ServiceError) -> Response:
-    """The problem document for `error`, with the request id of the request under way."""
+def _headers(error: ServiceError) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -140,9 +200,22 @@ def response(error: ServiceError) -> Response:
         headers["Allow"] = error.allow
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
-    # Lone surrogates, which a detail could hold from the request, are escaped; so every document is valid UTF-8.
-    content = json.dumps(document(error, logs.request_id.get()))
-    return Response(content, error.status, headers, MEDIA_TYPE)
+    return headers
+
+
+def _log_entry(error: ServiceError, log_sensitive: bool) -> LogEntry:
+    if isinstance(error, Internal) and error.__cause__ is not None:
+        return LogEntry(logging.ERROR, f"unexpected: {logs.where(error.__cause__, quote=log_sensitive)}", {})
+    members = error.members()
+    extra = {
+        "cause": error.cause,
+        "finishReason": members.get("finishReason"),
+        "blockReason": members.get("blockReason"),
+        "fields": ",".join(map(_known, members.get("errors", ()))) or None,
+        "quote": error.quote if log_sensitive else None,
+    }
+    serious = error.status >= 500 or error.status == 429
+    return LogEntry(logging.WARNING if serious else logging.INFO, f"problem {error.code}", extra)
 
 
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
@@ -183,6 +256,7 @@ def merged(*documents: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[
 
 _USED = Usage(prompt_tokens=12, output_tokens=208, thoughts_tokens=208, total_tokens=220, estimated_cost_usd=0.00252)
 _EXAMPLES: tuple[ServiceError, ...] = (
+    Internal(),
     InvalidRequest([FieldError("aspectRatio", "gemini-3-pro-image has 1:1, 16:9 and 21:9, not 8:1")]),
     NotAcceptable("The image is image/jpeg; ask for that.", possible=("application/json", "image/jpeg")),
     ContentBlocked(
@@ -206,30 +280,7 @@ _EXAMPLES: tuple[ServiceError, ...] = (
 
 def _example(class_: type[ServiceError]) -> dict[str, Any]:
     fitting = (error for error in _EXAMPLES if type(error) is class_)
-    return document(next(fitting, None) or class_(f"{class_.title}."), "req_1d0f6c6be5a04b1e9d53a1d0a4a5c7fb")
-
-
-def note(error: ServiceError, *, log_sensitive: bool = False) -> None:
-    """Write a failure into the log."""
-    quote = {"quote": error.quote} if log_sensitive and error.quote else {}
-    members = error.members()
-    log.log(
-        logging.WARNING if error.status >= 500 or error.status == 429 else logging.INFO,
-        "problem %s",
-        error.code,
-        extra={
-            "cause": error.cause,
-            "finishReason": members.get("finishReason"),
-            "blockReason": members.get("blockReason"),
-            "fields": ",".join(map(_known, members.get("errors", ()))) or None,
-        }
-        | quote,
-    )
-
-
-def _logged(error: ServiceError, log_sensitive: bool) -> Response:
-    note(error, log_sensitive=log_sensitive)
-    return response(error)
+    return _document(next(fitting, None) or class_(f"{class_.title}."), "req_1d0f6c6be5a04b1e9d53a1d0a4a5c7fb")
 
 
 def _known(error: dict[str, str]) -> str:
@@ -261,6 +312,10 @@ def _message(found: dict[str, Any]) -> str:
 
 
 def _from_http(error: HTTPException) -> ServiceError:
+    if isinstance(error.__cause__, ServiceError):
+        return error.__cause__  # FastAPI makes a 400 of whatever is raised while it reads a body
+    if isinstance(error.__cause__, ClientDisconnect):
+        return CallerLeft("The caller left before the body was there.")
     if error.status_code == 404:
         return NotFound("There is no such route; /docs lists them.")
     if error.status_code == 405:
@@ -268,4 +323,4 @@ def _from_http(error: HTTPException) -> ServiceError:
         return MethodNotAllowed(f"This route takes {allow or 'another method'}.", allow=allow)
     if error.status_code == 413:
         return TooLarge("The request body is larger than this service takes.")
-    return Internal("Something broke in this service; its log knows more.", cause=f"HTTP {error.status_code}")
+    return _unexpected(error)

@@ -6,7 +6,7 @@ the catalogue's business, not this module's.
 
 import json
 from dataclasses import fields
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fastapi import UploadFile
 from pydantic import (
@@ -139,6 +139,8 @@ class Safety(_Body, _NullIsAbsent):
 class GenerationOptions(_Body):
     """What JSON and form requests have in common."""
 
+    references_field: ClassVar[str] = "referenceImages"
+
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
     aspect_ratio: Word | None = Field(
         None,
@@ -196,6 +198,7 @@ class GenerationOptions(_Body):
             aspect_ratio=self.aspect_ratio,
             image_size=self.image_size,
             references=references,
+            references_field=self.references_field,
             google_search=self.google_search,
             image_search=self.image_search,
             system_instruction=self.system_instruction,
@@ -244,6 +247,8 @@ class GenerationCreate(GenerationOptions, _NullIsAbsent):
 
 class FormCreate(GenerationOptions):
     """A request for an image as a form, with the references as files."""
+
+    references_field: ClassVar[str] = "images"
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"prompt": "Make the sky green", "images": ["photo.jpg"]}]}

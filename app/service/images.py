@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -10,6 +11,7 @@ from app.catalogue import Catalogue, Model
 from app.conversation import Turn
 from app.domain import Caller, Generation, GenerationRequest
 from app.errors import (
+    Internal,
     InvalidRequest,
     NotAcceptable,
     Overloaded,
@@ -89,10 +91,11 @@ class Images:
         """
         resolved = self._catalogue.resolve(requested.model or self._catalogue.default)
         _require_acceptable(resolved.model.output_type, requested)
-        fitted, warnings = limits.fit(requested, resolved.model, vertex=self._vertex, follows=bool(chain))
-        self._gate.require_room(caller.name)
-        plan = Plan(fitted, resolved.model, (*resolved.warnings, *warnings), chain)
-        plan.remembering()  # for what it refuses
+        with _fields_as_sent(requested):
+            fitted, warnings = limits.fit(requested, resolved.model, vertex=self._vertex, follows=bool(chain))
+            self._gate.require_room(caller.name)
+            plan = Plan(fitted, resolved.model, (*resolved.warnings, *warnings), chain)
+            plan.remembering()  # for what it refuses
         return plan
 
     async def make(self, plan: Plan, caller: Caller, journey: Journey) -> Generation:
@@ -112,10 +115,12 @@ class Images:
         Raises:
             Overloaded: no place was free in time.
             Refused, UpstreamError: as Gemini decides.
+            Internal: a bug.
         """
         try:
-            async with self._gate.place(caller.name, journey.remaining()):
-                generation = await self._made(plan, journey)
+            with _fields_as_sent(plan.request):
+                async with self._gate.place(caller.name, journey.remaining()):
+                    generation = await self._made(plan, journey)
         except TimeoutError as error:
             raise _too_late(journey) from error
         except ServiceError as error:
@@ -123,6 +128,8 @@ class Images:
             if journey.attempts and isinstance(error, Overloaded):
                 error.may_have_cost = True  # it was on its way
             raise
+        except Exception as error:
+            raise Internal(attempts=journey.attempts) from error
         return replace(generation, attempts=journey.attempts)
 
     def require_acceptable(self, generation: Generation, plan: Plan) -> None:
@@ -217,6 +224,16 @@ class Images:
         request, warnings = adapted
         said = f"{plan.model.id} is out of capacity; {model.id} answered instead."
         return Plan(request, model, (said, *_without_alias(resolved.warnings, name), *warnings), plan.chain)
+
+
+@contextmanager
+def _fields_as_sent(request: GenerationRequest) -> Iterator[None]:
+    """Whatever is refused inside the block is refused by the names that the caller's fields have."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.rename({"referenceImages": request.references_field})
+        raise
 
 
 def _without_alias(warnings: Sequence[str], name: str) -> list[str]:
