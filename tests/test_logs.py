@@ -125,8 +125,8 @@ async def test_gemini_s_words_are_logged_where_the_operator_wants_them(
 
 @asynccontextmanager
 async def broken(settings: Settings, **knobs: Any) -> AsyncGenerator[httpx2.AsyncClient]:
-    """A service that fails at every image as nobody expected: its settings were not checked, and its key for Gemini is one
-    that no header can carry."""
+    """A service that fails at every image as nobody expected: its settings were not checked, and no header can carry
+    its key for Gemini."""
     unchecked = settings.model_copy(update={"gemini_api_key": SecretStr("schlüssel\u2603"), **knobs})
     async with (
         served(create_app(unchecked)) as url,
