@@ -227,7 +227,8 @@ class Settings(BaseSettings):
     other. Without any, only loopback is served. On other addresses a secret has at least 16 characters
     (`openssl rand -hex 16`)."""
     allow_anonymous: bool = False
-    """Serve other addresses without keys, because a proxy in front authenticates callers."""
+    """Serve other addresses without keys, because a proxy in front authenticates callers. To the service all of them
+    are one caller: they share one list of chats."""
     docs_access: Literal["open", "key", "off"] = "open"
     """Who sees `/docs` and `/openapi.json`: `open` shows them to everybody, `key` to callers with a key, `off` to
     nobody."""

@@ -1,6 +1,7 @@
 """What a page on another origin needs: CORS, also on errors, headers it may read, docs that load nothing else."""
 
 import re
+from typing import Any
 
 import httpx2
 import pytest
@@ -26,6 +27,40 @@ async def test_a_preflight_needs_no_key(serve: Serve) -> None:
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == PAGE
     assert "x-stainless-retry-count" in response.headers["access-control-allow-headers"]
+
+
+@pytest.mark.parametrize("knobs", [KEYED, {"service_api_keys": "web:secret"}, {"allow_anonymous": True}, {}])
+async def test_a_preflight_of_a_page_that_is_not_listed_says_what_to_set(
+    serve: Serve, capfd: pytest.CaptureFixture[str], knobs: dict[str, Any]
+) -> None:
+    """
+    To the page's developer, who sees the answer, and to the operator, who sees the log. Neither hears of keys.
+    """
+    pages = ["https://evil.example", "https://app.example.evil", "null", "https://\x9b" + "x" * 9000]
+    async with serve(**knobs, log_format="text") as client:
+        for page in pages:
+            asked = {b"Origin": page.encode("latin-1"), b"Access-Control-Request-Method": b"POST"}
+            capfd.readouterr()
+            response = await client.options("/generate-image", headers=asked)
+
+            assert (response.status_code, response.json()["code"]) == (403, "forbidden_origin")
+            assert "CORS_ALLOW_ORIGINS" in response.json()["detail"]
+            assert "access-control-allow-origin" not in response.headers
+            [line] = [line for line in capfd.readouterr().err.splitlines() if "forbidden_origin" in line]
+            assert page[:20].replace("\x9b", "\\x9b") in line
+            assert "CORS_ALLOW_ORIGINS" in line
+            assert len(line) < 600
+
+
+@pytest.mark.parametrize("asked", [{}, {"Access-Control-Request-Private-Network": "true"}])
+async def test_a_listed_page_may_ask_for_anything_the_routes_do(serve: Serve, asked: dict[str, str]) -> None:
+    async with serve(**KEYED) as client:
+        answers = [
+            await client.options("/chats", headers=asked | {"Origin": PAGE, "Access-Control-Request-Method": method})
+            for method in ("GET", "POST", "DELETE")
+        ]
+
+    assert {one.status_code for one in answers} == {200}
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,34 @@ async def test_faults_are_scripted_over_http_too(gemini: Emulator, gemini_url: s
     assert len(calls) == 3
 
 
+@pytest.mark.parametrize(
+    ("headers", "served"),
+    [
+        ({}, True),
+        ({"Host": "localhost:9000"}, True),
+        ({"Origin": "http://localhost:5173", "Sec-Fetch-Site": "same-site"}, True),
+        ({"Origin": "https://evil.example", "Content-Type": "text/plain"}, False),
+        ({"Origin": "https://127.0.0.1.evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Host": "evil.example:9000"}, False),
+        ({"Host": "evil.example:9000", "Origin": "http://evil.example:9000", "Sec-Fetch-Site": "same-origin"}, False),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+    ],
+)
+async def test_faults_cannot_be_scripted_by_pages_of_other_sites(
+    gemini: Emulator, gemini_url: str, headers: dict[str, str], served: bool
+) -> None:
+    async with httpx2.AsyncClient(base_url=gemini_url, headers=headers) as client:
+        answers = [
+            await client.post("/emulator/faults", content='{"status": 503}'),
+            await client.get("/emulator/calls"),
+            await client.delete("/emulator/calls"),
+        ]
+
+    assert [one.status_code for one in answers] == ([201, 200, 204] if served else [403, 403, 403])
+    assert len(gemini.faults) == served
+
+
 async def test_a_picture_is_the_same_again_and_another_for_another_prompt(official: genai.Client) -> None:
     pictures = [
         image_of(await official.aio.models.generate_content(model=PRO, contents=prompt, config=config())).tobytes()

@@ -1,13 +1,16 @@
 """Who may call: keys, loopback, and pages on other sites."""
 
+import asyncio
+import re
 import socket
 
 import anyio.to_thread
+import httpx2
 import pytest
 
 from app.emulator import Emulator
 from app.settings import Settings, UnsafeSettings, is_loopback
-from tests.conftest import Serve
+from tests.conftest import Serve, picture
 
 KEYS = "web:first-secret,web:second-secret,batch:third:with:colons"
 BODY = {"prompt": "x"}
@@ -122,6 +125,157 @@ async def test_without_keys_a_strange_page_may_not_spend_money(
 
     assert response.status_code == status
     assert len(gemini.calls) == (status == 200)
+
+
+# Requests that arrive at a loopback address, and are somebody else's.
+
+PORT = ":8000"
+
+
+@pytest.mark.parametrize(
+    ("host", "served"),
+    [
+        *((own, True) for own in ("localhost", "localhost.", "LOCALHOST", "app.localhost", "127.0.0.1", "127.8.9.10")),
+        ("[::1]", True),
+        *((other, False) for other in ("evil.example", "localhost.evil.example", "evil-localhost", "notlocalhost")),
+        *((other, False) for other in ("127.0.0.1.evil.example", "0.0.0.0", "192.168.0.7", "[2001:db8::1]", "")),
+        *((other, False) for other in ("a@localhost", "localhost/", "localhost localhost", "127.0.0.1:80:80", "127")),
+    ],
+)
+@pytest.mark.parametrize("port", ["", PORT])
+async def test_without_keys_only_names_of_this_machine_are_answered_to(
+    client: httpx2.AsyncClient, host: str, port: str, served: bool
+) -> None:
+    """
+    A web page can make its own name lead to this machine; `Host` has that name then, and no origin is foreign.
+    """
+    answers = [
+        await client.get("/chats", headers={"Host": host + port}),
+        await client.post("/generate-image", json=BODY, headers={"Host": host + port, "Sec-Fetch-Site": "same-origin"}),
+    ]
+
+    assert [one.status_code for one in answers] == [200 if served else 403] * 2
+    if not served:
+        assert {one.json()["code"] for one in answers} == {"forbidden_host"}
+        assert "SERVICE_API_KEYS" in answers[0].json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /chats HTTP/1.0\r\n", 200),
+        (b"GET /chats HTTP/1.1\r\n", 403),
+        (b"GET /chats HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n", 403),
+        (b"GET /healthz HTTP/1.1\r\nHost: evil.example\r\nX-Forwarded-For: 192.0.2.1\r\n", 200),
+    ],
+)
+async def test_a_request_without_a_host_is_one_of_http_1_0(
+    client: httpx2.AsyncClient, head: bytes, status: int
+) -> None:
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer.write(head + b"Connection: close\r\n\r\n")
+    answer = await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
+
+    assert answer.split()[1] == str(status).encode()
+
+
+FROM_PROXY = (
+    "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "x-forwarded-anything", "X-Real-IP", "Via",
+)  # fmt: skip
+
+
+async def test_without_keys_what_a_proxy_hands_on_is_refused(
+    client: httpx2.AsyncClient, serve: Serve, gemini: Emulator
+) -> None:
+    """
+    A proxy on this machine would make everybody local. The problem says what to set instead.
+    """
+    refused = [await client.post("/generate-image", json=BODY, headers={name: "127.0.0.1"}) for name in FROM_PROXY]
+    through = {"Host": "images.example", **dict.fromkeys(FROM_PROXY, "192.0.2.1")}
+    async with serve(allow_anonymous=True) as anonymous, serve(service_api_keys=KEYS) as keyed:
+        served = [
+            await anonymous.post("/generate-image", json=BODY, headers=through),
+            await keyed.post("/generate-image", json=BODY, headers=through | {"X-API-Key": "first-secret"}),
+        ]
+
+    assert {(one.status_code, one.json()["code"]) for one in refused} == {(403, "forbidden_host")}
+    for name, one in zip(FROM_PROXY, refused, strict=True):
+        assert name.lower() in one.json()["detail"]
+        assert {"SERVICE_API_KEYS", "ALLOW_ANONYMOUS=true"} <= set(re.findall(r"[A-Z_=true]{9,}", one.json()["detail"]))
+    assert [one.status_code for one in served] == [200, 200]
+    assert len(gemini.calls) == 2
+
+
+# Pages, where no key is asked for.
+
+FOREIGN = "https://evil.example"
+OWN = "https://images.example"
+CROSS, SAME = {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-origin"}
+SERVED, REFUSED = [200, 200, 404], [403, 403, 403]
+PAGES = {
+    "a client that is no browser": ({}, SERVED),
+    "the address bar": ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, SERVED),
+    "a page of the service's own": (SAME | {"Origin": OWN}, SERVED),
+    "the same behind a proxy that changes Host": (SAME | {"Origin": "https://public.example"}, SERVED),
+    "the same in a browser that says less": ({"Origin": OWN}, SERVED),
+    "a listed page": (CROSS | {"Origin": "https://app.example"}, SERVED),
+    "an image in a listed page": ({"Sec-Fetch-Site": "same-site", "Referer": "https://app.example/"}, SERVED),
+    "a foreign page": (CROSS | {"Origin": FOREIGN}, REFUSED),
+    "a foreign page in a browser that says less": ({"Origin": FOREIGN}, REFUSED),
+    "a page of a sibling": ({"Sec-Fetch-Site": "same-site", "Origin": "https://other.example"}, REFUSED),
+    "a page of the same name without TLS": (CROSS | {"Origin": "http://images.example"}, REFUSED),
+    "a page whose origin begins with the name": ({"Origin": OWN + ".evil.example"}, REFUSED),
+    "a page of this machine": ({"Origin": "http://localhost:5173"}, REFUSED),
+    "a file, or a frame in a sandbox": (CROSS | {"Origin": "null"}, REFUSED),
+    "a form that keeps quiet about its page": (CROSS | {"Sec-Fetch-Mode": "navigate"}, REFUSED),
+    "an image in a foreign page": (CROSS | {"Referer": FOREIGN + "/", "Sec-Fetch-Dest": "image"}, REFUSED),
+}
+
+
+async def test_of_anonymous_callers_pages_of_other_sites_are_refused(serve: Serve, gemini: Emulator) -> None:
+    """
+    The proxy in front takes the browser's cookies for its user, whatever page is at work. A form that is sent, chats
+    that are read, one that is deleted: all of them or none.
+    """
+    files = {"images": ("a.png", picture(), "image/png")}
+    found: dict[str, list[int]] = {}
+    async with serve(allow_anonymous=True, cors_allow_origins=("https://app.example",)) as client:
+        for page, (headers, _) in PAGES.items():
+            sent = headers | {"Host": "images.example"}
+            answers = [
+                await client.post("/generate-image/with-references", data=BODY, files=files, headers=sent),
+                await client.get("/chats", headers=sent),
+                await client.request("DELETE", "/chats/chat_" + "0" * 32, headers=sent),
+            ]
+            found[page] = [one.status_code for one in answers]
+            if found[page] == REFUSED:
+                assert {one.json()["code"] for one in answers} == {"forbidden_origin"}
+                assert "CORS_ALLOW_ORIGINS" in answers[0].json()["detail"]
+
+    assert found == {page: expected for page, (_, expected) in PAGES.items()}
+    assert len(gemini.calls) == list(found.values()).count(SERVED)
+
+
+async def test_a_link_may_be_followed_from_anywhere(serve: Serve) -> None:
+    """
+    The page that it is on does not see where it leads.
+    """
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    async with serve(allow_anonymous=True) as client:
+        followed = await client.get("/models", headers=link)
+        framed = await client.get("/models", headers=link | {"Sec-Fetch-Dest": "iframe"})
+        sent = await client.post("/generate-image", json=BODY, headers=link)
+
+    assert [followed.status_code, framed.status_code, sent.status_code] == [200, 403, 403]
+
+
+async def test_without_keys_an_image_of_a_chat_is_not_shown_in_a_strange_page(client: httpx2.AsyncClient) -> None:
+    shown = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    strange = await client.get("/chats", headers=shown | {"Referer": "https://evil.example/"})
+    local = await client.get("/chats", headers=shown | {"Referer": "http://localhost:5173/"})
+
+    assert [strange.status_code, local.status_code] == [403, 200]
 
 
 async def test_with_keys_the_key_decides_not_the_page(serve: Serve, gemini: Emulator) -> None:

@@ -96,6 +96,7 @@ class CrossOrigin(CORSMiddleware):
             allow_origins=settings.cors_allow_origins,
             allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],
+            allow_private_network=True,  # the service may be on one, and its operator has listed the page
             expose_headers=EXPOSED_HEADERS,
         )
         self._origins = origins

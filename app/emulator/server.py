@@ -23,6 +23,8 @@ from app.emulator.serving import RESET
 from app.emulator.wire import ApiError, camel
 
 _READ_FAULT = TypeAdapter(Fault)
+_FOREIGN = {"error": "Web pages of other sites may not script this emulator; call it by localhost or its address."}
+_OWN_NAMES = re.compile(r"(?:(?:[\w-]+\.)*localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{0,5})?", re.IGNORECASE)
 MAX_REQUEST_BYTES = 100 * 1024 * 1024
 
 _PATH = re.compile(
@@ -85,7 +87,7 @@ class Emulator:
         request = Request(scope, receive)
         try:
             if request.url.path.startswith("/emulator/"):
-                response = await self._scripted(request)
+                response = await self._scripted(request) if _is_own(request) else JSONResponse(_FOREIGN, 403)
             else:
                 response = await self._google(request)
         except ApiError as error:
@@ -181,6 +183,19 @@ class Emulator:
                 (self.faults if request.url.path.endswith("faults") else self.calls).clear()
                 return Response(status_code=204)
         return JSONResponse({"error": "There are /emulator/faults and /emulator/calls."}, 404)
+
+
+def _is_own(request: Request) -> bool:
+    """Whether no web page of another site is behind a request. A page can make a browser send a form to this machine
+    (`Origin` names the page), or make a name of its own lead here (`Host` has that name)."""
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    address = (request.scope.get("server") or ("",))[0]
+    if (address == "::1" or address.startswith("127.")) and host and not _OWN_NAMES.fullmatch(host):
+        return False
+    if origin is None:
+        return request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+    authority = origin.partition("://")[2]
+    return authority == host or _OWN_NAMES.fullmatch(authority) is not None
 
 
 def _prompt(body: dict[str, Any]) -> str | None:
