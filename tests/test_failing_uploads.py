@@ -70,7 +70,7 @@ class BrokenReceive:
 @pytest.mark.parametrize("type_", ["application/json", "multipart/form-data; boundary=x"])
 async def test_a_bug_while_a_body_is_read_is_a_500_and_in_the_log(type_: str, caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
-    problems.install(app, log_sensitive=False)
+    problems.install(app, problems.Reporter(log_sensitive=False))
     app.add_middleware(BrokenReceive)
 
     @app.post("/")
