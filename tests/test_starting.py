@@ -174,6 +174,16 @@ async def test_what_is_wrong_is_named_and_nothing_starts(
         ({"GEMINI_API_KEY": "k", "DATA_DIR": f"{__file__}/x"}, ["DATA_DIR", "not a folder"]),
         ({"GEMINI_API_KEY": "k", "TMPDIR": "/no/such/folder"}, ["TMPDIR"]),
         ({"GEMINI_API_KEY": "k", "WEB_CONCURRENCY": "x"}, ["WEB_CONCURRENCY"]),
+        ({"GEMINI_API_KEY": "k", "OTEL_EXPORTER_OTLP_ENDPOINT": "h:4318"}, ["OTEL_EXPORTER_OTLP_ENDPOINT", "http://"]),
+        (
+            {
+                "GEMINI_API_KEY": "k",
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://h:4317",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_METRICS_EXPORTER": "prometheus",
+            },
+            ["OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "OTEL_METRICS_EXPORTER", "otlp"],
+        ),
         ({"GEMINI_API_KEY": "k", "GOOGLE_GENAI_HTTP_CLIENT": "httpx"}, ["GOOGLE_GENAI_HTTP_CLIENT"]),
         (
             {
