@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope
 
 from app.api.intake import Body
 from app.api.problems import GENERATION, Reporter
-from app.api.sending import until_gone
+from app.api.sending import until_gone, why_gone
 from app.domain import Caller, Generation
 from app.errors import CallerLeft, Internal, Refused, ServiceError, SlowReader
 from app.journey import Journey, Notice, Stage
@@ -85,7 +85,7 @@ class Attendance:
             turn: of a chat, where the image is kept.
 
         Raises:
-            CallerLeft: before there was an answer.
+            CallerLeft, SlowReader: before there was an answer.
             ServiceError: as the service decides; `Internal` is a bug.
         """
         self._scope["state"][GENERATION] = False  # from here on it is counted here, as one
@@ -100,7 +100,7 @@ class Attendance:
                     if not work.done():
                         await self._abandon(work, turn)
                 if work.cancelled() or not work.done():
-                    raise CallerLeft("The caller left before the image was there.")
+                    raise why_gone(self._scope)
                 self._generation = work.result()
         except ServiceError as error:
             self.failed(error)

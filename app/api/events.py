@@ -115,7 +115,7 @@ class Events(Response):
     async def _conclude(self, work: asyncio.Future[Generation], sender: Sender, receive: Receive) -> None:
         try:
             document = image_document(work.result(), with_url=self._with_url)
-        except CallerLeft:
+        except (CallerLeft, SlowReader):
             return
         except Exception as error:
             await sender.send(_event("problem", self._problem(error)))

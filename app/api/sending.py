@@ -56,7 +56,7 @@ class Sender:
         """
         self._send = send
         self._end = asyncio.get_running_loop().time() + sending.most_seconds
-        self._connection: Connection | None = scope.get("extensions", {}).get(CONNECTION, {}).get("connection")
+        self._connection = _connection(scope)
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Send status and headers. See `send`."""
@@ -105,6 +105,19 @@ class Sender:
     def _require_reader(self) -> None:
         if self._connection is not None and self._connection.cut_off:
             raise SlowReader("The caller did not read the answer.")
+
+
+def why_gone(scope: Scope) -> CallerLeft | SlowReader:
+    """Why the caller of a request is no longer there."""
+    connection = _connection(scope)
+    if connection is not None and connection.cut_off:
+        return SlowReader("The caller did not read the answer.")
+    return CallerLeft("The caller left before the image was there.")
+
+
+def _connection(scope: Scope) -> Connection | None:
+    connection: Connection | None = scope.get("extensions", {}).get(CONNECTION, {}).get("connection")
+    return connection
 
 
 @asynccontextmanager
