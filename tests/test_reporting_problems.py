@@ -1,0 +1,96 @@
+"""One way from an error to what is said of it: plain answers, event streams and a chat's record say the same."""
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.catalogue import Catalogue
+from app.domain import GenerationRequest
+from app.emulator import Emulator, Fault
+from app.gemini import Gemini
+from app.journey import Journey
+from app.pace import Pace
+from app.room import Room, Share
+from app.settings import Settings
+from tests.conftest import picture
+from tests.test_logs import broken
+
+OBJECTION = Fault(status=400, message="Unable to process input image.")
+ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
+FILES = {"images": ("a.png", picture(), "image/png")}
+EVENTS = {"Accept": "text/event-stream"}
+
+
+def last_event(response: httpx2.Response) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(response.text.rpartition("data: ")[2])
+    return event
+
+
+async def test_a_problem_says_the_same_wherever_it_is_told(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    """
+    A form's field has its own name there, and in the chat that was sent one.
+    """
+    gemini.faults.extend([OBJECTION] * 6)
+    route = "/generate-image/with-references"
+    turns = f"{(await client.post('/chats', json={})).json()['url']}/turns"
+
+    plain = [(await client.post(path, data=ASK, files=FILES)).json() for path in (route, turns)]
+    events = [last_event(await client.post(path, data=ASK, files=FILES, headers=EVENTS)) for path in (route, turns)]
+    recorded = [one["problem"] for one in (await client.get(turns.removesuffix("/turns"))).json()["turns"]]
+    in_json = (await client.post("/generate-image", json=ASK)).json()
+
+    told = [*plain, *events]
+    assert {one["code"] for one in (*told, *recorded)} == {"invalid_request"}
+    assert {one["errors"][0]["field"] for one in told} == {"images"}
+    assert len({one["detail"] for one in (*told, *recorded)}) == 1
+    assert in_json["errors"][0]["field"] == "referenceImages"
+
+
+async def test_what_a_model_does_not_take_is_told_by_the_form_s_names(client: httpx2.AsyncClient) -> None:
+    files = [("images", (f"{number}.png", picture(), "image/png")) for number in range(20)]
+
+    response = await client.post("/generate-image/with-references", data=ASK, files=files, headers=EVENTS)
+
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "images"
+
+
+@pytest.mark.parametrize("path", ["/generate-image", "turns"])
+async def test_a_bug_after_gemini_was_asked_is_not_to_be_tried_again(settings: Settings, path: str) -> None:
+    """
+    It may have been paid for: clients must not ask again by themselves. A chat keeps a record of it.
+    """
+    async with broken(settings) as client:
+        chat = (await client.post("/chats", json={})).json()["url"]
+        response = await client.post(f"{chat}/turns" if path == "turns" else path, json=ASK)
+        turns = (await client.get(chat)).json()["turns"]
+
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert response.headers["x-should-retry"] == "false"
+    assert [one["problem"]["code"] for one in turns] == (["internal"] if path == "turns" else [])
+
+
+class Buggy(Share):
+    """A share of memory with a bug, which shows when the first bytes of an image are counted."""
+
+    def become(self, count: int) -> None:
+        if count > 0:
+            raise ValueError("a bug of ours")
+        super().become(count)
+
+
+@pytest.mark.parametrize("listener", [None, lambda _: None], ids=["plain", "stream"])
+async def test_a_bug_under_the_sdk_is_not_taken_for_an_answer_of_gemini_s(
+    settings: Settings, gemini: Emulator, listener: Any
+) -> None:
+    """
+    While an answer is read our own code runs inside the SDK. (A unit test: no request from outside shows a bug that is
+    not there.)
+    """
+    journey = Journey(10, Buggy(Room(0)), listener)
+    model = Catalogue("gemini-3-pro-image", {}, {}).resolve("gemini-3-pro-image").model
+    async with Gemini(settings, Pace()) as client:
+        with pytest.raises(ValueError, match="a bug of ours"):
+            await client.generate(GenerationRequest(prompt="x", image_size="1K"), model, journey)
