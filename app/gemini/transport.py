@@ -48,7 +48,7 @@ _SLICE_BYTES = 16 * 1024
 """JSON is read in slices of this size, and others get a turn on the event loop between them."""
 
 _MANY_QUOTES = 256
-"""A piece of a body with more of them holds JSON rather than images."""
+"""A piece of a body with as many of them, or of backslashes, holds JSON rather than images."""
 
 _current: ContextVar["Exchange"] = ContextVar("exchange")
 
@@ -402,7 +402,17 @@ _ITEMS = {b'"': 1, b",": 1, b"{": 1, b"[": 1, b"\n": 8, b"\r": 8}
 
 def _is_json(chunk: bytes) -> bool:
     """Whether it is JSON rather than a piece of an image, and takes longer to read."""
-    return chunk.count(b'"') + chunk.count(b"\\") >= _MANY_QUOTES
+    return _has_many(chunk, b'"') or _has_many(chunk, b"\\")
+
+
+def _has_many(chunk: bytes, character: bytes) -> bool:
+    # `bytes.count` takes as long as everything else that is done with an image; `find` looks at many bytes at once.
+    place = -1
+    for _ in range(_MANY_QUOTES):
+        place = chunk.find(character, place + 1)
+        if place < 0:
+            return False
+    return True
 
 
 def _slices(data: bytes) -> Iterator[bytes]:
