@@ -233,6 +233,10 @@ class UnsupportedImage(CallerError):
     status, code, title = 415, "unsupported_image", "Not an image that Gemini can use"
 
 
+class HeaderTooLarge(CallerError):
+    status, code, title = 431, "too_large", "A header is too long"
+
+
 class InvalidRequest(CallerError):
     status, code, title = 422, "invalid_request", "The request is not valid"
 

@@ -16,7 +16,7 @@ from app.api import metrics as metrics_route
 from app.api.cors import AllowedOrigins, CrossOrigin
 from app.api.dependencies import State
 from app.api.door import Door
-from app.api.edge import PROBES, AnnouncedLength, RequestContext, SafetyNet
+from app.api.edge import PROBES, AnnouncedLength, HeaderFields, RequestContext, SafetyNet
 from app.api.intake import Intake
 from app.gemini import Gemini
 from app.memory import SpareMemory
@@ -161,6 +161,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The last one added is the first to see a request.
     origins = AllowedOrigins(settings)
     app.add_middleware(Door, origins=origins, settings=settings, reporter=reporter)
+    app.add_middleware(HeaderFields, reporter=reporter)
     app.add_middleware(AnnouncedLength, max_body_bytes=settings.max_body_bytes, reporter=reporter)
     app.add_middleware(SafetyNet, reporter=reporter)
     app.add_middleware(CrossOrigin, origins=origins, settings=settings, reporter=reporter)

@@ -44,6 +44,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         errors.ForbiddenHost,
         errors.NotAcceptable,
         errors.SlowUpload,
+        errors.HeaderTooLarge,
         errors.TooLarge,
         errors.UnsupportedMediaType,
         errors.UnsupportedImage,

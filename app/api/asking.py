@@ -45,10 +45,10 @@ async def inline_references(body: GenerationCreate, request: Request, references
     wrong: list[FieldError] = []
     for index, one in enumerate(body.reference_images):
         where, file = f"referenceImages[{index}]", request.file(one.url or one.data or "")
-        if one.url is not None and file.declaration is None:
+        if one.url is not None and not file.is_data_url:
             wrong.append(FieldError(where, "url must be a data URL; this service fetches nothing"))
-        elif not file.valid:
-            wrong.append(FieldError(where, "is not valid base64, or a data URL of that"))
+        elif file.problem:
+            wrong.append(FieldError(where, file.problem))
         uploads.append(Upload(file.data, where, one.role, one.name or None))
     if wrong:
         raise InvalidRequest(wrong)

@@ -10,10 +10,12 @@ from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Form, Header, Path, Query, Request, Response
 from pydantic import Field, TypeAdapter
+from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
 from app import errors
+from app.api import content_type
 from app.api.answering import ANSWERS, Answering
 from app.api.answers import EXAMPLE, GenerationRead
 from app.api.asking import Asked, inline_references, uploaded_references
@@ -89,7 +91,7 @@ beginning = APIRouter(
 keeping = APIRouter(
     prefix="/chats",
     tags=["chats"],
-    responses=documented(*_EDGE, *_STORAGE, errors.InvalidRequest, errors.Overloaded),
+    responses=documented(*_EDGE, *_STORAGE, errors.InvalidRequest, errors.HeaderTooLarge, errors.Overloaded),
     dependencies=[Depends(caller)],
 )
 """The others."""
@@ -166,8 +168,7 @@ class _FormRoute(GeneratingRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
-        headers = dict(scope.get("headers") or ())
-        if match is Match.FULL and not headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data"):
+        if match is Match.FULL and content_type.media_type(Headers(scope=scope)) != content_type.FORM:
             return Match.NONE, {}
         return match, child
 
@@ -329,6 +330,7 @@ async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> No
         errors.InvalidRequest,
         errors.ChatNotFound,
         errors.SlowUpload,
+        errors.HeaderTooLarge,
         errors.TooLarge,
         errors.UnsupportedMediaType,
         errors.Overloaded,

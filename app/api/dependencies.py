@@ -1,6 +1,5 @@
 """What handlers reach for: who asks, and what does the work."""
 
-import email.message
 import inspect
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -11,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 
+from app.api import content_type
 from app.api.attending import Attendance
 from app.api.edge import announced_length
 from app.api.intake import Intake
@@ -165,12 +165,10 @@ def body_of(type_: str, *, optional: bool = False) -> Callable[[Request], Awaita
     """
 
     async def check(request: Request) -> None:
-        message = email.message.Message()
-        message["content-type"] = request.headers.get("content-type", "")
-        if optional and not message["content-type"] and not announced_length(request.scope):
+        sent = request.headers.get("content-type", "")
+        if optional and not sent and not announced_length(request.scope):
             return
-        given = message.get_content_type() if message["content-type"] else ""
-        if given != type_ and not (type_ == "application/json" and given.endswith("+json")):
-            raise UnsupportedMediaType(f"Send the body as {type_}: Content-Type says {given[:80] or 'nothing'}.")
+        if not content_type.is_a(content_type.media_type(request.headers), type_):
+            raise UnsupportedMediaType(f"Send the body as {type_}: Content-Type says {sent[:200] or 'nothing'}.")
 
     return check

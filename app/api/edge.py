@@ -4,18 +4,35 @@ import logging
 import re
 import time
 import uuid
+from collections import Counter
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
+from app.api import content_type
 from app.api.problems import Reporter
-from app.errors import TooLarge
+from app.errors import HeaderTooLarge, TooLarge
 
 log = logging.getLogger(__name__)
 
 PROBES = ("/healthz", "/readyz")
 """Asked every few seconds by whatever runs the service: open to all, and in the log at debug level only."""
+
+MAX_FIELD_BYTES = 2_000
+"""Of one header that is parsed, all of its lines together. Browsers send 200."""
+
+_PARSED = (
+    "Accept",
+    "Content-Type",
+    "If-Match",
+    "If-None-Match",
+    "If-Range",
+    "Origin",
+    "Prefer",
+    "Range",
+    "X-Timeout-Seconds",
+)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 
@@ -108,6 +125,30 @@ class SafetyNet:
             if started:
                 return None  # too late for a status: the answer stays short of its length, and the connection closes
             await answer(scope, receive, send)
+
+
+class HeaderFields:
+    """Bounds the headers that are parsed, before anything parses them, and settles what type the body has.
+
+    Parsers of such headers are written for what clients send; some of them take seconds for 64 kB of semicolons.
+    """
+
+    def __init__(self, app: ASGIApp, *, reporter: Reporter) -> None:
+        self.app = app
+        self.reporter = reporter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        lengths = Counter[bytes]()
+        for name, value in scope["headers"]:
+            lengths[name] += len(value)
+        for name in _PARSED:
+            if lengths[name.lower().encode()] > MAX_FIELD_BYTES:
+                refusal = HeaderTooLarge(f"The header {name} may have {MAX_FIELD_BYTES:,} bytes.")
+                return await self.reporter.response(refusal, scope)(scope, receive, send)
+        content_type.settle(scope)
+        await self.app(scope, receive, send)
 
 
 class AnnouncedLength:

@@ -117,7 +117,7 @@ def _range(header: str | None, size: int) -> tuple[int, int] | None:
     Raises:
         RangeNotSatisfiable: the file ends before.
     """
-    asked = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", header or "", re.IGNORECASE)
+    asked = re.fullmatch(r"\s*+bytes\s*+=\s*+(\d{0,18})\s*+-\s*+(\d{0,18})\s*+", header or "", re.IGNORECASE)
     if asked is None or not (asked[1] or asked[2]):
         return None
     if not asked[1]:

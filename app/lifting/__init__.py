@@ -6,7 +6,9 @@ bytes in pieces; `Encoded` is the way back; `Tokens` names what has its place in
 
 from app.lifting.base64text import Decoder, Encoded, decode
 from app.lifting.content import Content, Data, InMemory, InPieces
-from app.lifting.scanner import Lifter
+from app.lifting.scanner import Lifter, TooManyMembers
 from app.lifting.tokens import Tokens
 
-__all__ = ["Content", "Data", "Decoder", "Encoded", "InMemory", "InPieces", "Lifter", "Tokens", "decode"]
+__all__ = [
+    "Content", "Data", "Decoder", "Encoded", "InMemory", "InPieces", "Lifter", "Tokens", "TooManyMembers", "decode",
+]  # fmt: skip

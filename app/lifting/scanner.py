@@ -5,15 +5,33 @@ came, to be judged by whoever parses the rest. It goes over each chunk once, wit
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from app.lifting.tokens import Tokens
 
 _SPACE = b" \t\r\n"
+_BACKSLASH = ord("\\")
+_ESCAPE_BYTES = len(r"\u0000")
+
+_IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+"""What of a string follows, up to its end."""
+
+_CUT_ESCAPE = re.compile(rb"\\(?:u.{0,3})?", re.DOTALL)
+
+_NO_ESCAPE = b"\\ "
+"""Stands in the rest for escapes that JSON does not have, so that the parser refuses it."""
+
+_LENIENT = json.JSONDecoder(strict=False)
+"""Takes line breaks inside of strings; base64 may have them."""
 
 _MAX_KEY_BYTES = 128
 """A key that is written longer than this, escapes included, is none that we look for."""
+
+
+class TooManyMembers(ValueError):
+    """There are more keys, values or digits than the text may have."""
 
 
 class Sink(Protocol):
@@ -38,12 +56,15 @@ class Lifter(Generic[S]):
     way: what surrounds its JSON is nothing but text between strings.
     """
 
-    def __init__(self, sinks: Mapping[str, Callable[[], S] | None]) -> None:
+    def __init__(self, sinks: Mapping[str, Callable[[], S] | None], *, max_between_bytes: int | None = None) -> None:
         """
         Args:
             sinks: what makes the sink for each string, by the key that it stands under. With `None` the strings are
                 dropped instead, and empty strings left in their place.
+            max_between_bytes: how much may stand between the strings, white space not counted. It bounds everything
+                that the text can have many of: keys, values, nested lists, digits.
         """
+        self._between_left = max_between_bytes
         self._sinks = {key.encode(): open_sink for key, open_sink in sinks.items()}
         self.lifted: dict[str, S] = {}
         """The sinks of the strings that have ended, by their tokens."""
@@ -56,7 +77,11 @@ class Lifter(Generic[S]):
         self._gap = b""  # what has stood since then, without space
 
     def feed(self, chunk: bytes) -> bytes:
-        """Go over the next chunk; what is left of it comes back."""
+        """Go over the next chunk; what is left of it comes back.
+
+        Raises:
+            TooManyMembers: more stands between the strings than may.
+        """
         if self._held:
             chunk, self._held = self._held + chunk, b""
         rest: list[bytes] = []
@@ -66,29 +91,16 @@ class Lifter(Generic[S]):
             if 0 <= quote < position:
                 quote = chunk.find(b'"', position)
             stop = end if quote < 0 else quote
-            if not self._in_string:
-                if self._key is not None:
-                    self._look_between(chunk[position:stop])
-                if quote < 0:
-                    rest.append(chunk[position:])
-                    break
-                rest.append(chunk[position : quote + 1])
-                position = quote + 1
-                self._begin()
+            if self._in_string:
+                position = self._read_string(chunk, position, stop, rest)
                 continue
-            backslash = chunk.find(b"\\", position, stop)
-            run = chunk[position : stop if backslash < 0 else backslash]
-            if not self._lifting:
-                rest.append(run)
-                self._write(run)
-            elif self._sink is not None:
-                self._sink.feed(run)
-            position += len(run)
-            if backslash >= 0:
-                position = self._escape(chunk, position, rest)
-            elif quote >= 0:
-                self._end(rest)
-                position += 1
+            self._look_between(chunk[position:stop])
+            if quote < 0:
+                rest.append(chunk[position:])
+                break
+            rest.append(chunk[position : quote + 1])
+            position = quote + 1
+            self._begin()
         return rest[0] if len(rest) == 1 else b"".join(rest)
 
     def close(self) -> bytes:
@@ -98,9 +110,54 @@ class Lifter(Generic[S]):
 
     def _look_between(self, text: bytes) -> None:
         """Only a colon may stand between a key and its string."""
-        self._gap += text.strip(_SPACE)
-        if self._gap not in (b"", b":"):
-            self._key = None
+        text = text.translate(None, _SPACE)
+        if self._key is not None:
+            self._gap += text
+            if self._gap not in (b"", b":"):
+                self._key = None
+        if self._between_left is not None:
+            self._between_left -= len(text)
+            if self._between_left < 0:
+                raise TooManyMembers
+
+    def _read_string(self, chunk: bytes, position: int, stop: int, rest: list[bytes]) -> int:
+        """Read on in a string, up to its end or that of the chunk; where to go on comes back.
+
+        Args:
+            chunk: with the string.
+            position: where to begin in it.
+            stop: where the next quotation mark is, or the chunk ends.
+            rest: what is left of the chunk so far.
+        """
+        escaped = chunk.find(b"\\", position, stop) >= 0
+        if escaped and stop < len(chunk) and _backslashes_before(chunk, position, stop) % 2:  # the quote is escaped
+            found = _IN_STRING.match(chunk, position)
+            assert found
+            stop = found.end()
+        ends = chunk[stop : stop + 1] == b'"'
+        if escaped and not ends:
+            stop = _cut_escape(chunk, position)
+            self._held = chunk[stop:]
+        self._add(chunk[position:stop], rest, escaped=escaped)
+        if not ends:
+            return len(chunk)
+        self._end(rest)
+        return stop + 1
+
+    def _add(self, run: bytes, rest: list[bytes], *, escaped: bool) -> None:
+        """Take a piece of a string, which holds whole escapes only."""
+        if not self._lifting:
+            rest.append(run)
+            self._write(run)
+            return
+        if escaped:
+            meant = _unescaped(run)
+            if meant is None:
+                rest.append(_NO_ESCAPE)
+                return
+            run = meant
+        if self._sink is not None:
+            self._sink.feed(run)
 
     def _begin(self) -> None:
         """The string begins whose opening quote has just been read."""
@@ -129,21 +186,6 @@ class Lifter(Generic[S]):
         rest.append(b'"')
         self._lifting = False
 
-    def _escape(self, chunk: bytes, start: int, rest: list[bytes]) -> int:
-        """Deal with the escape at `start`; where it ends comes back."""
-        length = 6 if chunk[start + 1 : start + 2] == b"u" else 2
-        escape = chunk[start : start + length]
-        if len(escape) < length:
-            self._held = escape
-        elif not self._lifting:
-            rest.append(escape)
-            self._write(escape)
-        elif (meant := _unescaped(escape)) is None:
-            rest.append(escape)
-        elif self._sink is not None:
-            self._sink.feed(meant)
-        return start + len(escape)
-
     def _write(self, run: bytes) -> None:
         """Remember the string as long as it can be a key."""
         if self._written is None:
@@ -163,10 +205,28 @@ class Lifter(Generic[S]):
         return key if key in self._sinks else None
 
 
+def _backslashes_before(chunk: bytes, start: int, stop: int) -> int:
+    """How many backslashes stand before `stop`, one after the other, from `start` on."""
+    if chunk[stop - 1] != _BACKSLASH:
+        return 0
+    text = chunk[start:stop]
+    return len(text) - len(text.rstrip(b"\\"))
+
+
+def _cut_escape(chunk: bytes, start: int) -> int:
+    """Where in a string from `start` on an escape begins that the end of the chunk has cut off; else, that end."""
+    end = len(chunk)
+    last = chunk.rfind(b"\\", max(start, end - _ESCAPE_BYTES + 1))
+    if last < 0 or not _backslashes_before(chunk, start, last + 1) % 2 or not _CUT_ESCAPE.fullmatch(chunk, last):
+        return end
+    return last
+
+
 def _unescaped(written: bytes) -> bytes | None:
+    """What a piece of a JSON string means, or `None` if an escape in it does not exist."""
     try:
-        meant = json.loads(b'"' + written + b'"')
+        meant = _LENIENT.decode(f'"{written.decode(errors="replace")}"')
     except ValueError:
         return None
     assert isinstance(meant, str)
-    return meant.encode(errors="surrogatepass")
+    return meant.encode(errors="replace")
