@@ -166,12 +166,15 @@ async def test_without_keys_only_names_of_this_machine_are_answered_to(
         (b"GET /chats HTTP/1.0\r\n", 200),
         (b"GET /chats HTTP/1.1\r\n", 403),
         (b"GET /chats HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n", 403),
+        (b"GET /chats HTTP/1.1\r\nHost:   localhost \t\r\n", 200),
+        (
+            b"GET /chats HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nOrigin: https://evil.example\r\n",
+            403,
+        ),
         (b"GET /healthz HTTP/1.1\r\nHost: evil.example\r\nX-Forwarded-For: 192.0.2.1\r\n", 200),
     ],
 )
-async def test_a_request_without_a_host_is_one_of_http_1_0(
-    client: httpx2.AsyncClient, head: bytes, status: int
-) -> None:
+async def test_heads_that_no_browser_sends_are_judged_too(client: httpx2.AsyncClient, head: bytes, status: int) -> None:
     reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
     writer.write(head + b"Connection: close\r\n\r\n")
     answer = await asyncio.wait_for(reader.readline(), 10)
@@ -227,6 +230,9 @@ PAGES = {
     "a page of the same name without TLS": (CROSS | {"Origin": "http://images.example"}, REFUSED),
     "a page whose origin begins with the name": ({"Origin": OWN + ".evil.example"}, REFUSED),
     "a page of this machine": ({"Origin": "http://localhost:5173"}, REFUSED),
+    "a page that has two origins": ({"Origin": f"{OWN}, {FOREIGN}"}, REFUSED),
+    "an extension of the same name": ({"Origin": "chrome-extension://images.example"}, REFUSED),
+    "an image in a page with an odd address": (CROSS | {"Referer": "http://[::1"}, REFUSED),
     "a file, or a frame in a sandbox": (CROSS | {"Origin": "null"}, REFUSED),
     "a form that keeps quiet about its page": (CROSS | {"Sec-Fetch-Mode": "navigate"}, REFUSED),
     "an image in a foreign page": (CROSS | {"Referer": FOREIGN + "/", "Sec-Fetch-Dest": "image"}, REFUSED),

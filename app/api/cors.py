@@ -1,7 +1,6 @@
 """Which web pages may make a browser call this service, and what their browsers are told."""
 
 import re
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -18,7 +17,7 @@ _AUTHORITY = re.compile(r"(?P<name>[^\s:@/\[\]]+|\[[0-9a-f:.]+\])(:\d{0,5})?", r
 
 def is_loopback_authority(authority: str) -> bool:
     """Whether a `Host` header, or the host and port of an origin, names this machine by a name of its own."""
-    match = _AUTHORITY.fullmatch(authority)
+    match = _AUTHORITY.fullmatch(authority.strip(" \t"))
     name = match["name"].strip("[]").lower().removesuffix(".") if match else ""
     return name.endswith(".localhost") or is_loopback(name)
 
@@ -50,16 +49,16 @@ class AllowedOrigins:
         Raises:
             ForbiddenOrigin: that is so.
         """
-        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-        if origin is not None:
+        origin, site = ", ".join(headers.getlist("origin")), headers.get("sec-fetch-site")
+        if "origin" in headers:
             if origin in self or (own_host and _same_origin(origin, site, headers.get("host", ""))):
                 return
         elif site in (None, "same-origin", "none") or _is_navigation(headers, method):
             return
         else:
             # Images of a page are asked for without `Origin`; most pages let `Referer` tell their origin.
-            referer = urlsplit(headers.get("referer", ""))
-            origin = f"{referer.scheme}://{referer.netloc}" if referer.netloc else "null"
+            referer = re.match(r"https?://[^/?#\s]+", headers.get("referer", ""))
+            origin = referer[0] if referer else "null"
             if origin in self:
                 return
         raise refused(origin)
@@ -69,7 +68,7 @@ def _same_origin(origin: str, site: str | None, host: str) -> bool:
     """What the browser says counts; old ones, and all of them without TLS, do not say it."""
     if site is not None:
         return site == "same-origin"
-    return bool(host) and origin.partition("://")[2].lower() == host.lower()
+    return bool(host) and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 def _is_navigation(headers: Headers, method: str) -> bool:
