@@ -2,6 +2,7 @@
 
     ServiceError
     ├── CallerError                   the caller can change something
+    │   ├── InvalidHttp                 400 invalid_http
     │   ├── InvalidJson                 400 invalid_json
     │   ├── InvalidForm                 400 invalid_form
     │   ├── Unauthorized                401 unauthorized
@@ -120,6 +121,10 @@ class Internal(ServiceError):
 
 class CallerError(ServiceError):
     pass
+
+
+class InvalidHttp(CallerError):
+    status, code, title = 400, "invalid_http", "This is not HTTP that can be read"
 
 
 class InvalidJson(CallerError):

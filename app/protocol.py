@@ -12,13 +12,16 @@ import struct
 import sys
 import termios
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.api.edge import PROBES
+from app.api.edge import PROBES, new_request_id
+from app.api.problems import MEDIA_TYPE, report
 from app.api.sending import CONNECTION
+from app.errors import HeaderTooLarge, InvalidHttp, Overloaded, ServiceError
 from app.settings import Settings
 
 _FOR_PROBES = 50
@@ -34,9 +37,7 @@ _MOST_FIELDS = 200
 _PIECE_BYTES = 32 * 1024
 """How much of a chunked body the parser is given at once, so that its framing is counted in time."""
 
-_FULL = "This service has as many connections as it takes."
-
-_REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
+_FULL = Overloaded("This service has as many connections as it takes.", retry_after=1)
 
 
 def limited(settings: Settings) -> type[asyncio.Protocol]:
@@ -83,7 +84,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", self._counted))
         beyond = len(self.connections) - self.max_connections
         if beyond > _FOR_PROBES:
-            self._refuse(503, "overloaded", _FULL)
+            self._refuse(_FULL)
             self.transport.close()
         else:
             self._probes_only = beyond > 0
@@ -206,7 +207,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
         if self._probes_only and self.url.partition(b"?")[0].decode("latin-1") not in PROBES:
-            self._refuse(503, "overloaded", _FULL)
+            self._refuse(_FULL)
             return
         super().on_headers_complete()
         self._reading_body = True
@@ -236,8 +237,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         if self._fields > _MOST_FIELDS:
-            return self._refuse(431, "too_large", f"A request may have {_MOST_FIELDS} header fields.")
-        self._refuse(400, "invalid_http", "This is not HTTP that can be read.")
+            return self._refuse(HeaderTooLarge(f"A request may have {_MOST_FIELDS} header fields."))
+        self._refuse(InvalidHttp("This is not HTTP that can be read."))
 
     # What leaves.
 
@@ -269,9 +270,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse_head_length(self) -> None:
-        self._refuse(431, "too_large", f"The head of a request may have {self.max_head_bytes:,} bytes.")
+        self._refuse(HeaderTooLarge(f"The head of a request may have {self.max_head_bytes:,} bytes."))
 
-    def _refuse(self, status: int, code: str, detail: str) -> None:
+    def _refuse(self, error: ServiceError) -> None:
         """Answer with a problem without asking the application, and close the connection.
 
         An application that waits for the body of this request is told that the caller has left. If it has begun to
@@ -287,7 +288,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._ignoring = True
         self._head.clear()
         self.flow.resume_reading()
-        self.transport.write(_problem(status, code, detail))
+        self.transport.write(_problem(error))
         self.transport.write_eof()
         self._linger_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
@@ -397,18 +398,16 @@ def _until_close(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
     return answering
 
 
-def _problem(status: int, code: str, detail: str) -> bytes:
-    document = {
-        "type": f"urn:gemini-images:problem:{code}",
-        "title": _REASONS[status],
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "error": detail,
+def _problem(error: ServiceError) -> bytes:
+    """A whole answer. It is not logged: connections by the thousand may end like this."""
+    told = report(error, new_request_id(), log_sensitive=False)
+    body = json.dumps(told.document)
+    headers = {
+        "Content-Type": MEDIA_TYPE,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        "X-Request-Id": told.document["requestId"],
+        **told.headers,
     }
-    body = json.dumps(document)
-    retry = "Retry-After: 1\r\n" if status == 503 else ""
-    return (
-        f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/problem+json\r\n"
-        f"Content-Length: {len(body)}\r\n{retry}Connection: close\r\n\r\n{body}"
-    ).encode()
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {told.status} {HTTPStatus(told.status).phrase}\r\n{head}\r\n{body}".encode()

@@ -252,7 +252,11 @@ async def test_the_head_of_a_request_has_its_limits(settings: Settings) -> None:
     assert long[0].startswith(b"HTTP/1.1 431")
     assert json.loads(long[0].partition(b"\r\n\r\n")[2])["code"] == "too_large"
     assert odd[0].startswith(b"HTTP/1.1 400")
-    assert json.loads(odd[0].partition(b"\r\n\r\n")[2])["code"] == "invalid_http"
+    head, _, body = odd[0].partition(b"\r\n\r\n")
+    problem = json.loads(body)
+    assert problem["code"] == "invalid_http"
+    assert {"type", "title", "status", "detail", "requestId", "error"} <= set(problem)
+    assert f"X-Request-Id: {problem['requestId']}\r\n".encode() in head
 
 
 async def test_there_are_only_so_many_connections(settings: Settings) -> None:

@@ -49,6 +49,10 @@ def route_path(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
+def new_request_id() -> str:
+    return f"req_{uuid.uuid4().hex}"
+
+
 class RequestContext:
     """Gives each request an id (the caller's, if it is a sane one) and writes its line into the log.
 
@@ -63,7 +67,7 @@ class RequestContext:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         offered = Headers(scope=scope).get("x-request-id", "")
-        id_ = offered if _REQUEST_ID.fullmatch(offered) else f"req_{uuid.uuid4().hex}"
+        id_ = offered if _REQUEST_ID.fullmatch(offered) else new_request_id()
         token, started, status, sent = logs.request_id.set(id_), time.perf_counter(), 0, 0
 
         async def with_headers(message: Message) -> None:

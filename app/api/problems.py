@@ -1,7 +1,7 @@
 """Failures as RFC 9457 problem documents.
 
 `report` is the one way from an exception to what is said of it: the document and headers for the caller, the entry for
-the log. Routes, event streams and middleware all reach it through a `Reporter`.
+the log. Routes, event streams and middleware reach it through a `Reporter`, the server below them directly.
 """
 
 import json
@@ -98,16 +98,15 @@ class Report:
     entry: LogEntry
 
 
-def report(error: ServiceError, *, log_sensitive: bool) -> Report:
-    """What is said of `error`, with the request id of the request under way.
+def report(error: ServiceError, request_id: str, *, log_sensitive: bool) -> Report:
+    """What is said of `error`.
 
     Args:
         error: a failure; `as_service_error` makes one of any exception.
+        request_id: the request's.
         log_sensitive: whether the log may quote Gemini's words and messages of exceptions.
     """
-    return Report(
-        error.status, _document(error, logs.request_id.get()), _headers(error), _log_entry(error, log_sensitive)
-    )
+    return Report(error.status, _document(error, request_id), _headers(error), _log_entry(error, log_sensitive))
 
 
 class Reporter:
@@ -129,7 +128,7 @@ class Reporter:
     def _logged(self, error: Exception, scope: Scope) -> Report:
         expected = as_service_error(error)
         _count_refusal(expected, scope)
-        told = report(expected, log_sensitive=self._log_sensitive)
+        told = report(expected, logs.request_id.get(), log_sensitive=self._log_sensitive)
         log.log(told.entry.level, told.entry.message, extra=told.entry.extra)
         return told
 
