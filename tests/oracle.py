@@ -75,6 +75,9 @@ def _content(lifter: Lifter[Kept], text: str) -> bytes | None:
 def _decoded(text: str) -> bytes | None:
     """Either alphabet, space between, padding or none."""
     standard = "".join(text.translate(str.maketrans("-_", "+/", " \t\r\n\f\v")))
+    digits = standard.rstrip("=")
+    if len(standard) - len(digits) > -len(digits) % 4:
+        return None  # more padding than belongs there, which Python's decoder overlooks
     try:
         return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except (binascii.Error, ValueError):
