@@ -21,7 +21,8 @@
     │   ├── UnsupportedMediaType        415 unsupported_media_type
     │   ├── UnsupportedImage            415 unsupported_image
     │   ├── RangeNotSatisfiable         416 range_not_satisfiable
-    │   └── InvalidRequest              422 invalid_request
+    │   ├── InvalidRequest              422 invalid_request
+    │   └── HeaderTooLarge              431 too_large
     ├── Refused                       Gemini answered, and there is no image in it
     │   ├── ContentBlocked              422 content_blocked
     │   ├── Recitation                  422 recitation

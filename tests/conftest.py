@@ -156,7 +156,8 @@ def bucket(_s3: S3) -> str:
     return _s3.bucket()
 
 
-STORAGES = ["sqlite and a folder", "postgresql and s3"]
+STORAGES = ["sqlite and a folder", pytest.param("postgresql and s3", marks=pytest.mark.storm)]
+"""The second one needs two servers and a few minutes: `make storm` runs its tests."""
 
 
 @pytest.fixture(scope="session")
@@ -165,10 +166,9 @@ async def _client_of_replicas(serve: Serve, _postgres: Postgres, _s3: S3) -> Asy
         yield client
 
 
-@pytest.fixture(params=[STORAGES[0], pytest.param(STORAGES[1], marks=pytest.mark.storm)])
+@pytest.fixture(params=STORAGES)
 def client_of_either(request: pytest.FixtureRequest, gemini: Emulator) -> httpx2.AsyncClient:
-    """`client`, of a service with the one storage or, in a storm, with the other. (Tests that take `storage` meet both
-    each time.)"""
+    """`client`, of a service with each storage in turn."""
     name = "_client" if request.param == STORAGES[0] else "_client_of_replicas"
     client: httpx2.AsyncClient = request.getfixturevalue(name)
     return client

@@ -70,7 +70,8 @@ async def opened(storage: Knobs, **knobs: Any) -> AsyncGenerator[ChatStore]:
 # Restarts and replicas.
 
 
-@pytest.mark.parametrize("turns", [2, pytest.param(12, marks=pytest.mark.storm)])
+@pytest.mark.storm
+@pytest.mark.parametrize("turns", [2, 12])
 async def test_a_chat_outlives_any_number_of_crashes(storage: Knobs, turns: int) -> None:
     """
     Each turn is asked of one of two replicas (of one process, on SQLite), which is killed at some moment of it and

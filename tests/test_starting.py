@@ -20,7 +20,7 @@ from app.emulator import Emulator, served
 from app.main import create_app
 from app.settings import Settings, UnsafeSettings
 from app.start_checks import examine_environment
-from tests.storages import environment
+from tests.storages import S3_ENVIRONMENT, environment
 
 ROOT = Path(__file__).parent.parent
 
@@ -202,7 +202,8 @@ def test_whatever_the_environment_gets_wrong_is_named(
     """
     Without a process for each, as `python -m app` finds it.
     """
-    with chdir(tmp_path), environment(PORT="0", **variables):
+    without_a_cloud = dict.fromkeys(S3_ENVIRONMENT, "")  # other tests of this process may have set them
+    with chdir(tmp_path), environment(PORT="0", **without_a_cloud | variables):
         examined = examine_environment(listening=True)
         with pytest.raises(UnsafeSettings) as refused:
             examined.require_startable(examined.settings.host)
