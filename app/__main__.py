@@ -1,6 +1,7 @@
 """The service, under uvicorn: `python -m app`, or `gemini-images` where it is installed."""
 
 import argparse
+import os
 import sys
 
 from app.ending import leave
@@ -28,6 +29,7 @@ def main() -> None:
         help="run on the built-in emulator if there are no Gemini credentials",
     )
     given = parser.parse_args()
+    os.umask(0o077)  # whatever any library writes, only this user may read
     if given.command == "doctor":
         from app import doctor  # each loads what it needs, which takes a second
 

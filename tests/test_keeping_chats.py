@@ -8,7 +8,7 @@ import random
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -375,6 +375,81 @@ async def test_readers_who_do_not_read_hold_little(serve: Serve, gemini: Emulato
     assert 15_000_000 < float(answers.split()[1]) <= 20_000_000
     assert (beyond.status_code, beyond.json()["code"]) == (503, "overloaded")
     assert len(after.content) > 6_000_000
+
+
+# Other users of the machine.
+
+
+def modes_in(folder: Path) -> dict[str, str]:
+    """Permissions of the folder and of everything in it, by path."""
+    found = [folder, *folder.rglob("*")]
+    return {str(path.relative_to(folder)): f"{path.stat().st_mode & 0o777:o}" for path in found}
+
+
+def only_for_us(folder: Path) -> dict[str, str]:
+    found = [folder, *folder.rglob("*")]
+    return {str(path.relative_to(folder)): "700" if path.is_dir() else "600" for path in found}
+
+
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("usual_umask")
+async def test_other_users_of_the_machine_cannot_read_what_is_kept(
+    serve: Serve, gemini: Emulator, tmp_path: Path
+) -> None:
+    data = tmp_path / "new" / "data"
+    async with serve(data_dir=data) as client:
+        chat = await begin(client)
+        gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 9_000_000)).decode()))
+        await chat.upload("A mug", picture(colour="red"))
+        found, wanted = modes_in(data), only_for_us(data)
+
+    assert {"chats.db", "chats.db-wal", "chats.db-shm", "blobs", "blobs/probe"} <= found.keys()
+    assert len(found) > 10
+    assert found == wanted
+    assert modes_in(tmp_path / "new")["."] == "700"
+    assert os.umask(0o022) == 0o022, "the service changes the umask of no process but its own"
+
+
+@pytest.mark.usefixtures("usual_umask")
+async def test_what_an_earlier_version_left_open_is_closed(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with serve(data_dir=data) as client:
+        chat = await begin(client, prompt="A cat")
+    for path in [data, *data.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+    async with serve(data_dir=data) as client:
+        assert (await Chat(client, chat.url).say("Blue, please")).json()["turn"] == 2
+        found, wanted = modes_in(data), only_for_us(data)
+
+    assert found == wanted
+
+
+@pytest.mark.usefixtures("usual_umask")
+async def test_a_folder_with_files_of_others_stays_open_and_ours_in_it_are_closed(
+    serve: Serve, gemini: Emulator, tmp_path: Path
+) -> None:
+    data = tmp_path / "shared"
+    data.mkdir(0o755)
+    (data / "notes.txt").write_text("for everybody")
+    async with serve(data_dir=data) as client:
+        await begin(client, prompt="A cat")
+        found, wanted = modes_in(data), only_for_us(data)
+
+    assert found == wanted | {".": "755", "notes.txt": "644"}
+
+
+async def test_our_own_process_makes_no_file_that_others_may_read(gemini_url: str, tmp_path: Path) -> None:
+    async with process(gemini_url, data_dir=tmp_path) as (service, _):
+        status = Path(f"/proc/{service.pid}/status").read_text()
+
+    assert "Umask:\t0077\n" in status
 
 
 # Storages that fail.

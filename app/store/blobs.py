@@ -19,6 +19,7 @@ from app.errors import StorageDamaged, StorageFull, StorageUnavailable
 from app.lifting import Content
 from app.lifting.content import PIECE_BYTES
 from app.store.failures import RETRY_AFTER_SECONDS, as_storage_errors, storage_error
+from app.store.permissions import close_to_others, is_open_to_others, make_private_folder
 
 RANGE_BYTES = 4 * PIECE_BYTES
 """What is read at once, 768 KiB: a multiple of three, as pieces have to be."""
@@ -83,11 +84,10 @@ class Blobs:
         """
         self._directory = _directory_of(url, directory)
         with as_storage_errors("blobs"):
-            self._store: ObjectStore = (
-                LocalStore(self._directory, mkdir=True) if self._directory else _remote(url or "")
-            )
             if self._directory is not None:
+                _make_private(self._directory)
                 _sync(self._directory.parent)
+            self._store: ObjectStore = LocalStore(self._directory) if self._directory else _remote(url or "")
         self._took_one_at = -_TRUST_SECONDS
         self._durable_folders: set[Path] = set()
 
@@ -176,6 +176,8 @@ class Blobs:
         if self._directory is not None and not await anyio.to_thread.run_sync(self._directory.is_dir):
             raise FileNotFoundError(self._directory)
         await self._store.put_async("probe", b"This store takes files.", use_multipart=False)
+        if self._directory is not None:
+            await anyio.to_thread.run_sync(close_to_others, [self._directory / "probe"])
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove files; those that are not there are no trouble."""
@@ -198,6 +200,7 @@ class Blobs:
         """A file that was renamed into place survives a power cut once it and the folder that names it are on the disk;
         a new folder, once its own is."""
         folder = path.parent
+        close_to_others([path, folder])  # the library makes both as the umask says
         for one in (path, folder, *(() if folder in self._durable_folders else (folder.parent,))):
             _sync(one)
         self._durable_folders.add(folder)
@@ -278,6 +281,20 @@ def _remote(url: str) -> ObjectStore:
         retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
     )
     return store
+
+
+def _make_private(directory: Path) -> None:
+    """Make the folder of a store, so that only this user may read what is in it.
+
+    If the folder was open to other users, so are the files in it, which an earlier version wrote; they are closed.
+
+    Raises:
+        OSError: there can be no such folder.
+    """
+    was_open = directory.is_dir() and is_open_to_others(directory)
+    make_private_folder(directory)
+    if was_open:
+        close_to_others([*directory.glob("[0-9a-f][0-9a-f]"), *directory.glob("[0-9a-f][0-9a-f]/*")])
 
 
 def _sync(path: Path) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from app.errors import StorageUnavailable
 from app.settings import Settings
 from app.store.failures import as_storage_errors
+from app.store.permissions import close_to_others, make_private_file, make_private_folder
 
 T = TypeVar("T")
 
@@ -43,9 +44,9 @@ class Database:
         """
         self.url = _url_of(url, directory)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        if self.is_sqlite and self.url.database:
+        if self.is_sqlite and self.url.database and "uri" not in self.url.query:
             with as_storage_errors("database"):
-                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+                _make_private(Path(self.url.database))
         self._engine = _engine(self.url, is_sqlite=self.is_sqlite)
         self._threads = anyio.CapacityLimiter(_CONNECTIONS)
         self._writer = asyncio.Lock()
@@ -116,6 +117,20 @@ class Database:
 
     async def aclose(self) -> None:
         await anyio.to_thread.run_sync(self._engine.dispose)
+
+
+def _make_private(file: Path) -> None:
+    """Make an SQLite database that only this user may read. SQLite gives its other files the same permissions.
+
+    A database that cannot be made now is made when it is first used, or that fails and says why.
+
+    Raises:
+        OSError: there can be no folder for it.
+    """
+    make_private_folder(file.parent)
+    with suppress(OSError):
+        make_private_file(file)
+    close_to_others(file.with_name(file.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
 
 
 def _cut(used: list[Any]) -> None:
