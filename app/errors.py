@@ -16,6 +16,7 @@
     │   ├── SlowUpload                  408 slow_upload
     │   ├── TurnInProgress              409 turn_in_progress
     │   ├── TurnLost                    409 turn_lost
+    │   ├── ChatLimitReached            409 chat_limit_reached
     │   ├── StaleTurn                   412 stale_turn
     │   ├── TooLarge                    413 too_large
     │   ├── UnsupportedMediaType        415 unsupported_media_type
@@ -51,7 +52,7 @@ Every error has two texts: `detail` is a sentence for the caller, which may hold
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from app.domain import Usage
 
@@ -181,6 +182,24 @@ class TurnLost(CallerError):
     """The service was too slow for its own lease. What was drawn may have cost."""
 
     status, code, title = 409, "turn_lost", "The turn could not be kept"
+
+
+class ChatLimitReached(CallerError):
+    """The caller's chats are as many, or keep as many bytes, as the settings allow one caller. Nothing was paid."""
+
+    status, code, title = 409, "chat_limit_reached", "You keep as many chats, or as many bytes, as you may"
+
+    def __init__(self, detail: str, *, limit: Literal["chats", "bytes"], most: int) -> None:
+        super().__init__(detail)
+        self.limit = limit
+        self.most = most
+
+    @property
+    def discourages_retry(self) -> bool:
+        return True
+
+    def members(self) -> dict[str, Any]:
+        return {"limit": self.limit, "most": self.most}
 
 
 class StaleTurn(CallerError):

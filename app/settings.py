@@ -267,6 +267,12 @@ class Settings(BaseSettings):
     chat_sweep_seconds: float = Field(default=300, ge=1, le=86_400)
     """How often chats that have expired, and images that no chat has any more, are removed."""
 
+    max_chats_per_caller: int = Field(default=10_000, ge=0)
+    """Most chats that one caller keeps; expired ones do not count. 0 is no limit."""
+    max_stored_bytes_per_caller: int = Field(default=100 * 1024 * MIB, ge=0)
+    """Most bytes that the chats of one caller keep, texts and images together; a fork counts as much as a copy would.
+    0 is no limit."""
+
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"
     """`debug`, `info`, `warning` or `error`. No level logs keys, prompts or images."""
     log_format: Literal["auto", "text", "json"] = "auto"

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -801,6 +801,204 @@ async def test_without_chats_nothing_is_written(serve: Serve, gemini: Emulator, 
         assert await single(client)
 
     assert list(tmp_path.iterdir()) == []
+
+
+# Long texts, and how much one caller may keep.
+
+LONG = "Draw in the style of 水墨画, \x00 and \ud83d alone included. " * 1000
+
+
+async def fetched(storage: Knobs, statement: str) -> list[Any]:
+    """What a query finds behind the service's back."""
+    if "database_url" in storage:
+        async with await psycopg.AsyncConnection.connect(storage["database_url"], autocommit=True) as connection:
+            return await (await connection.execute(statement.encode())).fetchall()
+    with sqlite3.connect(Path(storage["data_dir"]) / "chats.db") as database:
+        return database.execute(statement).fetchall()
+
+
+async def kept_characters(storage: Knobs) -> int:
+    """How many characters of documents and texts the database holds."""
+    sums = await fetched(
+        storage,
+        "SELECT (SELECT coalesce(sum(length(document)), 0) FROM chats)"
+        " + (SELECT coalesce(sum(length(document)), 0) FROM turns)"
+        " + (SELECT coalesce(sum(length(text)), 0) FROM texts)",
+    )
+    return int(sums[0][0])
+
+
+async def test_lists_have_an_excerpt_of_a_long_system_instruction(serve: Serve, storage: Knobs) -> None:
+    instruction = LONG.encode("utf-8", "replace").decode()
+    async with serve(**storage) as client:
+        for _ in range(3):
+            chat = await begin(client, systemInstruction=instruction)
+        short = await begin(client, systemInstruction="Short.")
+        listed = await client.get("/chats", params={"limit": 100})
+        whole = await chat.read()
+
+    found = [one["defaults"]["systemInstruction"] for one in listed.json()["chats"]]
+    assert found == ["Short.", *[f"{instruction[:200]}…"] * 3]
+    assert short.url == listed.json()["chats"][0]["url"]
+    assert len(listed.content) < 10_000
+    assert whole["defaults"]["systemInstruction"] == instruction
+
+
+async def with_a_long_turn(store: ChatStore) -> Chats:
+    """A chat whose system instruction and whose only turn are long."""
+    empty = await store.add("anna", ChatDefaults(system_instruction=LONG))
+    chat = await store.lease(empty.id, "anna", "me")
+    turn = Turn(1, TurnState.SUCCEEDED, LONG, "any", text=LONG, generation_id="gen_1")
+    await store.keep(chat, "me", turn, None)
+    return await store.get(chat.id, "anna")
+
+
+async def test_forks_share_long_texts(storage: Knobs) -> None:
+    async with opened(storage) as store:
+        chat = await with_a_long_turn(store)
+        before = await kept_characters(storage)
+        forks = [await store.fork(chat.id, "anna", place % 2) for place in range(12)]
+        after = await kept_characters(storage)
+        fork = await store.get(forks[1].id, "anna")
+        leased = await store.lease(forks[1].id, "anna", "other")
+
+    assert chat.defaults.system_instruction == LONG
+    assert after - before < before / 10
+    assert fork.defaults == leased.defaults == chat.defaults
+    assert [(one.prompt, one.text) for one in fork.turns] == [(LONG, LONG)]
+
+
+async def test_a_sweep_removes_long_texts_that_nobody_refers_to(storage: Knobs) -> None:
+    async with opened(storage) as store:
+        chat = await with_a_long_turn(store)
+        fork = await store.fork(chat.id, "anna", None)
+        await store.remove(chat.id, "anna")
+        await execute(storage, f"UPDATE texts SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
+        await store.sweep()
+        kept = await store.get(fork.id, "anna")
+        await store.remove(fork.id, "anna")
+        await store.sweep()
+        left = await kept_characters(storage)
+
+    assert (kept.defaults.system_instruction, kept.turns[0].prompt) == (LONG, LONG)
+    assert left == 0
+
+
+async def test_chats_of_the_version_before_go_on(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+    """
+    Its long texts are in the rows of chats and turns. The first fork moves them to where forks share them.
+    """
+    instruction = "Draw with ink. " * 1000
+    async with serve(**storage) as client:
+        chat = await begin(client, systemInstruction=instruction)
+        assert (await chat.say("A cat. " * 1000)).is_success
+    (long_text,) = [text for (text,) in await fetched(storage, "SELECT text FROM texts") if text.startswith("{")]
+    defaults = f'{{"system_instruction": "{instruction}", "image_size": "1K"}}'
+    for statement in (
+        f"UPDATE turns SET document_digest = NULL, document = '{long_text}'",
+        f"""UPDATE chats SET instruction_digest = NULL, document = '{{"defaults": {defaults}, "title": "A cat."}}'""",
+        "DROP INDEX turns_document_digest_idx",
+        "DROP INDEX chats_instruction_digest_idx",
+        *(f"ALTER TABLE {one} DROP COLUMN bytes" for one in ("chats", "turns")),
+    ):
+        await execute(storage, statement)
+    await drop_references(storage)
+    await execute(storage, "DROP TABLE texts")
+    await execute(storage, "UPDATE alembic_version SET version_num = '0001'")
+
+    async with serve(**storage) as client:
+        chat = Chat(client, chat.url)
+        listed = (await client.get("/chats")).json()["chats"]
+        before = await chat.read()
+        forks = [(await client.post(f"{chat.url}/fork")).json() for _ in range(3)]
+        third = await Chat(client, forks[-1]["url"]).say("Blue, please")
+        size = await kept_characters(storage)
+
+    assert listed[0]["defaults"]["systemInstruction"] == f"{instruction[:200]}…"
+    assert before["defaults"]["systemInstruction"] == instruction
+    assert [one["turns"][0]["prompt"] for one in forks] == [before["turns"][0]["prompt"]] * 3
+    assert third.status_code == 200
+    assert gemini.calls[-1].body["systemInstruction"]["parts"] == [{"text": instruction}]
+    assert size < 2 * (len(instruction) + len(long_text)) + 10_000
+
+
+async def drop_references(storage: Knobs) -> None:
+    """Remove the columns that refer to `texts`."""
+    if "database_url" in storage:
+        await execute(storage, "ALTER TABLE chats DROP COLUMN instruction_digest")
+        await execute(storage, "ALTER TABLE turns DROP COLUMN document_digest")
+        return
+    with closing(sqlite3.connect(Path(storage["data_dir"]) / "chats.db")) as database:
+        database.executescript(
+            "PRAGMA writable_schema = ON;"
+            "UPDATE sqlite_schema SET sql = replace(replace(sql, "
+            "', instruction_digest VARCHAR(64) CONSTRAINT chats_instruction_digest_fkey REFERENCES texts (digest)',"
+            "''), "
+            "', document_digest VARCHAR(64) CONSTRAINT turns_document_digest_fkey REFERENCES texts (digest)', '');"
+        )
+
+
+async def test_one_caller_keeps_so_many_chats(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+    keys = "anna:anna-secret-anna-secret,ben:ben-secret-ben-secret"
+    async with serve(**storage, max_chats_per_caller=3, service_api_keys=keys) as client:
+        client.headers["X-API-Key"] = "anna-secret-anna-secret"
+        made = await asyncio.gather(*(client.post("/chats", json={}) for _ in range(8)))
+        url = next(one.headers["location"] for one in made if one.is_success)
+        fork = await client.post(f"{url}/fork")
+        paid = await client.post("/chats", json={"prompt": "A cat"})
+        calls = len(gemini.calls)
+        turn = await client.post(f"{url}/turns", json={"prompt": "A cat"})
+        other = await client.post("/chats", json={}, headers={"X-API-Key": "ben-secret-ben-secret"})
+        await client.delete(url)
+        again = await client.post("/chats", json={})
+
+    assert sorted(one.status_code for one in made) == [201] * 3 + [409] * 5
+    for refused in (fork, paid):
+        assert (refused.status_code, refused.json()["code"]) == (409, "chat_limit_reached")
+        assert (refused.json()["limit"], refused.json()["most"]) == ("chats", 3)
+        assert refused.headers["x-should-retry"] == "false"
+    assert calls == 0
+    assert (turn.status_code, other.status_code, again.status_code) == (200, 201, 201)
+
+
+async def test_chats_that_have_expired_count_no_more(serve: Serve, storage: Knobs) -> None:
+    async with serve(**storage, max_chats_per_caller=1, chat_ttl="1s") as client:
+        first = await client.post("/chats", json={})
+        await asyncio.sleep(1.05)
+        second = await client.post("/chats", json={})
+
+    assert (first.status_code, second.status_code) == (201, 201)
+
+
+async def test_one_caller_keeps_so_many_bytes(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+    """
+    Uploads, images and texts count; what would be too much is refused before anything is paid.
+    """
+    upload = noise(2, 300_000)
+    async with serve(**storage, max_stored_bytes_per_caller=900_000) as client:
+        chat = await begin(client)
+        first = await chat.upload("A cat", upload)
+        fork = await client.post(f"{chat.url}/fork")
+        calls = len(gemini.calls)
+        refused = [
+            await chat.upload("Another", noise(3, 300_000)),
+            await client.post(f"{chat.url}/fork"),
+            await client.post(
+                "/chats", json={"prompt": "A cat", "referenceImages": [{"data": base64.b64encode(upload).decode()}]}
+            ),
+            await client.post("/chats", json={"systemInstruction": "水" * 100_000}),
+        ]
+        called_again = len(gemini.calls)
+        chats = (await client.get("/chats")).json()["chats"]
+        await client.delete(fork.json()["url"])
+        more = await client.post(f"{chat.url}/fork")
+
+    assert (first.status_code, fork.status_code) == (200, 201)
+    assert {(one.status_code, one.json()["code"], one.json()["limit"]) for one in refused} == {
+        (409, "chat_limit_reached", "bytes")
+    }
+    assert (calls, called_again, len(chats)) == (1, 1, 2)
+    assert more.status_code == 201
 
 
 # Migrations.

@@ -71,7 +71,9 @@ class DefaultsRead(_Read):
     image_size: str | None
     google_search: bool
     image_search: bool
-    system_instruction: str | None
+    system_instruction: str | None = Field(
+        description="In a list of chats the first 200 characters, and `…` if there are more; `GET /chats/{id}` has all."
+    )
     thinking_level: str | None
     safety_settings: list[SafetyRead]
 

@@ -67,7 +67,14 @@ _TURN_ANSWERS = merged(
             "content": ANSWERS[200]["content"] | {"application/json": {"example": _TURN_EXAMPLE}},
         }
     },
-    documented(*_STORAGE, errors.ChatNotFound, errors.TurnInProgress, errors.TurnLost, errors.StaleTurn),
+    documented(
+        *_STORAGE,
+        errors.ChatNotFound,
+        errors.TurnInProgress,
+        errors.TurnLost,
+        errors.StaleTurn,
+        errors.ChatLimitReached,
+    ),
 )
 
 turning = APIRouter(
@@ -232,6 +239,7 @@ async def add_turn(chat_id: ChatId, asked: Annotated[_AskedTurn, Depends(_turn_i
     dependencies=[Depends(body_of("application/json"))],
     responses=merged(
         {status: about for status, about in _TURN_ANSWERS.items() if status not in (200, 404, 409, 412)},
+        documented(errors.ChatLimitReached),
         {201: {**_TURN_ANSWERS[200], "model": ChatRead | _Turn, "description": "The chat; with a prompt, its turn."}},
     ),
 )
@@ -254,7 +262,7 @@ async def create_chat(
     setattr(request.state, GENERATION, True)
     asked = Asked.of(body, await inline_references(body, request, references), wanted)
     images.plan(asked.request, caller, ())  # what is wrong with the first turn is said before there is a chat
-    chat = await chats.create(caller, body.defaults())
+    chat = await chats.create(caller, body.defaults(), asked.request)
     first = _AskedTurn(asked, TurnRequest(asked.request, frozenset(body.model_fields_set)))
     return await turning.add(chat.id, first, status=201, headers={"Location": chat_path(chat.id, request)})
 
@@ -329,6 +337,7 @@ async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> No
         errors.InvalidJson,
         errors.InvalidRequest,
         errors.ChatNotFound,
+        errors.ChatLimitReached,
         errors.SlowUpload,
         errors.HeaderTooLarge,
         errors.TooLarge,

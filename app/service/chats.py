@@ -61,10 +61,20 @@ class Chats:
         self._unattended: set[asyncio.Task[Generation]] = set()
         self._sweeping: asyncio.Task[None] | None = None
 
-    async def create(self, caller: Caller, defaults: ChatDefaults) -> Chat:
+    async def create(self, caller: Caller, defaults: ChatDefaults, first: GenerationRequest | None = None) -> Chat:
+        """Begin a chat.
+
+        Args:
+            caller: for whom.
+            defaults: what applies to all turns.
+            first: what its first turn will ask, if that follows at once.
+
+        Raises:
+            ChatLimitReached: the caller keeps as much as they may.
+        """
         store = await self._storage.chats()
         await store.files.require_writable()
-        return await store.add(caller.owner, defaults)
+        return await store.add(caller.owner, defaults, _least_bytes(first) if first else 0)
 
     async def get(self, chat_id: str, caller: Caller) -> Chat:
         return await (await self._storage.chats()).get(chat_id, caller.owner)
@@ -79,6 +89,7 @@ class Chats:
 
         Raises:
             InvalidRequest: it has no such turn.
+            ChatLimitReached: the caller keeps as much as they may.
         """
         return await (await self._storage.chats()).fork(chat_id, caller.owner, from_turn)
 
@@ -118,13 +129,14 @@ class Chats:
         Raises:
             TurnInProgress: somebody else is doing so.
             StaleTurn: the chat is not where the caller thinks.
+            ChatLimitReached: the caller keeps as much as they may.
             InvalidRequest, NotAcceptable, Overloaded: as `Images.plan`.
         """
         store = await self._storage.chats()
         await store.files.require_writable()
         holder = self._leases.name()
         try:
-            chat = await store.lease(chat_id, caller.owner, holder, asked.latest_in)
+            chat = await store.lease(chat_id, caller.owner, holder, asked.latest_in, _least_bytes(asked.request))
         except (StorageError, asyncio.CancelledError):
             await self._leases.release(holder)  # nobody knows what became of it
             raise
@@ -182,6 +194,11 @@ def _chain_for(chat: Chat, replaced: int | None) -> tuple[Turn, ...]:
             [FieldError("replaceTurn", f"turn {later[0]} builds upon turn {replaced}; fork the chat instead")]
         )
     return tuple(one for one in chat.chain if one.number != replaced)
+
+
+def _least_bytes(request: GenerationRequest) -> int:
+    """What a turn keeps at least; nobody knows how large its image will be."""
+    return len(request.prompt) + sum(len(reference.image.content) for reference in request.references)
 
 
 def _with_defaults(asked: TurnRequest, defaults: ChatDefaults) -> GenerationRequest:

@@ -51,7 +51,7 @@ class Storage:
         # The event loop has better things to do than to read a few hundred modules, or to wait for a disk.
         await anyio.to_thread.run_sync(importlib.import_module, "app.store.chats")
         from app.store.blobs import Blobs
-        from app.store.chats import ChatStore
+        from app.store.chats import ChatStore, Limits
         from app.store.database import Database
         from app.store.migrating import migrate
 
@@ -61,7 +61,8 @@ class Storage:
         await migrate(self._database, allowed=settings.migrate)
         files = await anyio.to_thread.run_sync(Blobs, settings.blob_url, settings.data_dir)
         ttl = settings.chat_ttl.total_seconds() or None
-        return ChatStore(self._database, files, ttl, settings.chat_lease_seconds)
+        limits = Limits(settings.max_chats_per_caller, settings.max_stored_bytes_per_caller)
+        return ChatStore(self._database, files, ttl, settings.chat_lease_seconds, limits)
 
     async def aclose(self) -> None:
         if self._opening is not None:

@@ -12,21 +12,56 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, insert, literal, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, insert, literal, or_, select, true, update
 from sqlalchemy.engine import Connection
 
 from app.conversation import Chat, ChatDefaults, Turn
-from app.errors import ChatNotFound, FieldError, InvalidRequest, StaleTurn, TurnInProgress, TurnLost
+from app.errors import (
+    ChatLimitReached,
+    ChatNotFound,
+    FieldError,
+    InvalidRequest,
+    StaleTurn,
+    TurnInProgress,
+    TurnLost,
+)
 from app.lifting import Content
-from app.store import documents
+from app.store import documents, texts
 from app.store.blobs import Blobs
 from app.store.database import Database
 from app.store.failures import as_storage_errors
 from app.store.ledger import KEEP_SECONDS, Ledger
 from app.store.tables import chats, turn_blobs, turns
+from app.store.tables import texts as texts_table
 
 _BATCH = 100
 _TITLE_CHARS = 80
+
+EXCERPT_CHARS = 200
+"""How much of a system instruction lists of chats have. A longer one is kept in `texts`."""
+
+_INSTRUCTION = (
+    select(texts_table.c.text)
+    .where(texts_table.c.digest == chats.c.instruction_digest)
+    .scalar_subquery()
+    .label("instruction")
+)
+"""The chat's long system instruction, as a JSON string."""
+
+_DOCUMENT = case(
+    (turns.c.document_digest.is_(None), turns.c.document),
+    else_=select(texts_table.c.text).where(texts_table.c.digest == turns.c.document_digest).scalar_subquery(),
+).label("document")
+_TURN = (turns.c.number, turns.c.state, turns.c.created_at, turns.c.replaced_by, turns.c.copied, _DOCUMENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one owner may keep; 0 is no limit."""
+
+    chats: int = 0
+    bytes: int = 0
+    """Of documents and files together, as if chats shared nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +74,44 @@ class Swept:
 class ChatStore:
     """Everything but `sweep` and `renew` is about one owner's chats; another's are as good as not there."""
 
-    def __init__(self, database: Database, files: Blobs, ttl_seconds: float | None, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        files: Blobs,
+        ttl_seconds: float | None,
+        lease_seconds: float,
+        limits: Limits | None = None,
+    ) -> None:
         """
         Args:
             database: for rows.
             files: for bytes.
             ttl_seconds: how long after its last change a chat is there; `None` is for ever.
             lease_seconds: how long a turn in progress keeps others away, unless its lease is renewed.
+            limits: what one owner may keep.
         """
         self.files = files
         self._ledger = Ledger(database, files)
         self._database = database
         self._ttl = ttl_seconds
         self._lease_seconds = lease_seconds
+        self._limits = limits or Limits()
 
-    async def add(self, owner: str, defaults: ChatDefaults) -> Chat:
-        """Begin a chat."""
+    async def add(self, owner: str, defaults: ChatDefaults, expected_bytes: int = 0) -> Chat:
+        """Begin a chat.
+
+        Args:
+            owner: whose.
+            defaults: what applies to all turns.
+            expected_bytes: how much its first turn will keep, as far as that is known.
+
+        Raises:
+            ChatLimitReached: the owner keeps as much as they may.
+        """
         id_ = f"chat_{secrets.token_hex(16)}"
 
         def work(connection: Connection) -> Chat:
-            return self._begun(connection, Chat(id_, owner, defaults))
+            return self._begun(connection, Chat(id_, owner, defaults), expected_bytes=expected_bytes)
 
         return await self._database.write(work)
 
@@ -70,7 +123,7 @@ class ChatStore:
         """
 
         def work(connection: Connection) -> Chat:
-            return self._with_turns(connection, self._found(connection, chat_id, owner))
+            return self._with_turns(connection, self._found(connection, chat_id, owner, whole=True))
 
         return await self._database.read(work)
 
@@ -83,7 +136,7 @@ class ChatStore:
 
         def work(connection: Connection) -> Turn | None:
             self._found(connection, chat_id, owner)
-            rows = connection.execute(select(turns).where(turns.c.chat_id == chat_id, turns.c.number == number))
+            rows = connection.execute(select(*_TURN).where(turns.c.chat_id == chat_id, turns.c.number == number))
             row = rows.one_or_none()
             return documents.turn_read(row, self.files.blob) if row else None
 
@@ -91,7 +144,7 @@ class ChatStore:
 
     async def page(self, owner: str, limit: int, after: tuple[float, str] | None) -> list[Chat]:
         """The owner's chats without their turns, the last changed first, from the one behind `after` (when it was
-        changed, and its id)."""
+        changed, and its id). Of a long system instruction they have an excerpt."""
         condition: ColumnElement[bool] = true()
         if after is not None:
             updated_at, id_ = after
@@ -115,27 +168,28 @@ class ChatStore:
         Raises:
             ChatNotFound: the owner has none by that id.
             InvalidRequest: it has not come that far.
+            ChatLimitReached: the owner keeps as much as they may.
         """
         new_id = f"chat_{secrets.token_hex(16)}"
 
         def work(connection: Connection) -> Chat:
-            chat, _ = self._locked(connection, chat_id, owner)
+            chat, _ = self._locked(connection, chat_id, owner, whole=True)
             last = chat.last_turn if from_turn is None else from_turn
             if last > chat.last_turn:
                 raise InvalidRequest([FieldError("fromTurn", f"the chat has {chat.last_turn} turns")])
             title = chat.title if last else None
+            copied = turns.c.chat_id == chat_id, turns.c.number <= last
             made = self._begun(
                 connection,
                 Chat(new_id, owner, chat.defaults, last, title=title, forked_from=chat.id, forked_at=last),
+                turn_bytes=int(connection.execute(select(func.sum(turns.c.bytes)).where(*copied)).scalar() or 0),
             )
-            copied = turns.c.chat_id == chat_id, turns.c.number <= last
+            self._make_shared(connection, chat_id)
             # What came to replace a turn may not have come along.
             replaced = case((turns.c.replaced_by <= last, turns.c.replaced_by))
-            columns = ["chat_id", "number", "state", "created_at", "replaced_by", "copied", "document"]
-            old = select(
-                literal(new_id), turns.c.number, turns.c.state, turns.c.created_at, replaced, true(), turns.c.document
-            ).where(*copied)
-            connection.execute(insert(turns).from_select(columns, old))
+            same = ["number", "state", "created_at", "document", "document_digest", "bytes"]
+            old = select(literal(new_id), replaced, true(), *(turns.c[name] for name in same)).where(*copied)
+            connection.execute(insert(turns).from_select(["chat_id", "replaced_by", "copied", *same], old))
             referred = turn_blobs.c.chat_id == chat_id, turn_blobs.c.number <= last
             links = select(literal(new_id), turn_blobs.c.number, turn_blobs.c.digest).where(*referred)
             connection.execute(insert(turn_blobs).from_select(["chat_id", "number", "digest"], links))
@@ -159,7 +213,14 @@ class ChatStore:
 
         await self._database.write(work)
 
-    async def lease(self, chat_id: str, owner: str, holder: str, latest_in: Collection[int] | None = None) -> Chat:
+    async def lease(
+        self,
+        chat_id: str,
+        owner: str,
+        holder: str,
+        latest_in: Collection[int] | None = None,
+        expected_bytes: int = 0,
+    ) -> Chat:
         """Keep others from adding turns, until `keep`, `release`, or a while after the last `renew`.
 
         Args:
@@ -168,6 +229,7 @@ class ChatStore:
             holder: a name for whoever asks, never used twice.
             latest_in: the latest turn has to be among these; `None` is any. Turns without an image have changed
                 nothing: with such ones at the end, the last one that counts will do, and any behind it.
+            expected_bytes: how much the turn will keep, as far as that is known.
 
         Returns:
             The chat with all its turns.
@@ -176,15 +238,17 @@ class ChatStore:
             ChatNotFound: the owner has none by that id.
             TurnInProgress: somebody else has the lease.
             StaleTurn: the chat has gone on.
+            ChatLimitReached: the owner keeps as much as they may.
         """
 
         def work(connection: Connection) -> Chat:
-            chat, left = self._locked(connection, chat_id, owner)
+            chat, left = self._locked(connection, chat_id, owner, whole=True)
             if left:
                 raise _in_progress(left)
             chat = self._with_turns(connection, chat)
             if latest_in is not None and not any(chat.last_that_counts <= one <= chat.last_turn for one in latest_in):
                 raise StaleTurn(f"The latest turn of this chat is {chat.last_turn}.", last_turn=chat.last_turn)
+            self._require_within_limits(connection, owner, more_chats=0, more_bytes=expected_bytes)
             connection.execute(
                 update(chats)
                 .where(chats.c.id == chat_id)
@@ -229,13 +293,16 @@ class ChatStore:
         with as_storage_errors("blobs"):
             async with asyncio.timeout(KEEP_SECONDS):
                 stored = await self._ledger.stored(_contents(turn))
-        written = documents.turn_written(turn, lambda content: (stored[id(content)].name, len(content)))
-        digests = {one.digest for one in stored.values()}
-        changed: dict[str, Any] = {}
-        if chat.title is None:
-            changed["document"] = documents.text_of(_document(chat) | {"title": _title(turn.prompt)})
+        document = documents.text_of(
+            documents.turn_written(turn, lambda content: (stored[id(content)].name, len(content)))
+        )
+        sizes = {one.digest: len(one) for one in stored.values()}
+        size = len(document) + sum(sizes.values())
 
         def work(connection: Connection) -> None:
+            changed: dict[str, Any] = {}
+            if chat.title is None:
+                changed = self._written(connection, replace(chat, title=_title(turn.prompt)))
             kept = connection.execute(
                 update(chats)
                 .where(chats.c.id == chat.id, chats.c.lease_holder == holder)
@@ -243,6 +310,7 @@ class ChatStore:
                     last_turn=turn.number,
                     updated_at=self._database.now,
                     cost_usd=chats.c.cost_usd + ((turn.usage and turn.usage.estimated_cost_usd) or 0.0),
+                    bytes=chats.c.bytes + size,
                     lease_holder=None,
                     lease_until=None,
                     **changed,
@@ -259,11 +327,12 @@ class ChatStore:
                     number=turn.number,
                     state=turn.state,
                     created_at=now,
-                    document=documents.text_of(written),
+                    bytes=size,
+                    **self._turn_document(connection, document),
                 )
             )
-            if digests:
-                links = [{"chat_id": chat.id, "number": turn.number, "digest": digest} for digest in sorted(digests)]
+            if sizes:
+                links = [{"chat_id": chat.id, "number": turn.number, "digest": digest} for digest in sorted(sizes)]
                 connection.execute(insert(turn_blobs), links)
             if replaces is not None:
                 connection.execute(
@@ -276,9 +345,7 @@ class ChatStore:
 
     def _require_kept(self, connection: Connection, chat_id: str, turn: Turn) -> None:
         """Where a connection breaks while a transaction ends, only the next one can tell what became of it."""
-        rows = connection.execute(
-            select(turns.c.document).where(turns.c.chat_id == chat_id, turns.c.number == turn.number)
-        )
+        rows = connection.execute(select(_DOCUMENT).where(turns.c.chat_id == chat_id, turns.c.number == turn.number))
         document = rows.scalar_one_or_none()
         if document is not None and turn.generation_id == json.loads(document)["generation_id"] is not None:
             return
@@ -286,7 +353,9 @@ class ChatStore:
 
     async def sweep(self) -> Swept:
         """Remove chats that have expired and bytes that nobody refers to."""
-        return Swept(await self._sweep_chats(), await self._ledger.sweep(), await self.files.tidy())
+        chats_swept = await self._sweep_chats()
+        await texts.sweep(self._database)
+        return Swept(chats_swept, await self._ledger.sweep(), await self.files.tidy())
 
     async def _sweep_chats(self) -> int:
         if self._ttl is None:
@@ -302,7 +371,20 @@ class ChatStore:
             removed += batch
         return removed
 
-    def _begun(self, connection: Connection, chat: Chat) -> Chat:
+    def _begun(self, connection: Connection, chat: Chat, *, turn_bytes: int = 0, expected_bytes: int = 0) -> Chat:
+        """Add the row of a chat.
+
+        Args:
+            connection: of the transaction.
+            chat: what to add.
+            turn_bytes: how much the turns keep that it begins with.
+            expected_bytes: how much its first turn will keep, as far as that is known.
+
+        Raises:
+            ChatLimitReached: its owner keeps as much as they may.
+        """
+        size = _chat_bytes(chat) + turn_bytes
+        self._require_within_limits(connection, chat.owner, more_chats=1, more_bytes=size + expected_bytes)
         rows = connection.execute(
             insert(chats)
             .values(
@@ -312,11 +394,69 @@ class ChatStore:
                 updated_at=self._database.now,
                 last_turn=chat.last_turn,
                 cost_usd=0.0,
-                document=documents.text_of(_document(chat)),
+                bytes=size,
+                **self._written(connection, chat),
             )
-            .returning(*chats.c, literal(False).label("in_progress"))
+            .returning(chats.c.created_at, chats.c.updated_at)
         )
-        return _chat(rows.one())
+        row = rows.one()
+        return replace(chat, created_at=row.created_at, updated_at=row.updated_at)
+
+    def _written(self, connection: Connection, chat: Chat) -> dict[str, Any]:
+        """The columns that hold the chat's document."""
+        instruction = chat.defaults.system_instruction
+        if instruction is None or len(instruction) <= EXCERPT_CHARS:
+            return {"document": documents.text_of(_document(chat)), "instruction_digest": None}
+        document = _document(chat)
+        document["defaults"]["system_instruction"] = {"excerpt": documents.excerpt(instruction, EXCERPT_CHARS)}
+        digest = texts.store(connection, self._database, json.dumps(instruction))
+        return {"document": documents.text_of(document), "instruction_digest": digest}
+
+    def _turn_document(self, connection: Connection, document: str) -> dict[str, Any]:
+        """The columns that hold a turn's document."""
+        if len(document) <= texts.INLINE_CHARS:
+            return {"document": document, "document_digest": None}
+        return {"document": "", "document_digest": texts.store(connection, self._database, document)}
+
+    def _make_shared(self, connection: Connection, chat_id: str) -> None:
+        """Move long documents of turns to `texts`. The version of the service before migration 0002 did not."""
+        long = select(turns.c.number).where(
+            turns.c.chat_id == chat_id,
+            turns.c.document_digest.is_(None),
+            func.length(turns.c.document) > texts.INLINE_CHARS,
+        )
+        for number in connection.execute(long).scalars().all():
+            this = turns.c.chat_id == chat_id, turns.c.number == number
+            document = connection.execute(select(turns.c.document).where(*this)).scalar_one()
+            connection.execute(update(turns).where(*this).values(self._turn_document(connection, document)))
+
+    def _require_within_limits(self, connection: Connection, owner: str, *, more_chats: int, more_bytes: int) -> None:
+        """
+        Raises:
+            ChatLimitReached: with that much more the owner would keep more than they may.
+        """
+        limits = self._limits
+        if not limits.bytes and not (limits.chats and more_chats):
+            return
+        if more_chats and not self._database.is_sqlite:  # SQLite has one writer at a time anyway
+            connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(owner))))
+        kept = select(func.count(), func.coalesce(func.sum(chats.c.bytes), 0)).where(
+            chats.c.owner == owner, self._alive
+        )
+        count, size = connection.execute(kept).one()
+        if limits.chats and more_chats and count + more_chats > limits.chats:
+            raise ChatLimitReached(
+                f"You keep {count:,} chats, and {limits.chats:,} are the most. Delete chats that you no longer need.",
+                limit="chats",
+                most=limits.chats,
+            )
+        if limits.bytes and int(size) + more_bytes > limits.bytes:
+            raise ChatLimitReached(
+                f"Your chats keep {int(size):,} bytes, this needs {more_bytes:,} more, and {limits.bytes:,} are the "
+                "most. Delete chats that you no longer need.",
+                limit="bytes",
+                most=limits.bytes,
+            )
 
     @property
     def _alive(self) -> ColumnElement[bool]:
@@ -330,26 +470,36 @@ class ChatStore:
     def _in_progress(self) -> ColumnElement[bool]:
         return (~self._free).label("in_progress")
 
-    def _found(self, connection: Connection, chat_id: str, owner: str) -> Chat:
-        return self._locked(connection, chat_id, owner, lock=False)[0]
+    def _found(self, connection: Connection, chat_id: str, owner: str, *, whole: bool = False) -> Chat:
+        return self._locked(connection, chat_id, owner, lock=False, whole=whole)[0]
 
-    def _locked(self, connection: Connection, chat_id: str, owner: str, *, lock: bool = True) -> tuple[Chat, float]:
+    def _locked(
+        self, connection: Connection, chat_id: str, owner: str, *, lock: bool = True, whole: bool = False
+    ) -> tuple[Chat, float]:
         """The chat, and for how many seconds it is leased; it stays as it is until the transaction ends.
+
+        Args:
+            connection: of the transaction.
+            chat_id: which chat.
+            owner: whose.
+            lock: whether it has to stay as it is.
+            whole: whether to read a long system instruction; else there is an excerpt of it.
 
         Raises:
             ChatNotFound: the owner has none by that id.
         """
         left = case((self._free, 0.0), else_=chats.c.lease_until - self._database.now).label("left")
-        query = select(*chats.c, self._in_progress, left).where(
+        instruction = (_INSTRUCTION,) if whole else ()
+        query = select(*chats.c, self._in_progress, left, *instruction).where(
             chats.c.id == chat_id, chats.c.owner == owner, self._alive
         )
         row = connection.execute(query.with_for_update() if lock else query).one_or_none()
         if row is None:
             raise ChatNotFound("There is no such chat, or it has expired.")
-        return _chat(row), row.left
+        return _chat(row, whole=whole), row.left
 
     def _with_turns(self, connection: Connection, chat: Chat) -> Chat:
-        rows = connection.execute(select(turns).where(turns.c.chat_id == chat.id).order_by(turns.c.number))
+        rows = connection.execute(select(*_TURN).where(turns.c.chat_id == chat.id).order_by(turns.c.number))
         return replace(chat, turns=tuple(documents.turn_read(row, self.files.blob) for row in rows))
 
 
@@ -358,12 +508,19 @@ def _in_progress(seconds: float) -> TurnInProgress:
 
 
 @documents.damage_told
-def _chat(row: Any) -> Chat:
+def _chat(row: Any, *, whole: bool = False) -> Chat:
+    """The chat of a row; unless it is wanted `whole`, with an excerpt of a long system instruction."""
     document: dict[str, Any] = json.loads(row.document)
+    defaults = document["defaults"]
+    if row.instruction_digest is not None:
+        instruction = json.loads(row.instruction) if whole else defaults["system_instruction"]["excerpt"]
+        defaults = defaults | {"system_instruction": instruction}
+    elif not whole and defaults.get("system_instruction"):
+        defaults = defaults | {"system_instruction": documents.excerpt(defaults["system_instruction"], EXCERPT_CHARS)}
     return Chat(
         id=row.id,
         owner=row.owner,
-        defaults=documents.defaults_read(document["defaults"]),
+        defaults=documents.defaults_read(defaults),
         last_turn=row.last_turn,
         created_at=row.created_at,
         updated_at=row.updated_at,
@@ -382,6 +539,10 @@ def _document(chat: Chat) -> dict[str, Any]:
         "forkedFrom": chat.forked_from,
         "forkedAt": chat.forked_at,
     }
+
+
+def _chat_bytes(chat: Chat) -> int:
+    return len(documents.text_of(_document(chat)))
 
 
 def _title(prompt: str) -> str:

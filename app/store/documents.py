@@ -56,6 +56,11 @@ def text_of(document: Mapping[str, Any]) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
+def excerpt(text: str, chars: int) -> str:
+    """The text, or its first `chars` characters and an ellipsis."""
+    return text if len(text) <= chars else f"{text[:chars]}…"
+
+
 def turn_written(turn: Turn, named: Named) -> dict[str, Any]:
     """A document of the turn, but for what has columns."""
 

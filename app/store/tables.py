@@ -1,10 +1,12 @@
 """The tables. What is searched by has a column; the rest of a chat or a turn is a JSON document.
 
 Documents are text, ASCII by JSON's escapes: PostgreSQL's own JSON refuses two things that prompts may hold, NUL and
-half of a surrogate pair. Times are seconds since 1970 by the database's clock, the only one that replicas share.
+half of a surrogate pair. Long documents of turns and long system instructions are rows of `texts`, so that forks refer
+to them instead of copying them. Times are seconds since 1970 by the database's clock, the only one that replicas share.
 """
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Double,
@@ -31,6 +33,14 @@ metadata = MetaData(
     }
 )
 
+texts = Table(
+    "texts",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SHA-256 of the text, in hexadecimal
+    Column("touched_at", Double, nullable=False),  # when a chat or a turn was last written that refers to it
+    Column("text", Text, nullable=False),
+)
+
 chats = Table(
     "chats",
     metadata,
@@ -43,6 +53,9 @@ chats = Table(
     Column("lease_holder", String(64)),
     Column("lease_until", Double),
     Column("document", Text, nullable=False),
+    Column("instruction_digest", ForeignKey("texts.digest")),  # of a system instruction that is not in the document
+    Column("bytes", BigInteger, nullable=False, server_default="0"),  # documents and files, as if nothing were shared
+    Index(None, "instruction_digest"),
     Index(None, "owner", "updated_at", "id"),
     Index(None, "updated_at"),
     Index(None, "lease_holder"),
@@ -57,7 +70,10 @@ turns = Table(
     Column("created_at", Double, nullable=False),
     Column("replaced_by", Integer),
     Column("copied", Boolean, nullable=False, server_default=false()),
-    Column("document", Text, nullable=False),
+    Column("document", Text, nullable=False),  # empty if it is in `texts`
+    Column("document_digest", ForeignKey("texts.digest")),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),
+    Index(None, "document_digest"),
 )
 
 blobs = Table(
