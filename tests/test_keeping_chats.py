@@ -8,8 +8,8 @@ import random
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from app.store.database import Database
 from app.store.ledger import GARBAGE_SECONDS
 from app.store.migrating import HEAD, migrate
 from app.store.tables import metadata
-from tests.conftest import Serve, noise, picture, settings_for
+from tests.conftest import Serve, called, noise, picture, settings_for
 from tests.processes import process
 from tests.storages import S3_ENVIRONMENT, Knobs, Postgres, postgres, s3
 from tests.test_chats import Chat, begin, contents, drawn, images_in
@@ -678,6 +678,110 @@ async def test_a_database_that_says_nothing_keeps_nobody_for_long(
 
     assert {problem(response) for response in responses} == {(503, "storage_unavailable", "database")}
     assert took < 12
+
+
+LOCK_WAIT_SECONDS = 0.5
+
+
+@pytest.fixture
+def impatient(storage: Knobs) -> Knobs:
+    """A storage whose database waits half a second for a lock, and not ten."""
+    if "database_url" in storage:
+        wait = f"?options=-c%20lock_timeout%3D{LOCK_WAIT_SECONDS * 1000:.0f}ms"
+        return {**storage, "database_url": storage["database_url"] + wait}
+    file = Path(storage["data_dir"]) / "chats.db"
+    return {**storage, "database_url": f"sqlite:///{file}?timeout={LOCK_WAIT_SECONDS}"}
+
+
+@contextmanager
+def locked(storage: Knobs) -> Iterator[None]:
+    """Somebody else keeps the database to themselves. (SQLite can be read meanwhile.)"""
+    other: sqlite3.Connection | psycopg.Connection[Any]
+    if storage["database_url"].startswith("sqlite"):
+        other = sqlite3.connect(Path(storage["data_dir"]) / "chats.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+    else:
+        other = psycopg.connect(storage["database_url"])
+        other.execute("LOCK TABLE chats IN ACCESS EXCLUSIVE MODE")
+    with closing(other):
+        yield
+        other.rollback()
+
+
+async def timed(asking: Awaitable[httpx2.Response]) -> tuple[httpx2.Response, float]:
+    began = time.monotonic()
+    return await asking, time.monotonic() - began
+
+
+async def test_a_locked_database_is_told_after_one_wait(serve: Serve, gemini: Emulator, impatient: Knobs) -> None:
+    """
+    Nobody waits for the cleaning up that follows; and when the lock is gone, everything is as before.
+    """
+    async with serve(**impatient, chat_lease_seconds=600) as client:
+        chat = await begin(client, prompt="A cat")
+        asked: dict[str, Callable[[], Awaitable[httpx2.Response]]] = {
+            "turn": lambda: chat.say("Blue, please"),
+            "create": lambda: client.post("/chats", json={}),
+            "create with a turn": lambda: client.post("/chats", json={"prompt": "A cat"}),
+            "fork": lambda: client.post(f"{chat.url}/fork"),
+            "delete": lambda: client.delete(chat.url),
+            "list": lambda: client.get("/chats"),
+            "get": lambda: client.get(chat.url),
+            "image": lambda: client.get(f"{chat.url}/turns/1/image"),
+        }
+        with locked(impatient):
+            answers = {name: await timed(ask()) for name, ask in asked.items()}
+        after = await chat.say("Blue, please")
+
+    if impatient["database_url"].startswith("sqlite"):
+        assert [answers.pop(name)[0].status_code for name in ("list", "get", "image")] == [200] * 3
+    assert {problem(answer) for answer, _ in answers.values()} == {(503, "storage_unavailable", "database")}
+    # Another transaction of this process may be waiting in front.
+    slow = {name: seconds for name, (_, seconds) in answers.items() if seconds > 5 * LOCK_WAIT_SECONDS}
+    assert slow == {}
+    assert after.json()["turn"] == 2
+    assert len(gemini.calls) == 2
+
+
+async def test_a_failed_turn_is_told_before_the_chat_is_cleaned_up(
+    serve: Serve, gemini: Emulator, impatient: Knobs
+) -> None:
+    """
+    The database is locked while Gemini draws. Its refusal does not wait for the lease, which is given back later.
+    """
+    async with serve(**impatient, chat_lease_seconds=600, upstream_attempts=1) as client:
+        chat = await begin(client)
+        gemini.faults.append(Fault(status=400, delay_seconds=0.3))
+        asking = asyncio.create_task(timed(chat.say("A cat")))
+        await called(gemini)
+        with locked(impatient):
+            failed, seconds = await asking
+        after = await chat.say("A cat")
+        while after.status_code == 409:
+            await asyncio.sleep(0.1)
+            after = await chat.say("A cat")
+
+    assert failed.status_code != 503
+    assert seconds < 0.3 + LOCK_WAIT_SECONDS + 2
+    assert after.json()["turn"] == 1
+
+
+async def test_a_new_service_finds_its_database_locked_after_one_wait(serve: Serve, tmp_path: Path) -> None:
+    """
+    An SQLite database that is locked in its old mode cannot even be read.
+    """
+    file = tmp_path / "chats.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("CREATE TABLE other (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        async with serve(data_dir=tmp_path, database_url=f"sqlite:///{file}?timeout=1") as client:
+            response, seconds = await timed(client.get("/chats"))
+            other.execute("ROLLBACK")
+            after = await client.get("/chats")
+
+    assert problem(response) == (503, "storage_unavailable", "database")
+    assert seconds < 1.9
+    assert after.status_code == 200
 
 
 async def test_a_lost_signature_leaves_the_images(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:

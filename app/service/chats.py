@@ -138,7 +138,7 @@ class Chats:
         try:
             chat = await store.lease(chat_id, caller.owner, holder, asked.latest_in, _least_bytes(asked.request))
         except (StorageError, asyncio.CancelledError):
-            await self._leases.release(holder)  # nobody knows what became of it
+            self._leases.release_later(holder)  # nobody knows what became of it
             raise
         self._leases.hold(holder)
         try:

@@ -7,7 +7,6 @@ import secrets
 from contextlib import suppress
 from contextvars import Context
 
-from app.errors import ServiceError
 from app.store import Storage
 
 log = logging.getLogger(__name__)
@@ -16,6 +15,14 @@ _RENEWALS_PER_LEASE = 3
 
 _PAUSES = (0.1, 0.4, 1.0)
 """Seconds between attempts to give a lease back: a disk that was full has room again once a file is given up."""
+
+
+_WAIT_SECONDS = 1.0
+"""How long a request waits until its lease is given back. A storage that works takes milliseconds. With one that does
+not work, the answer is sent first."""
+
+_LAST_SECONDS = 5.0
+"""How long leases may still be given back when the service stops. After that they run out by themselves."""
 
 
 class Leases:
@@ -31,6 +38,7 @@ class Leases:
         self._count = 0
         self._held: set[str] = set()
         self._renewing: asyncio.Task[None] | None = None
+        self._releasing: set[asyncio.Task[None]] = set()
 
     def name(self) -> str:
         """A name for one holder, unlike that of any other on any replica."""
@@ -49,13 +57,24 @@ class Leases:
         self._held.discard(holder)
 
     async def release(self, holder: str) -> None:
-        """Give it back. If that fails time and again, it runs out by itself."""
+        """Give the lease back. Returns when that is done, or after a second: then it goes on in the background."""
+        await asyncio.wait({self.release_later(holder)}, timeout=_WAIT_SECONDS)
+
+    def release_later(self, holder: str) -> asyncio.Task[None]:
+        """Give the lease back in the background. If that fails time and again, it runs out by itself."""
         self.forget(holder)
+        releasing = asyncio.create_task(self._release(holder), context=Context())
+        self._releasing.add(releasing)
+        releasing.add_done_callback(self._releasing.discard)
+        return releasing
+
+    async def _release(self, holder: str) -> None:
         for pause in (*_PAUSES, None):
             try:
                 return await (await self._storage.chats()).release(holder)
-            except ServiceError as error:
-                log.warning("a lease could not be given back", extra={"cause": error.cause})
+            except Exception as error:  # nobody waits for it who could be told
+                cause = getattr(error, "cause", repr(type(error)))
+                log.warning("a lease could not be given back", extra={"cause": cause})
             if pause is not None:
                 await asyncio.sleep(pause)
 
@@ -74,3 +93,7 @@ class Leases:
             self._renewing.cancel()
             with suppress(asyncio.CancelledError):
                 await self._renewing
+        if self._releasing:
+            _, late = await asyncio.wait(self._releasing, timeout=_LAST_SECONDS)
+            for releasing in late:
+                releasing.cancel()

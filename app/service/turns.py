@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 KEEP_SECONDS = 20.0
 """How long a storage that does not answer is tried again, for the sake of an image that has been paid for."""
 
+RECORD_SECONDS = 10.0
+"""How long a turn without an image may take to be recorded, while its caller waits to hear why there is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -145,9 +148,11 @@ class OpenTurn:
             problem=_problem(error),
         )
         try:
-            await self._keep(turn, None)
-        except ServiceError as failure:
-            log.warning("a turn without an image could not be recorded", extra={"cause": failure.cause})
+            async with asyncio.timeout(RECORD_SECONDS):
+                await self._keep(turn, None)
+        except (ServiceError, TimeoutError) as failure:
+            cause = getattr(failure, "cause", None) or type(failure).__name__
+            log.warning("a turn without an image could not be recorded", extra={"cause": cause})
         else:
             error.about = {"chatId": self._chat.id, "turn": self.number}
 

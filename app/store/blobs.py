@@ -1,5 +1,6 @@
 """The blob store: files by the SHA-256 of their bytes, in a directory or in a bucket."""
 
+import asyncio
 import hashlib
 import os
 import time
@@ -35,6 +36,9 @@ _WORTH_A_THREAD_BYTES = 128 * 1024
 
 _TRUST_SECONDS = 30.0
 """How long a store that has taken a file is believed to take another one."""
+
+_DOUBT_SECONDS = 5.0
+"""How long a store that has failed is asked whether it has lost a file, while a caller waits to hear of the failure."""
 
 _UNFINISHED_SECONDS = 3600
 """After that a file that was being written is being written by nobody."""
@@ -164,11 +168,12 @@ class Blobs:
         """Stores have many words for what a file does not have, and for a file that they do not; and a bucket that is
         gone has none of them."""
         try:
-            if await self.has(blob.name, blob.size):
-                return False
-            with as_storage_errors("blobs"):
-                await self._probe()
-        except (StorageUnavailable, StorageFull):
+            async with asyncio.timeout(_DOUBT_SECONDS):
+                if await self.has(blob.name, blob.size):
+                    return False
+                with as_storage_errors("blobs"):
+                    await self._probe()
+        except (StorageUnavailable, StorageFull, TimeoutError):
             return False
         return True
 

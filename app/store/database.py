@@ -26,6 +26,9 @@ TRANSACTION_SECONDS = 15
 """How long one may take; all of ours are short."""
 
 _BUSY_SECONDS = 10
+"""How long a transaction waits for a lock. `DATABASE_URL` can say otherwise: `?timeout=5` (SQLite),
+`?options=-c%20lock_timeout%3D5s` (PostgreSQL)."""
+
 _CONNECT_SECONDS = 5
 _CONNECTIONS = 30
 
@@ -48,6 +51,9 @@ class Database:
             with as_storage_errors("database"):
                 _make_private(Path(self.url.database))
         self._engine = _engine(self.url, is_sqlite=self.is_sqlite)
+        self._limits = f"SET LOCAL statement_timeout = {1000 * TRANSACTION_SECONDS}"
+        if "lock_timeout" not in str(self.url.query.get("options", "")):
+            self._limits += f"; SET LOCAL lock_timeout = {1000 * _BUSY_SECONDS}"
         self._threads = anyio.CapacityLimiter(_CONNECTIONS)
         self._writer = asyncio.Lock()
 
@@ -108,7 +114,7 @@ class Database:
                     connection.execution_options(isolation_level="READ COMMITTED" if writes else "REPEATABLE READ")
                     with connection.begin():
                         try:
-                            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {1000 * TRANSACTION_SECONDS}")
+                            connection.exec_driver_sql(self._limits)
                         except DBAPIError as error:
                             if stale or not error.connection_invalidated:
                                 raise
@@ -177,7 +183,8 @@ def _url_of(url: str | None, directory: Path) -> URL:
 
 def _engine(url: URL, *, is_sqlite: bool) -> Engine:
     if is_sqlite:
-        engine = create_engine(url, pool_size=_CONNECTIONS, connect_args={"timeout": _BUSY_SECONDS})
+        patience = {} if "timeout" in url.query else {"timeout": _BUSY_SECONDS}
+        engine = create_engine(url, pool_size=_CONNECTIONS, connect_args=patience)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -202,8 +209,9 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         try:
             cursor.execute(f"PRAGMA {pragma}")
-        except sqlite3.OperationalError:
-            if pragma.startswith("journal"):
+        except sqlite3.OperationalError as error:
+            locked = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # waiting once is enough
+            if pragma.startswith("journal") and not locked:
                 continue  # a read-only file stays what it is
             raise
     cursor.close()

@@ -31,7 +31,7 @@ def make_private_folder(folder: Path) -> None:
     for missing in reversed([one for one in (folder, *folder.parents) if not one.is_dir()]):
         missing.mkdir(PRIVATE_FOLDER, exist_ok=True)
     with suppress(OSError):
-        if is_open_to_others(folder) and all(_STORED.fullmatch(one.name) for one in os.scandir(folder)):
+        if is_open_to_others(folder) and all(_STORED.fullmatch(one.name) for one in [*folder.iterdir()]):
             folder.chmod(PRIVATE_FOLDER)
 
 
