@@ -377,6 +377,42 @@ async def test_readers_who_do_not_read_hold_little(serve: Serve, gemini: Emulato
     assert len(after.content) > 6_000_000
 
 
+async def test_readers_of_long_chats_who_do_not_read_hold_little(
+    serve: Serve, gemini: Emulator, storage: Knobs
+) -> None:
+    """
+    A chat of 6 MB is sent a few turns at a time: 20 readers hold some MB of the memory for answers, and who finds none
+    left is told so.
+    """
+    prompts = [f"{number} {chr(65 + number) * 190_000}" for number in range(32)]
+    async with serve(**storage, max_held_bytes=24_000_000, queue_timeout_seconds=0.5) as client:
+        chat = await begin(client)
+        async with opened(storage) as store:
+            for number, prompt in enumerate(prompts, start=1):
+                leased = await store.lease(chat.url.removeprefix("/chats/"), "local", str(number))
+                await store.keep(leased, str(number), Turn(number, TurnState.FAILED, prompt, "any"), None)
+        request = f"GET {chat.url} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        found = await chat.read()
+        readers = [
+            await asyncio.open_connection(client.base_url.host, client.base_url.port, limit=1024) for _ in range(20)
+        ]
+        for _, writer in readers:
+            writer.write(request)
+        await asyncio.sleep(1)
+        held = (await client.get("/metrics")).text
+        beyond = await client.get(chat.url)
+        for _, writer in readers:
+            writer.transport.abort()
+        await asyncio.sleep(0.2)
+        after = await chat.read()
+
+    (answers,) = [line for line in held.splitlines() if line.startswith('gemini_images_held_bytes{of="answers"}')]
+    assert 6_000_000 < float(answers.split()[1]) <= 12_000_000
+    assert (beyond.status_code, beyond.json()["code"]) == (503, "overloaded")
+    assert [turn["prompt"] for turn in found["turns"]] == prompts
+    assert after == found
+
+
 # Other users of the machine.
 
 

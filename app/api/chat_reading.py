@@ -1,6 +1,7 @@
 """Chats as callers read them."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -12,6 +13,9 @@ from app.api.answers import GroundingRead, UsageRead
 from app.conversation import Chat, Turn
 from app.domain import Image, Reference
 from app.settings import Settings
+
+BATCH_CHARS = 256 * 1024
+"""How much of a chat's turns is read from the storage at once, and sent in one piece."""
 
 
 class _Read(BaseModel):
@@ -111,9 +115,49 @@ class ChatsRead(_Read):
 
 
 def chat_read(chat: Chat, request: Request, settings: Settings) -> ChatRead:
-    """The chat as a document, with links as this request's caller can follow them."""
-    about = _summary(chat, request, settings)
-    return ChatRead(**about, turns=[_turn_read(turn, about["url"]) for turn in chat.turns])
+    """The chat as a document without its turns, with links as this request's caller can follow them."""
+    return ChatRead(**_summary(chat, request, settings), turns=[])
+
+
+def batches_of(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """The turns of a chat in batches that are read and sent one after the other.
+
+    Args:
+        sizes: number and size of each turn.
+
+    Returns:
+        The first and the last number of each batch, and its size: at most `BATCH_CHARS`, or that of a single turn.
+    """
+    batches: list[tuple[int, int, int]] = []
+    for number, size in sizes:
+        if batches and batches[-1][2] + size <= BATCH_CHARS:
+            first, _, before = batches[-1]
+            batches[-1] = first, number, before + size
+        else:
+            batches.append((number, number, size))
+    return batches
+
+
+async def chat_pieces(
+    chat: ChatRead, batches: Sequence[tuple[int, int, int]], turns: Callable[[int, int], Awaitable[list[Turn]]]
+) -> AsyncGenerator[bytes]:
+    """The JSON document of a chat in pieces; its turns are read when their batch's time has come.
+
+    Args:
+        chat: without its turns.
+        batches: of its turns.
+        turns: reads those from one number to another.
+    """
+    text = json.dumps(chat.model_dump(mode="json", by_alias=True))
+    before = text.removesuffix("]}")
+    for first, last, _ in batches:
+        read = [_turn_read(turn, chat.url).model_dump(mode="json", by_alias=True) for turn in await turns(first, last)]
+        encoded = (before + json.dumps(read)[1:-1]).encode()
+        del read
+        before = ", "
+        for start in range(0, len(encoded), BATCH_CHARS):
+            yield encoded[start : start + BATCH_CHARS]
+    yield b"]}" if batches else text.encode()
 
 
 def chats_read(chats: Sequence[Chat], next_cursor: str | None, request: Request, settings: Settings) -> ChatsRead:

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Form, Header, Path, Query, Request, Response
@@ -19,7 +20,16 @@ from app.api import content_type
 from app.api.answering import ANSWERS, Answering
 from app.api.answers import EXAMPLE, GenerationRead
 from app.api.asking import Asked, inline_references, uploaded_references
-from app.api.chat_reading import ChatRead, ChatsRead, chat_path, chat_read, chats_read
+from app.api.chat_reading import (
+    ChatRead,
+    ChatsRead,
+    batches_of,
+    chat_path,
+    chat_pieces,
+    chat_read,
+    chats_read,
+)
+from app.api.counted import Counted
 from app.api.dependencies import (
     CallerDep,
     ChatsDep,
@@ -45,6 +55,12 @@ _ID = r"chat_[0-9a-f]{32}"
 _CURSOR = TypeAdapter(
     tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], Annotated[str, Field(pattern=f"^{_ID}$")]]
 )
+
+_COPIES = 4
+"""How many times the text of turns is in memory until it is sent: as it was read, as values, and as JSON again."""
+
+_BASE_BYTES = 64 * 1024
+"""What an answer takes in memory, however little it says."""
 
 _STORAGE = (errors.StorageDamaged, errors.StorageUnavailable, errors.StorageFull)
 _EDGE = (errors.Unauthorized, errors.ForbiddenOrigin, errors.ForbiddenHost)
@@ -233,6 +249,51 @@ async def add_turn(chat_id: ChatId, asked: Annotated[_AskedTurn, Depends(_turn_i
     return await turning.add(chat_id, asked)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Answers with chats as JSON, in pieces, counted in the memory for answers."""
+
+    request: Request
+    caller: CallerDep
+    chats: ChatsDep
+    settings: SettingsDep
+    pace: PaceDep
+
+    async def chat(self, chat_id: str) -> Response:
+        """
+        Raises:
+            ChatNotFound: the caller has none by that id.
+        """
+        chat, sizes = await self.chats.outline(chat_id, self.caller)
+        batches = batches_of(sizes)
+        document = chat_read(chat, self.request, self.settings)
+        largest = len(chat.defaults.system_instruction or "") + max((size for _, _, size in batches), default=0)
+        pieces = chat_pieces(document, batches, partial(self.chats.turns, chat_id, self.caller))
+        return self._answer(pieces, _COPIES * largest, {"ETag": f'"{chat.last_turn}"'})
+
+    async def created(self, chat_id: str) -> Response:
+        response = await self.chat(chat_id)
+        response.status_code = 201
+        response.headers["Location"] = chat_path(chat_id, self.request)
+        return response
+
+    def listed(self, chats: ChatsRead) -> Response:
+        body = json.dumps(chats.model_dump(mode="json", by_alias=True)).encode()
+        return self._answer(_single(body), len(body), {"Content-Length": str(len(body))})
+
+    def _answer(self, pieces: AsyncGenerator[bytes], held_bytes: int, headers: dict[str, str]) -> Response:
+        sending = Sending(self.pace, self.settings.deadline_seconds, lambda _: None)
+        headers = {"Cache-Control": "no-store", **headers}
+        return Counted(pieces, _BASE_BYTES + held_bytes, "application/json", headers, self.request, sending)
+
+
+Reading = Annotated[_Reading, Depends(made_of(_Reading))]
+
+
+async def _single(body: bytes) -> AsyncGenerator[bytes]:
+    yield body
+
+
 @beginning.post(
     "",
     status_code=201,
@@ -251,14 +312,14 @@ async def create_chat(
     caller: CallerDep,
     images: ImagesDep,
     chats: ChatsDep,
-    settings: SettingsDep,
+    reading: Reading,
     turning: Turning,
 ) -> Response:
     """Begin a chat. With a `prompt` its first turn is made at once, and is the answer."""
     if body.prompt is None:
         images.plan(_idle(body.defaults()), caller, ())
         chat = await chats.create(caller, body.defaults())
-        return _created(chat_read(chat, request, settings))
+        return await reading.created(chat.id)
     setattr(request.state, GENERATION, True)
     asked = Asked.of(body, await inline_references(body, request, references), wanted)
     images.plan(asked.request, caller, ())  # what is wrong with the first turn is said before there is a chat
@@ -272,21 +333,13 @@ def _idle(defaults: ChatDefaults) -> GenerationRequest:
     return GenerationRequest(prompt="-", **{one.name: getattr(defaults, one.name) for one in fields(defaults)})
 
 
-def _json(document: ChatRead | ChatsRead, headers: dict[str, str], status: int = 200) -> Response:
-    body = json.dumps(document.model_dump(mode="json", by_alias=True))
-    return Response(body, status, {"Cache-Control": "no-store", **headers}, "application/json")
-
-
-def _created(chat: ChatRead) -> Response:
-    return _json(chat, {"Location": chat.url, "ETag": f'"{chat.last_turn}"'}, 201)
-
-
 @keeping.get("", response_model=ChatsRead)
 async def list_chats(
     request: Request,
     caller: CallerDep,
     chats: ChatsDep,
     settings: SettingsDep,
+    reading: Reading,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200, description="`nextCursor` of the page before.")] = None,
 ) -> Response:
@@ -294,7 +347,7 @@ async def list_chats(
     found = await chats.page(caller, limit + 1, _read_cursor(cursor))
     page, more = found[:limit], len(found) > limit
     after = _cursor(page[-1].updated_at, page[-1].id) if more else None
-    return _json(chats_read(page, after, request, settings), {})
+    return reading.listed(chats_read(page, after, request, settings))
 
 
 def _cursor(updated_at: float, id_: str) -> str:
@@ -312,12 +365,9 @@ def _read_cursor(cursor: str | None) -> tuple[float, str] | None:
 
 
 @keeping.get("/{chat_id}", response_model=ChatRead, responses=documented(errors.ChatNotFound))
-async def get_chat(
-    chat_id: ChatId, request: Request, caller: CallerDep, chats: ChatsDep, settings: SettingsDep
-) -> Response:
+async def get_chat(chat_id: ChatId, reading: Reading) -> Response:
     """Get a chat with all its turns: prompts, texts, links to the images, what each cost."""
-    chat = await chats.get(chat_id, caller)
-    return _json(chat_read(chat, request, settings), {"ETag": f'"{chat.last_turn}"'})
+    return await reading.chat(chat_id)
 
 
 @keeping.delete("/{chat_id}", status_code=204, responses=documented(errors.ChatNotFound, errors.TurnInProgress))
@@ -347,15 +397,14 @@ async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> No
 )
 async def fork_chat(
     chat_id: ChatId,
-    request: Request,
     caller: CallerDep,
     chats: ChatsDep,
-    settings: SettingsDep,
+    reading: Reading,
     body: ForkCreate | None = None,
 ) -> Response:
     """Go back and try another way: a new chat that begins like this one. This one stays as it is."""
     chat = await chats.fork(chat_id, caller, body.from_turn if body else None)
-    return _created(chat_read(chat, request, settings))
+    return await reading.created(chat.id)
 
 
 _FILE: dict[int | str, dict[str, Any]] = {

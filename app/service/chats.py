@@ -76,8 +76,13 @@ class Chats:
         await store.files.require_writable()
         return await store.add(caller.owner, defaults, _least_bytes(first) if first else 0)
 
-    async def get(self, chat_id: str, caller: Caller) -> Chat:
-        return await (await self._storage.chats()).get(chat_id, caller.owner)
+    async def outline(self, chat_id: str, caller: Caller) -> tuple[Chat, list[tuple[int, int]]]:
+        """The chat without its turns, and of each turn its number and how many characters its document has."""
+        return await (await self._storage.chats()).outline(chat_id, caller.owner)
+
+    async def turns(self, chat_id: str, caller: Caller, first: int, last: int) -> list[Turn]:
+        """The turns from number `first` to number `last`."""
+        return await (await self._storage.chats()).turns(chat_id, caller.owner, first, last)
 
     async def page(self, caller: Caller, limit: int, after: tuple[float, str] | None) -> list[Chat]:
         """Chats without their turns, the last changed first, from behind `after` (when that was changed, its id)."""
@@ -85,7 +90,7 @@ class Chats:
         return await store.page(caller.owner, limit, after)
 
     async def fork(self, chat_id: str, caller: Caller, from_turn: int | None) -> Chat:
-        """A new chat that begins as this one did, up to a turn or to its end.
+        """A new chat that begins as this one did, up to a turn or to its end; returned without its turns.
 
         Raises:
             InvalidRequest: it has no such turn.

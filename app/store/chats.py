@@ -127,6 +127,36 @@ class ChatStore:
 
         return await self._database.read(work)
 
+    async def outline(self, chat_id: str, owner: str) -> tuple[Chat, list[tuple[int, int]]]:
+        """The chat without its turns, and of each turn its number and how many characters its document has.
+
+        Raises:
+            ChatNotFound: the owner has none by that id.
+        """
+
+        def work(connection: Connection) -> tuple[Chat, list[tuple[int, int]]]:
+            chat = self._found(connection, chat_id, owner, whole=True)
+            sizes = select(turns.c.number, func.length(_DOCUMENT)).where(turns.c.chat_id == chat_id)
+            found = connection.execute(sizes.order_by(turns.c.number)).all()
+            return chat, [(number, size) for number, size in found]
+
+        return await self._database.read(work)
+
+    async def turns(self, chat_id: str, owner: str, first: int, last: int) -> list[Turn]:
+        """The turns from number `first` to number `last`.
+
+        Raises:
+            ChatNotFound: the owner has none by that id.
+        """
+
+        def work(connection: Connection) -> list[Turn]:
+            self._found(connection, chat_id, owner)
+            wanted = turns.c.chat_id == chat_id, turns.c.number.between(first, last)
+            rows = connection.execute(select(*_TURN).where(*wanted).order_by(turns.c.number))
+            return [documents.turn_read(row, self.files.blob) for row in rows]
+
+        return await self._database.read(work)
+
     async def turn(self, chat_id: str, owner: str, number: int) -> Turn | None:
         """One turn, if there is one by that number.
 
@@ -163,7 +193,8 @@ class ChatStore:
         return await self._database.read(work)
 
     async def fork(self, chat_id: str, owner: str, from_turn: int | None) -> Chat:
-        """Begin a chat with the turns of another one up to `from_turn`; with all of them, if that is `None`.
+        """Begin a chat with the turns of another one up to `from_turn`; with all of them, if that is `None`. The answer
+        is without them.
 
         Raises:
             ChatNotFound: the owner has none by that id.
@@ -193,7 +224,7 @@ class ChatStore:
             referred = turn_blobs.c.chat_id == chat_id, turn_blobs.c.number <= last
             links = select(literal(new_id), turn_blobs.c.number, turn_blobs.c.digest).where(*referred)
             connection.execute(insert(turn_blobs).from_select(["chat_id", "number", "digest"], links))
-            return self._with_turns(connection, made)
+            return made
 
         return await self._database.write(work)
 
