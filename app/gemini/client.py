@@ -78,9 +78,9 @@ class Gemini:
                 ]
             },
         )
-        # Nothing is called with it. The SDK would make one of its own, which reads proxies from the environment, also
-        # those that NO_PROXY exempts, and raises on SOCKS.
-        self._unused = httpx2.Client(trust_env=False)
+        # Nothing is called with it, and it could not call. The SDK would make one of its own, which reads proxies from
+        # the environment, also those that NO_PROXY exempts, and raises on SOCKS.
+        self._unused = httpx2.Client(transport=httpx2.BaseTransport(), trust_env=False)
         vertex = settings.google_genai_use_vertexai and not settings.demo
         key = settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else None
         own_url = settings.google_vertex_base_url if vertex else settings.google_gemini_base_url
@@ -94,6 +94,8 @@ class Gemini:
             retry_options=types.HttpRetryOptions(attempts=1),
             httpx_async_client=self._http,
             httpx_client=self._unused,
+            # The SDK's web sockets, which nothing uses, would take one of their own: 50 ms at start for reading all CAs.
+            async_client_args={"ssl": network.tls},
         )
         if not vertex:
             self._sdk = genai.Client(vertexai=False, api_key="demo" if settings.demo else key, http_options=options)

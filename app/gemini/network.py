@@ -65,8 +65,9 @@ class Network:
         """
         self._pace = pace
         self._trust_env = trust_env
-        self._tls = httpx2.create_ssl_context(trust_env=trust_env)
-        self._tls.set_alpn_protocols(["http/1.1"])
+        self.tls = httpx2.create_ssl_context(trust_env=trust_env)
+        """Trusts what the system does, or what `SSL_CERT_FILE` names."""
+        self.tls.set_alpn_protocols(["http/1.1"])
         self._idle: defaultdict[_Origin, list[Connection]] = defaultdict(list)
         self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}
 
@@ -85,7 +86,7 @@ class Network:
 
     async def _directly(self, request: httpx2.Request) -> Answer:
         url = request.url
-        tls = _tls_of(url.scheme, self._tls)
+        tls = _tls_of(url.scheme, self.tls)
         origin = (url.scheme, url.host, url.port or (443 if tls else 80))
         limits = request.extensions.get("timeout", {})
         connection = self._take(origin) or await self._open(*origin[1:], tls, limits.get("connect"))
@@ -136,7 +137,7 @@ class Network:
     async def _through(self, proxy: str, request: httpx2.Request) -> Answer:
         if proxy not in self._proxies:
             self._proxies[proxy] = httpcore2.AsyncConnectionPool(
-                self._tls,
+                self.tls,
                 _as_proxy(proxy),
                 max_connections=None,
                 max_keepalive_connections=_MAX_IDLE_CONNECTIONS,
