@@ -1,6 +1,7 @@
 """Pictures nobody will mistake for art: a landscape in the prompt's own colours, with what was asked written on it."""
 
 import colorsys
+import functools
 import hashlib
 import io
 import math
@@ -33,11 +34,24 @@ def draw(
         previous: the picture of the turn before, shown as an inset too.
         note: one more word for the corner.
     """
+    insets = [*references, *([previous] if previous else [])]
+    return (
+        _with_insets(prompt, size, insets, format_, turn, note) if insets else _plain(prompt, size, format_, turn, note)
+    )
+
+
+@functools.lru_cache(16)
+def _plain(prompt: str, size: tuple[int, int], format_: str, turn: int, note: str) -> bytes:
+    """Kept, because demos and tests often ask for the same picture again, and one takes 130 ms of CPU."""
+    return _with_insets(prompt, size, [], format_, turn, note)
+
+
+def _with_insets(prompt: str, size: tuple[int, int], insets: list[bytes], format_: str, turn: int, note: str) -> bytes:
     seed = hashlib.sha256(f"{prompt}|{turn}".encode()).digest()
     scale = min(1.0, _SKETCH / max(size))
     sketch = _landscape((max(8, round(size[0] * scale)), max(8, round(size[1] * scale))), random.Random(seed))
     picture = sketch.resize(size, Image.Resampling.BICUBIC)
-    _insets(picture, [*references, *([previous] if previous else [])])
+    _insets(picture, insets)
     _words(picture, prompt, " · ".join(filter(None, ["EMULATOR", f"turn {turn}" if turn > 1 else "", note])))
     out = io.BytesIO()
     picture.save(out, format_, quality=92) if format_ == "JPEG" else picture.save(out, format_, compress_level=3)
