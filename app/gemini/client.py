@@ -94,7 +94,7 @@ class Gemini:
             retry_options=types.HttpRetryOptions(attempts=1),
             httpx_async_client=self._http,
             httpx_client=self._unused,
-            # The SDK's web sockets, which nothing uses, would take one of their own: 50 ms at start for reading all CAs.
+            # The SDK's web sockets, which nothing uses, would load all CAs once more, which takes 50 ms at start.
             async_client_args={"ssl": network.tls},
         )
         if not vertex:
