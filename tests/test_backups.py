@@ -34,6 +34,7 @@ def paste(folder: Path, blocks: Sequence[str], **environment: str) -> None:
             capture_output=True,
             text=True,
             timeout=60,
+            umask=0o022,
         )
         assert made.returncode == 0, made.stdout + made.stderr
 
@@ -76,3 +77,39 @@ async def test_chats_come_back_from_a_backup(
         assert (await client.get(later)).status_code == 404
     assert restored.content == image
     assert (turn.status_code, turn.json()["turn"], turn.json()["warnings"]) == (200, 2, [])
+
+
+def open_to_others(*folders: Path) -> list[Path]:
+    """Those of the folders and of what is in them with which other users of the machine may do anything."""
+    found = [one for folder in folders for one in (folder, *folder.rglob("*"))]
+    return [one for one in found if one.stat().st_mode & 0o077]
+
+
+@pytest.mark.parametrize("kind", ["SQLite", "SQLite with Python", "PostgreSQL"])
+async def test_other_users_of_the_machine_cannot_read_a_backup(
+    serve: Serve, gemini: Emulator, tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """
+    A backup holds what the service keeps closed, and so does what is restored before the service has run on it.
+    """
+    heading, _, means = kind.partition(" with ")
+    knobs: Knobs = {"data_dir": tmp_path / "data"}
+    environment = {}
+    if heading == "PostgreSQL":
+        server: Postgres = request.getfixturevalue("_postgres")
+        knobs["database_url"] = environment["DATABASE_URL"] = server.database()
+    elif not means and shutil.which("sqlite3") is None:
+        pytest.skip("sqlite3 is not installed (Debian: sqlite3)")
+    async with serve(**knobs) as client:
+        await a_chat(client)
+        purpose = f"back up with {means}" if means else "back up"
+        paste(tmp_path, [commands(heading, purpose), commands("A folder", "back up")], **environment)
+    kept = sum(one.is_file() for one in (tmp_path / "backup").rglob("*"))
+    exposed = open_to_others(tmp_path / "backup")
+
+    shutil.rmtree(tmp_path / "data")
+    paste(tmp_path, [commands(heading, "restore"), commands("A folder", "restore")], **environment)
+
+    assert kept > 1
+    assert exposed == []
+    assert open_to_others(tmp_path / "data") == []
