@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from obstore.store import from_url
 from sqlalchemy.engine import Connection
 
 from app.conversation import Chat as Chats
@@ -637,6 +638,71 @@ async def test_a_lost_image_is_told_from_a_store_that_does_not_answer(
     assert warning.endswith("went along as references, because something of the chat is missing from the storage.")
     assert [images_in(content) for content in contents(gemini, 2)] == [[first]]
     assert fourth.json()["warnings"] == []
+
+
+async def flip_a_bit(storage: Knobs, content: bytes, place: int) -> None:
+    """Damage a stored file behind the service's back; its size stays."""
+    damaged = bytearray(content)
+    damaged[place] ^= 1
+    name = hashlib.sha256(content).hexdigest()
+    if "blob_url" in storage:
+        store = from_url(storage["blob_url"], client_options={"allow_http": True})
+        await store.put_async(f"{name[:2]}/{name}", bytes(damaged))
+    else:
+        path = Path(storage["data_dir"]) / "blobs" / name[:2] / name
+        assert path.read_bytes() == content
+        path.write_bytes(damaged)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+async def test_a_small_file_that_was_changed_is_not_sent(
+    serve: Serve, gemini: Emulator, storage: Knobs, place: int
+) -> None:
+    """
+    Neither to its owner nor to Gemini: the chat goes on without it.
+    """
+    async with serve(**storage) as client:
+        chat = await begin(client)
+        first = drawn(await chat.say("A cat"))
+        second = drawn(await chat.say("Blue, please"))
+        await flip_a_bit(storage, second, place)
+        response = await client.get(f"{chat.url}/turns/2/image")
+        third = await chat.say("Larger")
+
+    assert problem(response) == (500, "storage_damaged", "blobs")
+    warning, missing = third.json()["warnings"]
+    assert missing.startswith("1 of them did not")
+    assert warning.endswith("went along as references, because something of the chat is missing from the storage.")
+    assert [images_in(content) for content in contents(gemini)] == [[first]]
+    assert len(gemini.calls) == 3
+
+
+@pytest.mark.parametrize("place", [100_000, 5_000_000])
+async def test_a_large_file_that_was_changed_never_arrives_whole(
+    serve: Serve, gemini: Emulator, storage: Knobs, place: int
+) -> None:
+    """
+    What is wrong is found out on the way: the answer stays short of its length, and so does the request to Gemini.
+    """
+    gemini.faults.append(Fault(times=2, image_base64=base64.b64encode(noise(1, 6_000_000)).decode()))
+    async with serve(**storage) as client:
+        chat = await begin(client)
+        image = drawn(await chat.say("A cat"))
+        await flip_a_bit(storage, image, place)
+        async with client.stream("GET", f"{chat.url}/turns/1/image") as response:
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await response.aread()
+        part = await client.get(f"{chat.url}/turns/1/image", headers={"Range": "bytes=10-19"})
+        turn = await chat.say("Larger")
+        again = await begin(client, prompt="A cat")  # the same image, by the fault above
+        healed = (await client.get(f"{chat.url}/turns/1/image")).content
+
+    assert response.headers["content-length"] == str(len(image))
+    assert part.content == image[10:20]
+    assert problem(turn) == (500, "storage_damaged", "blobs")
+    assert again.url
+    assert healed == image
+    assert len(gemini.calls) == 2
 
 
 async def test_all_images_lost_is_said_before_anything_is_paid(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:

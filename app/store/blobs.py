@@ -43,6 +43,8 @@ _DOUBT_SECONDS = 5.0
 _UNFINISHED_SECONDS = 3600
 """After that a file that was being written is being written by nobody."""
 
+_MISSING = "An image of this chat is missing from the store of images."
+
 _REMOTE = {"s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"}
 
 
@@ -70,9 +72,24 @@ class Blob:
         raise NotImplementedError("A stored image is measured before it is stored.")
 
     async def between(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` to before `stop`, in pieces."""
+        """The bytes from `start` to before `stop`, in pieces.
+
+        Of a whole file the digest is checked before the last piece is handed out: a reader who counts bytes never
+        takes a damaged file for a whole one.
+
+        Raises:
+            StorageDamaged: it is not what was stored, or not there any more.
+            StorageUnavailable: the store does not answer.
+        """
+        hasher = hashlib.sha256() if (start, stop) == (0, self.size) else None
         for begin in range(start, stop, RANGE_BYTES):
-            yield await self.store.read(self, begin, min(begin + RANGE_BYTES, stop))
+            end = min(begin + RANGE_BYTES, stop)
+            piece = await self.store.read(self, begin, end)
+            if hasher is not None:
+                await _update(hasher, piece)
+                if end == stop and hasher.hexdigest() != self.digest:
+                    raise self.store.damage(self)
+            yield piece
 
 
 class Blobs:
@@ -94,6 +111,7 @@ class Blobs:
             self._store: ObjectStore = LocalStore(self._directory) if self._directory else _remote(url or "")
         self._took_one_at = -_TRUST_SECONDS
         self._durable_folders: set[Path] = set()
+        self._damaged: set[str] = set()
 
     def blob(self, name: str, size: int) -> Blob:
         return Blob(name, size, self)
@@ -130,6 +148,7 @@ class Blobs:
         except (StorageUnavailable, StorageFull):
             self._took_one_at = -_TRUST_SECONDS
             raise
+        self._damaged.discard(name)
         self._took_one_at = time.monotonic()
 
     async def settle(self, name: str) -> None:
@@ -139,7 +158,9 @@ class Blobs:
                 await anyio.to_thread.run_sync(self._make_durable, self._directory / _path(name))
 
     async def has(self, name: str, size: int) -> bool:
-        """Whether there is such a file, of that size."""
+        """Whether there is such a file, of that size, and not known to be damaged."""
+        if name in self._damaged:
+            return False
         with as_storage_errors("blobs"):
             try:
                 found = await self._store.head_async(_path(name))
@@ -163,6 +184,11 @@ class Blobs:
         if len(read) != stop - start:
             raise _damaged(blob)
         return read
+
+    def damage(self, blob: Blob) -> StorageDamaged:
+        """The error of a blob whose bytes have changed. It is written anew when somebody stores the same bytes."""
+        self._damaged.add(blob.name)
+        return _damaged(blob, f"blob {blob.name} has another digest", "An image of this chat was changed in the store.")
 
     async def _is_damaged(self, blob: Blob) -> bool:
         """Stores have many words for what a file does not have, and for a file that they do not; and a bucket that is
@@ -218,24 +244,27 @@ class Blobs:
 
 
 async def digest_of(content: Content) -> str:
-    """SHA-256 in hexadecimal; of much, computed off the event loop."""
+    """SHA-256 in hexadecimal."""
     hasher = hashlib.sha256()
     async for piece in content:
-        if len(piece) > _WORTH_A_THREAD_BYTES:
-            await anyio.to_thread.run_sync(hasher.update, piece)
-        else:
-            hasher.update(piece)
+        await _update(hasher, piece)
     return hasher.hexdigest()
+
+
+async def _update(hasher: "hashlib._Hash", piece: bytes) -> None:
+    """Hash a piece; a large one off the event loop."""
+    if len(piece) > _WORTH_A_THREAD_BYTES:
+        await anyio.to_thread.run_sync(hasher.update, piece)
+    else:
+        hasher.update(piece)
 
 
 def _path(name: str) -> str:
     return f"{name[:2]}/{name}"
 
 
-def _damaged(blob: Blob) -> StorageDamaged:
-    damaged = StorageDamaged(
-        "An image of this chat is missing from the store of images.", part="blobs", cause=f"no blob {blob.name}"
-    )
+def _damaged(blob: Blob, cause: str | None = None, detail: str = _MISSING) -> StorageDamaged:
+    damaged = StorageDamaged(detail, part="blobs", cause=cause or f"no blob {blob.name}")
     damaged.lost = blob
     return damaged
 
