@@ -299,6 +299,7 @@ async def test_a_chat_can_be_read(chat: Chat, gemini: Emulator) -> None:
     found = response.json()
     first, second = found["turns"]
     assert response.headers["etag"] == '"2"'
+    assert response.headers["content-length"] == str(len(response.content))
     assert found["title"] == "Something awful"
     assert (first["state"], first["image"], first["finishReason"]) == ("refused", None, "IMAGE_SAFETY")
     assert first["problem"] == {

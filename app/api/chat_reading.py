@@ -15,7 +15,10 @@ from app.domain import Image, Reference
 from app.settings import Settings
 
 BATCH_CHARS = 256 * 1024
-"""How much of a chat's turns is read from the storage at once, and sent in one piece."""
+"""How much of a chat's turns is read from the storage at once."""
+
+PIECE_BYTES = 512 * 1024
+"""How much is sent at once."""
 
 
 class _Read(BaseModel):
@@ -149,15 +152,18 @@ async def chat_pieces(
         turns: reads those from one number to another.
     """
     text = json.dumps(chat.model_dump(mode="json", by_alias=True))
+    if not batches:
+        yield text.encode()
+        return
     before = text.removesuffix("]}")
     for first, last, _ in batches:
         read = [_turn_read(turn, chat.url).model_dump(mode="json", by_alias=True) for turn in await turns(first, last)]
-        encoded = (before + json.dumps(read)[1:-1]).encode()
+        after = "]}" if last == batches[-1][1] else ", "
+        encoded = f"{before}{json.dumps(read)[1:-1]}{after}".encode()
         del read
-        before = ", "
-        for start in range(0, len(encoded), BATCH_CHARS):
-            yield encoded[start : start + BATCH_CHARS]
-    yield b"]}" if batches else text.encode()
+        before = ""
+        for start in range(0, len(encoded), PIECE_BYTES):
+            yield encoded[start : start + PIECE_BYTES]
 
 
 def chats_read(chats: Sequence[Chat], next_cursor: str | None, request: Request, settings: Settings) -> ChatsRead:

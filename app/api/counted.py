@@ -28,7 +28,8 @@ class Counted(Response):
             pieces: the body.
             held_bytes: how much of memory it takes at most until it is sent.
             media_type: of the body.
-            headers: further ones. Without a `Content-Length` the body's end is told by chunked encoding.
+            headers: further ones. A body of one piece gets its `Content-Length`; others, if it is not among these, have
+                chunked encoding.
             request: the caller's.
             sending: how to send.
         """
@@ -55,9 +56,12 @@ class Counted(Response):
             raise Overloaded("Other answers take all the room there is.", retry_after=10) from error
         try:
             first = await anext(self._pieces, b"")  # what is wrong with the storage is found before the answer begins
+            second = b"" if "Content-Length" in self.headers else await anext(self._pieces, b"")
+            if first and not second:
+                self.headers.setdefault("Content-Length", str(len(first)))
             await sender.start(self.status_code, self.raw_headers)
             if first:
-                await sender.send_all(_with(first, self._pieces), receive)
+                await sender.send_all(_with(first, second, self._pieces), receive)
             await sender.end()
         except (CallerLeft, SlowReader) as error:
             self._sending.failed(error)
@@ -65,7 +69,9 @@ class Counted(Response):
             self._share.become(0)
 
 
-async def _with(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+async def _with(first: bytes, second: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     yield first
+    if second:
+        yield second
     async for piece in rest:
         yield piece
