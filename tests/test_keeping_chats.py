@@ -868,6 +868,26 @@ async def test_a_failed_turn_is_told_before_the_chat_is_cleaned_up(
     assert after.json()["turn"] == 1
 
 
+async def test_many_who_find_the_database_locked_do_not_wait_one_after_another(
+    serve: Serve, gemini: Emulator, impatient: Knobs
+) -> None:
+    """
+    Eight writers together take less than half of eight waits, whatever the first ones' leases are waiting for.
+    """
+    async with serve(**impatient) as client:
+        chat = await begin(client)
+        with locked(impatient):
+            started = time.monotonic()
+            found = await asyncio.gather(
+                *(client.post(f"{chat.url}/turns", json={"prompt": "A cat"}) for _ in range(8))
+            )
+            seconds = time.monotonic() - started
+
+    assert {one.status_code for one in found} == {503}
+    assert seconds < 4 * LOCK_WAIT_SECONDS
+    assert not gemini.calls
+
+
 async def test_a_new_service_finds_its_database_locked_after_one_wait(serve: Serve, tmp_path: Path) -> None:
     """
     An SQLite database that is locked in its old mode cannot even be read.

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -29,6 +30,9 @@ _BUSY_SECONDS = 10
 """How long a transaction waits for a lock. `DATABASE_URL` can say otherwise: `?timeout=5` (SQLite),
 `?options=-c%20lock_timeout%3D5s` (PostgreSQL)."""
 
+_LEAST_BUSY_SECONDS = 0.1
+"""How long a writer waits for a lock of SQLite's if it has waited for the other writers of this process already."""
+
 _CONNECT_SECONDS = 5
 _CONNECTIONS = 30
 
@@ -51,6 +55,7 @@ class Database:
             with as_storage_errors("database"):
                 _make_private(Path(self.url.database))
         self._engine = _engine(self.url, is_sqlite=self.is_sqlite)
+        self._busy_seconds = float(str(self.url.query.get("timeout", _BUSY_SECONDS))) if self.is_sqlite else 0.0
         self._limits = f"SET LOCAL statement_timeout = {1000 * TRANSACTION_SECONDS}"
         if "lock_timeout" not in str(self.url.query.get("options", "")):
             self._limits += f"; SET LOCAL lock_timeout = {1000 * _BUSY_SECONDS}"
@@ -90,21 +95,24 @@ class Database:
         used: list[Any] = []
         # SQLite has one writer anyway; those who wait for their turn need no thread to do so.
         turn = self._writer if writes and self.is_sqlite else nullcontext()
+        started = time.monotonic()
         with as_storage_errors("database"):
             try:
                 async with asyncio.timeout(TRANSACTION_SECONDS), turn:
                     return await anyio.to_thread.run_sync(
-                        self._transaction, work, writes, used, limiter=self._threads, abandon_on_cancel=True
+                        self._transaction, work, writes, used, started, limiter=self._threads, abandon_on_cancel=True
                     )
             except TimeoutError:
                 _cut(used)
                 raise
 
-    def _transaction(self, work: Callable[[Connection], T], writes: bool, used: list[Any]) -> T:
+    def _transaction(self, work: Callable[[Connection], T], writes: bool, used: list[Any], started: float) -> T:
         with as_storage_errors("database"):
             if self.is_sqlite:
                 with self._engine.connect() as connection:
-                    connection.execution_options(writes=writes)
+                    # Waiting for other writers counts: behind a lock they would wait one after another.
+                    left = self._busy_seconds - (time.monotonic() - started)
+                    connection.execution_options(writes=writes, busy_seconds=max(left, _LEAST_BUSY_SECONDS))
                     with connection.begin():
                         return work(connection)
             while True:
@@ -219,5 +227,8 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     """Two writers that read first and write then would end in a deadlock."""
-    writes = connection.get_execution_options().get("writes")
+    options = connection.get_execution_options()
+    if "busy_seconds" in options:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * options['busy_seconds'])}")
+    writes = options.get("writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
