@@ -380,7 +380,7 @@ async def _held_by_answers(client: httpx2.AsyncClient, at_least: int) -> float:
     """The bytes held for answers, once they are so many."""
     held = 0.0
     async with asyncio.timeout(10):
-        while held <= at_least:  # noqa: ASYNC110 - metrics are there to be asked for
+        while held <= at_least:
             await asyncio.sleep(0.05)
             metrics = (await client.get("/metrics")).text.splitlines()
             (line,) = [line for line in metrics if line.startswith('gemini_images_held_bytes{of="answers"}')]
