@@ -12,6 +12,8 @@ from enum import StrEnum
 from app.domain import Image
 from app.room import Share
 
+_CLOCK_SECONDS = 0.005
+
 
 class Stage(StrEnum):
     QUEUE = "queue"
@@ -115,5 +117,7 @@ class Journey:
         return self._loop.time() - self._since
 
     def remaining(self) -> float:
-        """Seconds until the deadline; none left is 0."""
-        return max(0.0, self.deadline - self._loop.time())
+        """Seconds until the deadline. Less than 5 ms counts as 0: uvloop's clock has milliseconds, and a timer that is
+        set to the deadline may fire a little before it."""
+        left = self.deadline - self._loop.time()
+        return left if left >= _CLOCK_SECONDS else 0.0

@@ -73,6 +73,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _ignoring = False  # nothing more is read from this connection
     _fields = 0  # of a head, and of trailers
     _empty_bytes = 0  # of empty lines in front of a request
+    _body_left = 0  # bytes still to come of a body whose length is known
     _framing_bytes = 0  # of a chunked body: what is not body
     _head_timer: asyncio.TimerHandle | None = None
     _linger_timer: asyncio.TimerHandle | None = None
@@ -145,6 +146,13 @@ class LimitedProtocol(HttpToolsProtocol):
         return rest
 
     def _receive_body(self, data: bytes) -> None:
+        if not self._chunked and len(data) > self._body_left:
+            # The next request, behind the rest of a body whose request has been answered already. The parser must not
+            # see it before it is counted.
+            end = self._body_left
+            self._receive_body(data[:end])
+            return self.data_received(data[end:])
+        self._body_left -= len(data)
         view, step = memoryview(data), _PIECE_BYTES if self._chunked else len(data)
         for start in range(0, len(data), step):
             piece = view[start : start + step]
@@ -211,6 +219,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self._reading_body = True
+        self._body_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)  # and nothing else: chunks may be of one byte each

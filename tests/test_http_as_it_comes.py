@@ -373,6 +373,19 @@ async def test_what_follows_a_large_body_is_no_part_of_it(recorded: tuple[int, R
         assert not recorder.requests
 
 
+@pytest.mark.parametrize("size", [200_000, 3_000_000])
+async def test_a_request_behind_the_rest_of_a_body_that_was_refused_is_served(service: int, size: int) -> None:
+    """
+    The answer goes out before the body is in; the client, which has sent all of it, asks again on the same connection.
+    """
+    refused = b"POST /generate-image HTTP/1.1\r\nContent-Length: %d\r\n" % size + HOST + b"\r\n"
+    following = final(b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n")
+    answer = await said(service, [refused, b"x" * size + following], pause=0.1)
+
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert answer.count(b"HTTP/1.1 200") == 1
+
+
 async def test_an_answered_request_gets_no_second_answer(service: int) -> None:
     """
     A chunk that turns out to be malformed after the answer only ends the connection.
