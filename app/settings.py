@@ -184,7 +184,8 @@ class Settings(BaseSettings):
     retry_max_wait_seconds: float = Field(default=10, ge=0, le=600)
     """The longest wait before another attempt. If Gemini asks for a longer one, the caller gets it as `Retry-After`."""
     retry_budget: float = Field(default=0.2, ge=0, le=10)
-    """Further attempts for each call, over all calls of the last ten seconds; 0 is none, else twenty are allowed."""
+    """Retries allowed per call, averaged over the calls of the last 10 seconds. 20 retries are always allowed. 0 turns
+    retrying off."""
     breaker_failures: int = Field(default=10, ge=0)
     """Failed attempts in a row after which a model is left alone for a while; 0 never does."""
     breaker_seconds: float = Field(default=15, gt=0, le=3600)

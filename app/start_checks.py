@@ -178,7 +178,7 @@ def _near_misses() -> Iterator[Complaint]:
     known = set(_known())
     for name in os.environ:
         if name.upper() not in known and len(name) > 5 and (nearest := _nearest(name)) and nearest not in os.environ:
-            yield Complaint.that(name, f"is not the name of a setting, and nothing reads it. Is {nearest} meant?")
+            yield Complaint.that(name, f"is no setting, and this service does not read it. Is {nearest} meant?")
 
 
 def _unlisted_models(settings: Settings) -> Iterator[Complaint]:

@@ -113,6 +113,18 @@ async def test_a_field_s_name_can_neither_forge_a_line_nor_tell_a_prompt(
     assert "aspectRatio,?" in lines[0]
 
 
+async def test_an_unknown_field_of_a_reference_is_not_logged(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    references = [{"data": "aGVsbG8=", PROMPT: 1}, {"data": 7}]
+    async with serve() as client:
+        capfd.readouterr()
+        response = await client.post("/generate-image", json={"prompt": "x", "referenceImages": references})
+        written = capfd.readouterr().err
+
+    assert PROMPT in response.json()["errors"][0]["field"]
+    assert PROMPT not in written
+    assert "referenceImages,referenceImages[1].data" in written
+
+
 async def test_gemini_s_words_are_logged_where_the_operator_wants_them(
     serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,8 @@ time.
 UTF_8 = CODECS["utf8"]
 
 MAX_TEXT_BYTES = 4 * 1024 * 1024
-"""How long all text of a form may be together: as much as there may be in a JSON body beside its images."""
+"""Bytes of text in one request: all text fields of a form together, or a JSON body without its images. Texts of 200,000
+characters take up to six times as many bytes in JSON."""
 
 _MAX_PARAMETERS = 20
 """Of a part's header, or of the form's type. Reading them takes Python a microsecond each."""

@@ -13,15 +13,12 @@ from starlette.datastructures import FormData
 
 from app.api import content_type
 from app.api.events import Events
-from app.api.forms import read_form
+from app.api.forms import MAX_TEXT_BYTES, read_form
 from app.api.intake import intake_of
 from app.api.problems import GENERATION
 from app.errors import InvalidJson, TooLarge
 from app.lifting import Decoder, Lifter, TooManyMembers
 from app.memory import forget_frames
-
-MAX_JSON_BYTES = 4 * 1024 * 1024
-"""How long a body may be without the images in it. Texts of 200,000 characters take up to six times as many bytes."""
 
 MAX_BETWEEN_STRINGS_BYTES = 4096
 """How much may stand between the strings of a body, white space not counted: braces, colons, commas, numbers. What the
@@ -182,9 +179,9 @@ class LiftedRequest(Request):
         try:
             async for chunk in self.stream():
                 rest += lifter.feed(chunk)
-                if len(rest) > MAX_JSON_BYTES:
+                if len(rest) > MAX_TEXT_BYTES:
                     raise TooLarge(
-                        f"The body is larger than this service takes: {MAX_JSON_BYTES:,} bytes without its images."
+                        f"The body is larger than this service takes: {MAX_TEXT_BYTES:,} bytes without its images."
                     )
         except TooManyMembers as error:
             raise InvalidJson("The body has many more keys, values or digits than any request needs.") from error

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from app import logs
-from app.api.wire import ChatCreate, ForkCreate, TurnCreate, TurnForm
+from app.api.wire import ChatCreate, ForkCreate, ReferenceCreate, Safety, TurnCreate, TurnForm
 from app.domain import Usage
 from app.errors import (
     CallerError,
@@ -58,7 +58,7 @@ GENERATION = "asks_for_generation"
 """Name of the request's state that is true while an image is asked for, but its generation has not begun: from then on
 the generation is counted."""
 
-_BODIES = (ChatCreate, TurnCreate, TurnForm, ForkCreate)
+_BODIES = (ChatCreate, TurnCreate, TurnForm, ForkCreate, ReferenceCreate, Safety)
 _FIELDS = {to_camel(name) for body in _BODIES for name in body.model_fields} | {"body", "cursor", "limit", "number"}
 _SAID_BETTER = {
     "string_pattern_mismatch": "has characters that do not belong there",
@@ -289,9 +289,11 @@ def _example(class_: type[ServiceError]) -> dict[str, Any]:
 
 
 def _known(error: dict[str, str]) -> str:
-    """A field's name for the log. One that we do not know is the caller's own text, a prompt perhaps."""
-    name = re.split(r"[\[.]", error["field"])[0]
-    return error["field"] if name in _FIELDS else "?"
+    """A field's name for the log. An unknown name is the caller's own text, perhaps a prompt, and is not logged."""
+    names = re.split(r"\[\d+\]\.?|\.", error["field"])
+    if all(name in _FIELDS for name in names if name):
+        return error["field"]
+    return names[0] if names[0] in _FIELDS else "?"
 
 
 def _from_validation(error: RequestValidationError) -> ServiceError:
