@@ -350,7 +350,9 @@ def _telemetry(_: Settings) -> Iterator[Complaint]:
     with suppress(ModuleNotFoundError):
         if find_spec("opentelemetry.exporter.otlp.proto.http") is not None:
             return
-    yield Complaint.that(given[0], "asks for OpenTelemetry's exporter: pip install 'fastapi[opentelemetry]'.")
+    yield Complaint.that(
+        given[0], "needs OpenTelemetry's exporter, which is not installed: pip install 'fastapi[opentelemetry]'."
+    )
 
 
 def why_not_writable(folder: Path) -> str | None:

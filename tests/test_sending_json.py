@@ -192,6 +192,7 @@ MANY: dict[str, Callable[[], str]] = {
     "line breaks": lambda: '{"prompt":"' + "\\n" * (SIZE // 2) + '"}',
     "a long prompt": lambda: '{"prompt":"' + "\\u4e2d" * (SIZE // 6) + '"}',
     "a long key": lambda: '{"' + "k" * SIZE + '":0}',
+    "strings with nothing between them": lambda: '""' * 1_900_000,
 }
 
 

@@ -21,8 +21,9 @@ from app.lifting import Decoder, Lifter, TooManyMembers
 from app.memory import forget_frames
 
 MAX_BETWEEN_STRINGS_BYTES = 4096
-"""How much may stand between the strings of a body, white space not counted: braces, colons, commas, numbers. What the
-longest valid request needs is a third of that; a body of nothing but unknown keys has 2,000 of them at most."""
+"""How much may stand between the strings of a body, white space not counted: braces, colons, commas, numbers. Each
+string counts as one byte more. The longest valid request needs less than half of that; a body of nothing but unknown
+keys has 1,000 of them at most."""
 
 _READING = 2
 """What it takes to read and check a small request, in the units of `Pace`."""

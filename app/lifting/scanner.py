@@ -61,8 +61,9 @@ class Lifter(Generic[S]):
         Args:
             sinks: what makes the sink for each string, by the key that it stands under. With `None` the strings are
                 dropped instead, and empty strings left in their place.
-            max_between_bytes: how much may stand between the strings, white space not counted. It bounds everything
-                that the text can have many of: keys, values, nested lists, digits.
+            max_between_bytes: how much may stand between the strings, white space not counted; each string counts as
+                one byte more. It bounds everything that the text can have many of: keys, values, nested lists, digits,
+                and strings with nothing between them, which are no JSON.
         """
         self._between_left = max_between_bytes
         self._sinks = {key.encode(): open_sink for key, open_sink in sinks.items()}
@@ -115,8 +116,11 @@ class Lifter(Generic[S]):
             self._gap += text
             if self._gap not in (b"", b":"):
                 self._key = None
+        self._count(len(text))
+
+    def _count(self, between_bytes: int) -> None:
         if self._between_left is not None:
-            self._between_left -= len(text)
+            self._between_left -= between_bytes
             if self._between_left < 0:
                 raise TooManyMembers
 
@@ -161,6 +165,7 @@ class Lifter(Generic[S]):
 
     def _begin(self) -> None:
         """The string begins whose opening quote has just been read."""
+        self._count(1)
         self._in_string = True
         self._lifting = self._key is not None and self._gap == b":"
         if self._lifting:
