@@ -16,7 +16,7 @@ from app.api import metrics as metrics_route
 from app.api.cors import AllowedOrigins, CrossOrigin
 from app.api.dependencies import State
 from app.api.door import Door
-from app.api.edge import PROBES, AnnouncedLength, HeaderFields, RequestContext, SafetyNet
+from app.api.edge import PROBES, AnnouncedLength, HeaderFields, RequestContext, SafetyNet, route_path
 from app.api.intake import Intake
 from app.gemini import Gemini
 from app.memory import SpareMemory
@@ -135,7 +135,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
         # Its log records hold messages of exceptions, which can quote prompts. Exporters come from OTEL_…_ENDPOINT.
-        telemetry={"auto_configure": True, "logs": False, "exclude": lambda scope: scope.get("path") in PROBES},
+        telemetry={"auto_configure": True, "logs": False, "exclude": lambda scope: route_path(scope) in PROBES},
     )
     app.state.gate = gate
     problems.install(app, reporter)

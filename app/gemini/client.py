@@ -121,9 +121,7 @@ class Gemini:
             names = [wire.well_formed(model.name) async for model in pager if model.name]
         headers = pager.sdk_http_response.headers if pager.sdk_http_response else None
         said = (headers or {}).get("date")
-        return Listing(
-            frozenset(name.rpartition("/")[2] for name in names), parsedate_to_datetime(said) if said else None
-        )
+        return Listing(frozenset(name.rpartition("/")[2] for name in names), _date(said))
 
     async def generate(self, request: GenerationRequest, model: Model, journey: Journey) -> Generation:
         """Ask Gemini once for the image that `request` describes.
@@ -209,6 +207,14 @@ class Gemini:
         await self._sdk.aio.aclose()
         await self._http.aclose()  # the SDK leaves clients that it was given open
         self._unused.close()
+
+
+def _date(header: str | None) -> datetime | None:
+    """The time in a `Date` header, or `None` if it is missing or no date, as some gateways have it."""
+    try:
+        return parsedate_to_datetime(header) if header else None
+    except ValueError:
+        return None
 
 
 def _limits(connect: float, first_byte: float, stall: float) -> Callable[[httpx2.Request], Awaitable[None]]:

@@ -150,7 +150,8 @@ class Network:
 
         async def trace(event: str, info: dict[str, Any]) -> None:
             # httpcore limits each step alone, and has minutes for the proxy's answer to CONNECT.
-            if event == "http11.send_request_headers.started" and info["request"].method != b"CONNECT":
+            sending = event == "http11.send_request_headers.started" and info["request"].method != b"CONNECT"
+            if sending and not connecting.expired():
                 connecting.reschedule(None)
 
         try:
