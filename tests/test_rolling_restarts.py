@@ -71,7 +71,14 @@ async def test_nothing_fails_while_both_replicas_are_restarted(
         ports = free_port(), free_port()
 
         def replica(port: int) -> Any:
-            return process(gemini_url, **own_storage, port=port, data_dir=tmp_path, shutdown_notice_seconds=2)
+            return process(
+                gemini_url,
+                **own_storage,
+                port=port,
+                data_dir=tmp_path,
+                shutdown_notice_seconds=2,
+                allow_anonymous=True,  # Caddy stands in front
+            )
 
         running = [replica(port) for port in ports]
         services = [(await one.__aenter__())[0] for one in running]
