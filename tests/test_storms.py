@@ -138,7 +138,10 @@ async def test_four_times_the_capacity_for_a_minute() -> None:
     async with (
         served(emulator) as url,
         process(url, max_in_flight=places, max_queued=places, max_held_bytes=limit) as (service, at),
-        httpx2.AsyncClient(base_url=at, timeout=30, limits=httpx2.Limits(max_connections=None)) as client,
+        # The server closes idle connections after five seconds; a request at that moment would be lost.
+        httpx2.AsyncClient(
+            base_url=at, timeout=30, limits=httpx2.Limits(max_connections=None, keepalive_expiry=2)
+        ) as client,
     ):
 
         async def ask() -> None:
