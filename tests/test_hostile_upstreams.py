@@ -144,6 +144,7 @@ TOO_MUCH = {
     "brackets": b"[" * 5 * MIB,
     "nesting": answer('{"x": ' + "[" * 2000 + "]" * 2000 + "}"),
     "digits": b'{"x": ' + b"1" * MIB + b"}",
+    "quotation marks": answer(json.dumps({"text": '"' * 2 * MIB})),
 }
 
 
@@ -351,3 +352,17 @@ async def test_rubbish_ends_as_a_problem(client: httpx2.AsyncClient, upstream: U
         status = (await asyncio.wait_for(asked(client, streamed=number % 2 == 0, same=False), 10))[0]
 
         assert status in (200, 422, 429, 502, 503, 504), bytes(reply[:300])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_answer_that_breaks_off_in_the_middle_of_quotation_marks_keeps_nobody_waiting(
+    client: httpx2.AsyncClient, upstream: Upstream, streamed: bool
+) -> None:
+    whole = answer(json.dumps({"text": '"' * 100_000}))
+    upstream.says(head(len(whole)) + whole[: len(whole) // 2], then="close")
+
+    async with longest_pause() as pause:
+        outcome = await asyncio.wait_for(asked(client, streamed=streamed), 10)
+
+    assert outcome[0] == 502
+    assert pause[0] < PAUSE_SECONDS

@@ -9,7 +9,10 @@ import json
 import re
 from contextlib import suppress
 
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
+_STRING = re.compile(rb'"(?:[^"\\]++|(?:\\.)++)*+"?+', re.DOTALL)
+"""A string, which may be cut off. If it had to have an end, each escaped quotation mark in one without would be tried
+as the beginning of another: quadratic work."""
+
 _BEGINS_JSON = re.compile(rb"\s*+[{\[]")
 _CONTINUES_JSON = re.compile(rb'\s*+["{}\[\],]')
 _BETWEEN_DOCUMENTS = re.compile(r"(?:\[DONE\]|[\s,\[\]])*+")
