@@ -81,7 +81,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._head, self._parts = bytearray(), list[bytes]()
-        self._counted = CountedTransport(transport, self._watch_reader)
+        self._counted = CountedTransport(transport, self._watch_reader, self._linger)
         super().connection_made(cast("asyncio.Transport", self._counted))
         beyond = len(self.connections) - self.max_connections
         if beyond > _FOR_PROBES:
@@ -96,7 +96,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._ignoring = True
-        self._counted.on_write = lambda: None  # or the two would keep each other, and what they hold
+        self._counted.release()
         super().connection_lost(exc)
 
     # What arrives.
@@ -255,7 +255,25 @@ class LimitedProtocol(HttpToolsProtocol):
         if cycle.scope["http_version"] == "1.0":
             cycle.waiting_for_100_continue = False
             app = _until_close(app, cycle)
+        if self._chunked:
+            app = self._close_after_early_answer(app, cycle)
         super()._start_asgi_task(cycle, app)
+
+    def _close_after_early_answer(self, app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
+        """The application for a chunked body: an answer that goes out before its end also ends the connection.
+
+        The parser cannot stop at that end, so a request in the same packet would be lost without an answer.
+        """
+
+        async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+            async def closing(message: Message) -> None:
+                if message["type"] == "http.response.start" and self._reading_body:
+                    cycle.keep_alive = False
+                await send(message)
+
+            await app(scope, receive, closing)
+
+        return answering
 
     @property
     def _at_work(self) -> bool:
@@ -301,6 +319,23 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self._linger_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
+    def _linger(self) -> bool:
+        """The connection is about to be closed behind an answer. Keep it if the body of the request still arrives.
+
+        The rest of the body is read and dropped, for `head_seconds` at the most: a client that sends all of it before
+        it reads (Python's urllib, for instance) would get a reset instead of the answer.
+
+        Returns:
+            Whether it is kept.
+        """
+        if self._ignoring or not self._reading_body:
+            return False
+        self._ignoring = True
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._linger_timer = self.loop.call_later(self.head_seconds, self.transport.close)
+        return True
+
     def _limit_head(self) -> None:
         self._unset_keepalive_if_required()
         if self._head_timer is None and not self.transport.is_closing():
@@ -338,14 +373,20 @@ class LimitedProtocol(HttpToolsProtocol):
 class CountedTransport:
     """A transport that knows how many of the bytes written to it have reached the other side's system."""
 
-    def __init__(self, transport: asyncio.Transport, on_write: Callable[[], None]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, on_write: Callable[[], None], on_close: Callable[[], bool]
+    ) -> None:
         """
         Args:
             transport: the real one.
             on_write: called after each write.
+            on_close: called before the transport is closed for the first time; returns whether it is kept open until it
+                is closed again.
         """
         self._transport = transport
-        self.on_write = on_write
+        self._on_write = on_write
+        self._on_close = on_close
+        self._closing = False
         self.written = 0
         """Bytes, since the connection was made."""
 
@@ -357,7 +398,19 @@ class CountedTransport:
             return
         self.written += len(data)
         self._transport.write(data)
-        self.on_write()
+        self._on_write()
+
+    def close(self) -> None:
+        first, self._closing = not self._closing, True
+        if not (first and self._on_close()):
+            self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._closing or self._transport.is_closing()
+
+    def release(self) -> None:
+        """Forget the callbacks, or they and this would keep each other, and what they hold."""
+        self._on_write, self._on_close = lambda: None, lambda: False
 
     def taken(self) -> int:
         """Bytes that the other side has confirmed: all but those that wait here, and those that the kernel holds."""

@@ -6,6 +6,8 @@ import contextlib
 import json
 import random
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -384,6 +386,32 @@ async def test_a_request_behind_the_rest_of_a_body_that_was_refused_is_served(se
 
     assert answer.startswith(b"HTTP/1.1 401")
     assert answer.count(b"HTTP/1.1 200") == 1
+
+
+@pytest.mark.parametrize("size", [3_000_000, 20_000_000])
+async def test_a_client_that_sends_all_before_it_reads_gets_the_refusal(service: int, size: int) -> None:
+    """
+    Python's urllib wants the connection closed after each answer. Closed while the body arrives, it is reset, and the
+    answer is lost.
+    """
+    request = urllib.request.Request(f"http://127.0.0.1:{service}/generate-image", b"x" * size, method="POST")
+    for _ in range(3):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            await asyncio.to_thread(urllib.request.urlopen, request, timeout=10)
+        with refused.value as answer:
+            assert answer.code == 401
+            assert json.load(answer)["code"] == "unauthorized"
+
+
+@pytest.mark.parametrize("size", [70_000, 3_000_000])
+async def test_a_refusal_before_the_end_of_a_chunked_body_says_that_it_is_the_last(service: int, size: int) -> None:
+    head = b"POST /generate-image HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST + b"\r\n"
+    chunk, following = b"%x\r\n%s\r\n" % (size, b"x" * size), b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
+    answer = await said(service, [head + chunk[:1000], chunk[1000:] + b"0\r\n\r\n" + following], pause=0.1)
+
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 async def test_an_answered_request_gets_no_second_answer(service: int) -> None:
