@@ -17,7 +17,7 @@ import trustme
 
 from app.emulator import Emulator, Fault
 from tests import weather
-from tests.conftest import Serve, called
+from tests.conftest import Serve, called, noise
 from tests.test_events import read
 from tests.test_moving_images import served_with_tls
 from tests.weather import TABLE, Weather
@@ -157,6 +157,34 @@ async def test_silence_has_limits_of_its_own(
         response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 4)
 
     assert (response.status_code, response.json()["waitedFor"]) == (504, waited_for)
+
+
+async def test_a_stream_may_be_silent_between_its_events_and_not_within_one(serve: Serve, gemini: Emulator) -> None:
+    """
+    Gemini draws between a thought and the image; in the middle of the image it has nothing to draw any more.
+    """
+    image = base64.b64encode(noise(1, 6_000)).decode()
+    parts = [{"text": "Hm.", "thought": True}], [{"inlineData": {"mimeType": "image/jpeg", "data": image}}]
+    thought, drawn = (
+        f"data: {json.dumps({'candidates': [{'content': {'parts': one}, 'finishReason': reason}]})}\n\n"
+        for one, reason in zip(parts, (None, "STOP"), strict=True)
+    )
+    comment = ":" + " " * (len(drawn) - len(thought) - 3) + "\n\n"
+    stream = {"Content-Type": "text/event-stream"}
+    between = Fault(body=comment + thought + drawn, headers=stream, stall_seconds=1.5)  # half of it, then a pause
+    within = Fault(body=thought + drawn, headers=stream, stall_seconds=20)
+
+    async with serve(upstream_stall_seconds=0.5) as client:
+        found = []
+        for fault in (between, within):
+            gemini.faults.append(fault)
+            async with client.stream(
+                "POST", "/generate-image", json=ASK, headers={"Accept": "text/event-stream"}
+            ) as response:
+                found.append({name: said async for name, said in read(response)})
+
+    assert "image" in found[0]
+    assert (found[1]["problem"]["code"], found[1]["problem"]["waitedFor"]) == ("upstream_timeout", "transfer")
 
 
 # Nobody there.

@@ -119,7 +119,11 @@ class Emulator:
             await asyncio.sleep(fault.delay_seconds or self.delay_seconds)
         if fault.reset == "before_headers":
             return _Reset()
-        if fault.body is not None and fault.status is None and (fault.chunk_bytes or fault.reset):
+        if (
+            fault.body is not None
+            and fault.status is None
+            and (fault.chunk_bytes or fault.reset or fault.stall_seconds)
+        ):
             return await _prepared(request, fault.body.encode(), {}, fault)
         streams = match["method"] == "streamGenerateContent"
         in_stream = fault.status is not None and fault.after_chunks is not None and streams

@@ -224,8 +224,9 @@ def _limits(connect: float, first_byte: float, stall: float) -> Callable[[httpx2
         limits = request.extensions.get("timeout")
         if limits is None:
             return
-        # A stream is silent while Gemini draws.
-        pause = first_byte if request.url.path.endswith(":streamGenerateContent") else stall
-        request.extensions["timeout"] = {**limits, "connect": connect, "read": first_byte, "stall": pause}
+        # Between its events a stream is silent while Gemini draws.
+        streams = request.url.path.endswith(":streamGenerateContent")
+        between = {"between_events": first_byte} if streams else {}
+        request.extensions["timeout"] = {**limits, "connect": connect, "read": first_byte, "stall": stall, **between}
 
     return limit

@@ -317,24 +317,32 @@ class _Body(httpx2.AsyncByteStream):
     """The body of an answer as it arrives, whichever way the connection takes.
 
     Raises:
-        httpcore2.ReadTimeout: it pauses for longer than the request's extension `timeout` allows as `stall`.
+        httpcore2.ReadTimeout: it pauses for longer than the request's extension `timeout` allows as `stall` or, between
+            the events of a stream, as `between_events`.
     """
 
     def __init__(self, answer: Answer, request: httpx2.Request) -> None:
         self.answer = answer
         self._request = request
-        self._stall_seconds = request.extensions.get("timeout", {}).get("stall")
+        limits = request.extensions.get("timeout", {})
+        self._stall_seconds = limits.get("stall")
+        # Of a packed stream nobody knows where an event ends.
+        self._between_seconds = limits.get("between_events", self._stall_seconds)
+        self._packed = any(name.lower() == b"content-encoding" for name, _ in answer.headers)
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
+        limit = self._between_seconds
         async with aclosing(self.answer.aiter_stream()) as chunks:
             while True:
                 try:
-                    async with asyncio.timeout(self._stall_seconds):
+                    async with asyncio.timeout(limit):
                         chunk = await anext(chunks)
                 except StopAsyncIteration:
                     return
                 except TimeoutError as exc:
                     raise httpcore2.ReadTimeout("Nothing arrives.") from exc
+                within_event = not self._packed and not chunk.endswith((b"\n", b"\r"))
+                limit = self._stall_seconds if within_event else self._between_seconds
                 yield chunk
 
     async def unpacked(self) -> AsyncGenerator[bytes]:
