@@ -177,7 +177,8 @@ class Settings(BaseSettings):
     upstream_first_byte_seconds: float = Field(default=300, gt=0, le=3600)
     """How long Gemini may take to begin its answer."""
     upstream_stall_seconds: float = Field(default=30, gt=0, le=3600)
-    """How long Gemini may pause within its answer. Between the events of a stream `UPSTREAM_FIRST_BYTE_SECONDS` counts."""
+    """How long Gemini may pause within its answer. Between the events of a stream `UPSTREAM_FIRST_BYTE_SECONDS`
+    counts."""
     retry_first_wait_seconds: float = Field(default=1, ge=0, le=60)
     """The longest wait before the second attempt, if Gemini names none; twice that before the third, and so on. The
     wait itself is anything up to that."""
