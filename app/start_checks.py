@@ -5,6 +5,7 @@ Each fault is one sentence that names a variable, and never a value that may be 
 
 import difflib
 import errno
+import functools
 import json
 import os
 import re
@@ -138,8 +139,9 @@ def _fields_of(variable: str) -> list[str]:
     return [name for name in Settings.model_fields if variable in variables(name)]
 
 
-def _known() -> list[str]:
-    return [variable for name in Settings.model_fields for variable in variables(name)]
+@functools.cache
+def _known() -> tuple[str, ...]:
+    return tuple(variable for name in Settings.model_fields for variable in variables(name))
 
 
 def _nearest(name: str, likeness: float = _NEAR) -> str | None:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
@@ -182,6 +183,17 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Knobs:
     database: Postgres = request.getfixturevalue("_postgres")
     buckets: S3 = request.getfixturevalue("_s3")
     return {"database_url": database.database(), "blob_url": buckets.bucket(), "data_dir": tmp_path}
+
+
+async def health_while(client: httpx2.AsyncClient, work: asyncio.Task[httpx2.Response]) -> float:
+    """The longest that `/healthz` takes until the work is done, in seconds."""
+    longest = 0.0
+    while not work.done():
+        began = time.perf_counter()
+        await client.get("/healthz")
+        longest = max(longest, time.perf_counter() - began)
+        await asyncio.sleep(0.002)
+    return longest
 
 
 async def called(gemini: Emulator, times: int = 1) -> None:

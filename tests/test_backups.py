@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -45,33 +46,45 @@ async def a_chat(client: httpx2.AsyncClient) -> tuple[str, bytes]:
     return chat, (await client.get(f"{chat}/turns/1/image")).content
 
 
-@pytest.mark.parametrize("kind", ["SQLite", "SQLite with Python", "PostgreSQL"])
-async def test_chats_come_back_from_a_backup(
-    serve: Serve, gemini: Emulator, tmp_path: Path, kind: str, request: pytest.FixtureRequest
-) -> None:
-    """
-    The backup is made while the service runs, with rows that are in SQLite's write-ahead log only. What came after it
-    is gone.
-    """
-    heading, _, means = kind.partition(" with ")
+@dataclass(frozen=True, slots=True)
+class KeptIn:
+    """A database for chats: the settings for it, and the page's commands."""
+
+    knobs: Knobs
+    environment: dict[str, str]
+    back_up: str
+    restore: str
+
+
+@pytest.fixture(params=["SQLite", "SQLite with Python", "PostgreSQL"])
+def kept_in(request: pytest.FixtureRequest, tmp_path: Path) -> KeptIn:
+    heading, _, means = request.param.partition(" with ")
     knobs: Knobs = {"data_dir": tmp_path / "data"}
-    environment = {}
+    environment: dict[str, str] = {}
     if heading == "PostgreSQL":
         server: Postgres = request.getfixturevalue("_postgres")
         knobs["database_url"] = environment["DATABASE_URL"] = server.database()
     elif not means and shutil.which("sqlite3") is None:
         pytest.skip("sqlite3 is not installed (Debian: sqlite3)")
-    async with serve(**knobs) as client:
+    purpose = f"back up with {means}" if means else "back up"
+    return KeptIn(knobs, environment, commands(heading, purpose), commands(heading, "restore"))
+
+
+async def test_chats_come_back_from_a_backup(serve: Serve, gemini: Emulator, tmp_path: Path, kept_in: KeptIn) -> None:
+    """
+    The backup is made while the service runs, with rows that are in SQLite's write-ahead log only. What came after it
+    is gone.
+    """
+    async with serve(**kept_in.knobs) as client:
         chat, image = await a_chat(client)
-        purpose = f"back up with {means}" if means else "back up"
-        paste(tmp_path, [commands(heading, purpose), commands("A folder", "back up")], **environment)
+        paste(tmp_path, [kept_in.back_up, commands("A folder", "back up")], **kept_in.environment)
         later, _ = await a_chat(client)
         await client.delete(chat)
 
     shutil.rmtree(tmp_path / "data" / "blobs")
-    paste(tmp_path, [commands("A folder", "restore"), commands(heading, "restore")], **environment)
+    paste(tmp_path, [commands("A folder", "restore"), kept_in.restore], **kept_in.environment)
 
-    async with serve(**knobs) as client:
+    async with serve(**kept_in.knobs) as client:
         restored = await client.get(f"{chat}/turns/1/image")
         turn = await client.post(f"{chat}/turns", json={"prompt": "Blue, please"})
         assert (await client.get(later)).status_code == 404
@@ -85,30 +98,20 @@ def open_to_others(*folders: Path) -> list[Path]:
     return [one for one in found if one.stat().st_mode & 0o077]
 
 
-@pytest.mark.parametrize("kind", ["SQLite", "SQLite with Python", "PostgreSQL"])
 async def test_other_users_of_the_machine_cannot_read_a_backup(
-    serve: Serve, gemini: Emulator, tmp_path: Path, kind: str, request: pytest.FixtureRequest
+    serve: Serve, gemini: Emulator, tmp_path: Path, kept_in: KeptIn
 ) -> None:
     """
     A backup holds what the service keeps closed, and so does what is restored before the service has run on it.
     """
-    heading, _, means = kind.partition(" with ")
-    knobs: Knobs = {"data_dir": tmp_path / "data"}
-    environment = {}
-    if heading == "PostgreSQL":
-        server: Postgres = request.getfixturevalue("_postgres")
-        knobs["database_url"] = environment["DATABASE_URL"] = server.database()
-    elif not means and shutil.which("sqlite3") is None:
-        pytest.skip("sqlite3 is not installed (Debian: sqlite3)")
-    async with serve(**knobs) as client:
+    async with serve(**kept_in.knobs) as client:
         await a_chat(client)
-        purpose = f"back up with {means}" if means else "back up"
-        paste(tmp_path, [commands(heading, purpose), commands("A folder", "back up")], **environment)
+        paste(tmp_path, [kept_in.back_up, commands("A folder", "back up")], **kept_in.environment)
     kept = sum(one.is_file() for one in (tmp_path / "backup").rglob("*"))
     exposed = open_to_others(tmp_path / "backup")
 
     shutil.rmtree(tmp_path / "data")
-    paste(tmp_path, [commands(heading, "restore"), commands("A folder", "restore")], **environment)
+    paste(tmp_path, [kept_in.restore, commands("A folder", "restore")], **kept_in.environment)
 
     assert kept > 1
     assert exposed == []

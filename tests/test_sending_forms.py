@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import random
-import time
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
@@ -12,7 +11,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import picture
+from tests.conftest import health_while, picture
 
 ROUTE = "/generate-image/with-references"
 BOUNDARY = "----boundary"
@@ -313,12 +312,7 @@ async def test_the_examples_of_the_documentation_ask_for_nothing_but_a_prompt(
 async def longest_stall(client: httpx2.AsyncClient, body: bytes, type_: str = TYPE) -> tuple[httpx2.Response, float]:
     """The answer to a form, and how long the slowest of the health checks took meanwhile."""
     asking = asyncio.create_task(send(client, body, type_=type_))
-    slowest = 0.0
-    while not asking.done():
-        began = time.perf_counter()
-        await client.get("/healthz")
-        slowest = max(slowest, time.perf_counter() - began)
-        await asyncio.sleep(0.002)
+    slowest = await health_while(client, asking)
     return await asking, slowest
 
 

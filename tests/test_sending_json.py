@@ -13,7 +13,7 @@ import pytest
 
 from app.emulator import Emulator
 from app.lifting import Lifter
-from tests.conftest import picture
+from tests.conftest import health_while, picture
 from tests.oracle import Kept
 from tests.test_uploading_references import inline_parts, sent_bytes
 
@@ -158,17 +158,6 @@ async def test_a_data_url_without_data_is_an_empty_file(client: httpx2.AsyncClie
 
     assert response.status_code == 415
     assert "it is empty" in response.json()["detail"]
-
-
-async def health_while(client: httpx2.AsyncClient, work: asyncio.Task[httpx2.Response]) -> float:
-    """The longest that `/healthz` takes until the work is done."""
-    longest = 0.0
-    while not work.done():
-        begun = time.perf_counter()
-        await client.get("/healthz")
-        longest = max(longest, time.perf_counter() - begun)
-        await asyncio.sleep(0.005)
-    return longest
 
 
 SIZE = 4_000_000

@@ -326,8 +326,8 @@ class _Body(httpx2.AsyncByteStream):
         self._request = request
         limits = request.extensions.get("timeout", {})
         self._stall_seconds = limits.get("stall")
-        # Of a packed stream nobody knows where an event ends.
         self._between_seconds = limits.get("between_events", self._stall_seconds)
+        # Where an event of a compressed stream ends is not known here.
         self._packed = any(name.lower() == b"content-encoding" for name, _ in answer.headers)
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
@@ -347,18 +347,17 @@ class _Body(httpx2.AsyncByteStream):
 
     async def unpacked(self) -> AsyncGenerator[bytes]:
         """The same, uncompressed."""
-        if all(name.lower() != b"content-encoding" for name, _ in self.answer.headers):
-            chunks, packed = aiter(self), False
-        else:
+        chunks = aiter(self)
+        if self._packed:
             assert self.answer.status is not None
             response = httpx2.Response(
                 self.answer.status, headers=self.answer.headers, stream=self, request=self._request
             )
-            chunks, packed = response.aiter_bytes(), True
+            chunks = response.aiter_bytes()
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
-                if packed:
+                if self._packed:
                     await asyncio.sleep(0)  # a few bytes can become many pieces
 
 
