@@ -31,6 +31,6 @@ VOLUME /data
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/healthz', timeout=2)"]
-# `docker run … gemini-images app.doctor` and `… app.store.migrating` run the other commands.
+# `docker run … gemini-images app doctor` and `… app migrate` run the other commands.
 ENTRYPOINT ["python", "-m"]
 CMD ["app"]

@@ -53,7 +53,7 @@ sbom: .venv/sbom.stamp ## write sbom.cdx.json (CycloneDX) and docs/licences.md: 
 	@rm -rf .sbom
 
 doctor: .venv/run.stamp ## check settings, credentials, models, storage and clock, for nothing
-	@$(BIN)/python -m app.doctor
+	@$(BIN)/python -m app doctor
 
 lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions and their hashes
 	$(BIN)/python -m pip install --quiet uv

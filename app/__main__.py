@@ -4,9 +4,9 @@ import argparse
 import os
 import sys
 
-from app.ending import leave
+from app.server.exit import leave
+from app.server.start_checks import examine_environment
 from app.settings import Settings
-from app.start_checks import examine_environment
 
 MAX_OPEN_FILES = 65_536
 
@@ -31,13 +31,13 @@ def main() -> None:
     given = parser.parse_args()
     os.umask(0o077)  # whatever any library writes, only this user may read
     if given.command == "doctor":
-        from app import doctor  # each loads what it needs, which takes a second
+        from app.server import doctor  # each loads what it needs, which takes a second
 
         return doctor.main()
     if given.command == "migrate":
-        from app.store import migrating
+        from app.server import migrate
 
-        return migrating.main()
+        return migrate.main()
     _serve(demo_without_key=given.demo_without_key)
 
 
@@ -50,7 +50,7 @@ def _serve(*, demo_without_key: bool) -> None:
     _allow_many_connections()
     print(_runs_on(settings, why), file=sys.stderr, flush=True)
     from app.main import create_app  # takes a second; whoever has mistyped a setting need not wait for it
-    from app.server import server_of
+    from app.server.lifecycle import server_of
 
     server = server_of(create_app(settings), settings)
     server.run()

@@ -9,29 +9,31 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import __version__, logs
-from app.api import chats as chat_routes
-from app.api import docs, generate, health, models, problems
+from app import __version__
 from app.api import metrics as metrics_route
-from app.api.cors import AllowedOrigins, CrossOrigin
-from app.api.dependencies import State
-from app.api.door import Door
-from app.api.edge import PROBES, AnnouncedLength, HeaderFields, RequestContext, SafetyNet, route_path
-from app.api.intake import Intake
+from app.api import models, operations
+from app.api.chats import routes as chat_routes
+from app.api.http import openapi, problems
+from app.api.http.authentication import Door
+from app.api.http.cors import AllowedOrigins, CrossOrigin
+from app.api.http.dependencies import State
+from app.api.http.middleware import PROBES, AnnouncedLength, HeaderFields, RequestContext, SafetyNet, route_path
+from app.api.http.uploads import Intake
+from app.api.images import routes
 from app.gemini import Gemini
-from app.memory import SpareMemory
-from app.metrics import Metrics
-from app.pace import Pace
-from app.room import Room
-from app.service.attempts import Attempts, RetryBudget
-from app.service.breaker import Breakers
-from app.service.chats import Chats
-from app.service.gate import Gate
-from app.service.images import Images
-from app.service.leases import Leases
-from app.service.references import References
+from app.lib import logs
+from app.lib.byte_budget import Room
+from app.lib.idle_trim import SpareMemory
+from app.lib.scheduler import Pace
+from app.service.chats.leases import Leases
+from app.service.chats.service import Chats
+from app.service.generation.references import References
+from app.service.generation.service import Images
+from app.service.metrics import Metrics
+from app.service.resilience.admission import Gate
+from app.service.resilience.circuit_breaker import Breakers
+from app.service.resilience.retries import Attempts, RetryBudget
 from app.settings import Settings
-from app.start_checks import examine_environment
 from app.store import Storage
 
 log = logging.getLogger(__name__)
@@ -41,13 +43,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the service.
 
     Args:
-        settings: every knob; read from the environment if left out.
+        settings: read from the environment if left out.
 
     Raises:
-        UnsafeSettings: there are no credentials for Gemini and no demo is asked for, or something is wrong with the
-            environment that the settings are read from.
+        UnsafeSettings: there are no credentials for Gemini and `DEMO` is not set.
+        pydantic.ValidationError: a setting of the environment is invalid.
     """
-    settings = settings or examine_environment().require_startable()
+    settings = settings or Settings()
     settings.require_startable()
     logs.install(settings)
     # Python takes another folder in silence if this one is full when it is first needed.
@@ -140,15 +142,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.gate = gate
     problems.install(app, reporter)
     if settings.docs_access != "off":
-        docs.install(app, keyed=bool(settings.service_api_keys))
+        openapi.install(app, keyed=bool(settings.service_api_keys))
     observed = [metrics_route.router] if settings.metrics_access != "off" else []
     for router in (
-        generate.router,
+        routes.router,
         chat_routes.turning,
         chat_routes.beginning,
         chat_routes.keeping,
         models.router,
-        health.router,
+        operations.router,
         *observed,
     ):
         app.include_router(

@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.catalogue import Catalogue
+from app.domain.catalogue import Catalogue
 
 MIB = 1024 * 1024
 
@@ -261,7 +261,7 @@ class Settings(BaseSettings):
     """Where their images are: `file:///…`, `s3://bucket/prefix`, `gs://…` or `az://…`; credentials as each cloud's own
     tools read them. Default: `blobs` in `DATA_DIR`."""
     migrate: bool = True
-    """Bring the database up to date at first use. Else `python -m app.store.migrating` has to have done it."""
+    """Bring the database up to date at first use. Else `python -m app migrate` has to have done it."""
     chat_ttl: Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta())] = timedelta(days=30)
     """How long a chat is kept after its last turn: seconds, or such as `30d`, `12h`, `90m`; 0 is for ever."""
     chat_lease_seconds: float = Field(default=15, ge=1, le=600)

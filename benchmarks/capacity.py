@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from math import ceil
 from statistics import fmean, quantiles
 
-from app.catalogue import Catalogue
+from app.domain.catalogue import Catalogue
 
 MB = 1e6
 IMAGE_MB = {"512": 0.3, "1K": 0.8, "2K": 3.0, "4K": 10.0}

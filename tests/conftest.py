@@ -21,9 +21,9 @@ from dotenv import dotenv_values
 from PIL import Image
 
 from app.emulator import Emulator, served
-from app.ending import leave
 from app.main import create_app
-from app.server import Server, server_of
+from app.server.exit import leave
+from app.server.lifecycle import Server, server_of
 from app.settings import Settings
 from tests.storages import S3, Knobs, Postgres, postgres, s3
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from app.lifting import Decoder, Lifter
+from app.lib.base64_json import Decoder, Lifter
 
 KEYS = ("data", "thoughtSignature")
 

@@ -8,9 +8,9 @@ import httpcore2
 import httpx2
 import pytest
 
-from app.gemini.connection import MAX_HEAD_BYTES
-from app.gemini.network import Network
-from app.pace import Pace
+from app.gemini.transport.connection import MAX_HEAD_BYTES
+from app.gemini.transport.pool import Network
+from app.lib.scheduler import Pace
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.doctor import examine
 from app.emulator import Emulator
+from app.server.doctor import examine
 from tests.conftest import settings_for
 from tests.test_starting import ROOT
 
@@ -20,7 +20,7 @@ async def doctor(folder: Path, gemini_url: str, **environment: str) -> tuple[int
         "GEMINI_API_KEY": "very-secret", "GOOGLE_GEMINI_BASE_URL": gemini_url,
     }  # fmt: skip
     running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app.doctor",
+        sys.executable, "-m", "app", "doctor",
         cwd=folder, env=own | environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await asyncio.wait_for(running.communicate(), 60)

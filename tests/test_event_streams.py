@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from app.gemini.eventstream import EventReader
+from app.gemini.transport.sse import EventReader
 from tests.conftest import picture
 from tests.test_events import ASK, events
 

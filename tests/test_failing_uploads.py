@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import problems
+from app.api.http import problems
 from app.emulator import Emulator, served
 from tests.conftest import noise
 from tests.processes import process
@@ -76,7 +76,7 @@ async def test_a_bug_while_a_body_is_read_is_a_500_and_in_the_log(type_: str, ca
     @app.post("/")
     async def read(body: dict[str, Any]) -> None: ...
 
-    with caplog.at_level(logging.ERROR, logger="app.api.problems"):
+    with caplog.at_level(logging.ERROR, logger="app.api.http.problems"):
         async with served(app) as url, httpx2.AsyncClient(base_url=url, trust_env=False) as client:
             response = await client.post("/", content=b"{}", headers={"Content-Type": type_})
 

@@ -18,10 +18,10 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.sending import CONNECTION
+from app.api.http.response_writer import CONNECTION
 from app.emulator import Emulator, Fault
-from app.server import server_of
-from app.service.gate import Gate
+from app.server.lifecycle import server_of
+from app.service.resilience.admission import Gate
 from app.settings import Settings
 from tests.conftest import picture, running, under_our_own_server
 
@@ -492,7 +492,7 @@ def in_pieces(rng: random.Random, sent: bytes) -> list[bytes]:
 
 async def test_uvicorn_is_the_one_this_was_written_for(recorded: tuple[int, Recorder]) -> None:
     """
-    `app/protocol.py` relies on attributes that uvicorn does not document.
+    `app/server/protocol.py` relies on attributes that uvicorn does not document.
     """
     port, recorder = recorded
     await said(port, [final(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")])

@@ -23,18 +23,18 @@ from alembic.script import ScriptDirectory
 from obstore.store import from_url
 from sqlalchemy.engine import Connection
 
-from app.conversation import Chat as Chats
-from app.conversation import ChatDefaults, Turn, TurnState
-from app.domain import Image
+from app.domain.chat import Chat as Chats
+from app.domain.chat import ChatDefaults, Turn, TurnState
+from app.domain.errors import ChatNotFound, ServiceError, StorageUnavailable, TurnLost
+from app.domain.generation import Image
 from app.emulator import Emulator, Fault, served
-from app.errors import ChatNotFound, ServiceError, StorageUnavailable, TurnLost
-from app.lifting import InMemory
+from app.lib.base64_json import InMemory
 from app.settings import Settings
 from app.store import Storage
+from app.store.blob_index import GARBAGE_SECONDS
 from app.store.chats import ChatStore
 from app.store.database import Database
-from app.store.ledger import GARBAGE_SECONDS
-from app.store.migrating import HEAD, migrate
+from app.store.migrate import HEAD, migrate
 from app.store.tables import metadata
 from tests.conftest import Serve, called, noise, picture, settings_for
 from tests.processes import process

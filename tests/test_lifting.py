@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.lifting import Decoder, Encoded, InMemory, InPieces, Lifter, decode
-from app.lifting.content import PIECE_BYTES
+from app.lib.base64_json import Decoder, Encoded, InMemory, InPieces, Lifter, decode
+from app.lib.base64_json.content import PIECE_BYTES
 from tests import oracle
 
 IMAGE = bytes(range(256)) * 300

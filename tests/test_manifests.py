@@ -12,8 +12,8 @@ import httpx2
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.api.edge import PROBES
-from app.complaints import variables
+from app.api.http.middleware import PROBES
+from app.server.settings_errors import variables
 from app.settings import MIB, Settings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"

@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = """
 import asyncio, ctypes, os
-from app.memory import SpareMemory
+from app.lib.idle_trim import SpareMemory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1_000_000

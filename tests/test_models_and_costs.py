@@ -9,10 +9,10 @@ import httpx2
 import pytest
 from pydantic import ValidationError
 
-from app.catalogue import Catalogue
-from app.complaints import complaints
-from app.domain import Usage
+from app.domain.catalogue import Catalogue
+from app.domain.generation import Usage
 from app.emulator import Emulator, Fault
+from app.server.settings_errors import complaints
 from tests.conftest import Serve, picture, settings_for
 
 CATALOGUE = Catalogue("gemini-3-pro-image")

@@ -19,11 +19,11 @@ from google.genai import types
 
 from app.emulator import Emulator
 from app.emulator.faults import Fault
-from app.gemini.connection import BUFFER_BYTES
-from app.gemini.network import Network
-from app.gemini.transport import Exchange, LiftingTransport
-from app.lifting import InMemory
-from app.pace import Pace
+from app.gemini.transport.connection import BUFFER_BYTES
+from app.gemini.transport.pool import Network
+from app.gemini.transport.transport import Exchange, LiftingTransport
+from app.lib.base64_json import InMemory
+from app.lib.scheduler import Pace
 from tests.conftest import Serve, called, picture
 
 ASK = {"prompt": "A lighthouse"}

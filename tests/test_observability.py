@@ -12,8 +12,8 @@ import httpx2
 import pytest
 import yaml  # type: ignore[import-untyped]  # comes with uvicorn
 
-from app import errors
-from app.journey import Stage
+from app.domain import errors
+from app.domain.progress import Stage
 from tests.test_starting import ROOT
 
 FOLDER = ROOT / "deploy" / "observability"

@@ -9,10 +9,10 @@ from collections import Counter
 import httpx2
 import pytest
 
+from app.domain.errors import Overloaded
 from app.emulator import Emulator, Fault
-from app.errors import Overloaded
-from app.room import Room, Share
-from app.service.gate import Gate
+from app.lib.byte_budget import Room, Share
+from app.service.resilience.admission import Gate
 from tests.conftest import Serve, called, picture
 from tests.processes import process
 

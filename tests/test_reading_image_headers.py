@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.imagefile import UnreadableImage, find_end, read_header
+from app.lib.imagefile import UnreadableImage, find_end, read_header
 from tests.conftest import picture
 
 pillow_heif.register_heif_opener()

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from app.catalogue import Catalogue, Model
-from app.conversation import Turn, TurnState
-from app.domain import GenerationRequest, Image, Part, Recollection, Reference
-from app.errors import InvalidRequest
-from app.lifting import Content, InMemory
-from app.service.remembering import recall
+from app.domain.catalogue import Catalogue, Model
+from app.domain.chat import Turn, TurnState
+from app.domain.errors import InvalidRequest
+from app.domain.generation import GenerationRequest, Image, Part, Recollection, Reference
+from app.lib.base64_json import Content, InMemory
+from app.service.chats.history import recall
 
 CATALOGUE = Catalogue("gemini-3-pro-image")
 PRO = CATALOGUE.resolve("gemini-3-pro-image").model

@@ -6,13 +6,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.catalogue import Catalogue
-from app.domain import GenerationRequest
+from app.domain.catalogue import Catalogue
+from app.domain.generation import GenerationRequest
+from app.domain.progress import Journey
 from app.emulator import Emulator, Fault
 from app.gemini import Gemini
-from app.journey import Journey
-from app.pace import Pace
-from app.room import Room, Share
+from app.lib.byte_budget import Room, Share
+from app.lib.scheduler import Pace
 from app.settings import Settings
 from tests.conftest import picture
 from tests.test_logs import broken

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator
-from app.lifting import Lifter
+from app.lib.base64_json import Lifter
 from tests.conftest import health_while, picture
 from tests.oracle import Kept
 from tests.test_uploading_references import inline_parts, sent_bytes

@@ -15,11 +15,11 @@ import httpx2
 import pytest
 from pydantic_core import PydanticUndefined
 
-from app import errors
+from app.domain import errors
 from app.emulator import Emulator, served
 from app.main import create_app
+from app.server.start_checks import examine_environment
 from app.settings import Settings, UnsafeSettings
-from app.start_checks import examine_environment
 from tests.storages import S3_ENVIRONMENT, environment
 
 ROOT = Path(__file__).parent.parent
@@ -279,7 +279,7 @@ async def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "arguments"),
-    [("uvicorn", ("app.main:create_app", "--factory", "--port", "0")), ("app.store.migrating", ())],
+    [("uvicorn", ("app.server.asgi:create_app", "--factory", "--port", "0")), ("app", ("migrate",))],
 )
 async def test_other_ways_to_start_name_what_is_wrong_too(
     tmp_path: Path, module: str, arguments: tuple[str, ...]

@@ -9,7 +9,7 @@ import pytest
 
 from app.emulator import Emulator
 from app.emulator.faults import Fault
-from app.pace import WORK_PER_ITERATION, Pace
+from app.lib.scheduler import WORK_PER_ITERATION, Pace
 from tests.test_moving_images import JPEG, image_of
 
 

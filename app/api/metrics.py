@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from app.api.dependencies import MetricsDep
+from app.api.http.dependencies import MetricsDep
 
 router = APIRouter(tags=["health"])
 

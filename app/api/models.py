@@ -7,12 +7,12 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from app import errors
-from app.api.dependencies import CatalogueDep, SettingsDep, caller
-from app.api.problems import documented
-from app.api.wire import MAX_PROMPT_CHARS
-from app.catalogue import Catalogue, Model
-from app.imagefile import MIME_TYPES
+from app.api.http.dependencies import CatalogueDep, SettingsDep, caller
+from app.api.http.problems import documented
+from app.api.images.request import MAX_PROMPT_CHARS
+from app.domain import errors
+from app.domain.catalogue import Catalogue, Model
+from app.lib.imagefile import MIME_TYPES
 from app.settings import Settings
 
 router = APIRouter(

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.emulator import answering, recorded, validation
+from app.emulator import recordings, responses, validation
 from app.emulator.faults import CANONICAL, Fault, patched
 from app.emulator.models import MODELS, Model
 from app.emulator.serving import RESET
@@ -74,7 +74,7 @@ class Emulator:
         self.signature_bytes = signature_bytes
         self.faults: deque[Fault] = deque()
         self.calls: deque[Call] = deque(maxlen=keep_calls)
-        self._recordings = recorded.load(recorded_dir)
+        self._recordings = recordings.load(recorded_dir)
 
     def clear(self) -> None:
         """Forget faults and calls."""
@@ -131,7 +131,7 @@ class Emulator:
             return _failed(fault)
         _require_key(request)
         try:
-            recording = self._recordings.get(recorded.prompt_of(body))
+            recording = self._recordings.get(recordings.prompt_of(body))
             if recording is None:
                 asked = validation.asked(match["model"], match["version"], body, vertex=bool(match["vertex"]))
         except (AttributeError, KeyError, TypeError) as error:
@@ -139,10 +139,10 @@ class Emulator:
         if recording is not None:
             return await _prepared(request, recording.body, recording.headers, fault, recording.status)
         if match["method"] == "countTokens":
-            return _google_json({"totalTokens": answering.prompt_tokens(asked)})
+            return _google_json({"totalTokens": responses.prompt_tokens(asked)})
         if match["method"] not in ("generateContent", "streamGenerateContent"):
             return HTMLResponse(_PAGE, 404)
-        document = await anyio.to_thread.run_sync(answering.answer, asked, fault, self.signature_bytes)
+        document = await anyio.to_thread.run_sync(responses.answer, asked, fault, self.signature_bytes)
         document = patched(document, fault.patch)
         if match["method"] == "generateContent":
             return await _prepared(request, json.dumps(document, indent=2).encode(), {}, fault)
@@ -205,7 +205,7 @@ def _is_own(request: Request) -> bool:
 def _prompt(body: dict[str, Any]) -> str | None:
     """The prompt, of a body that may be anything."""
     try:
-        return recorded.prompt_of(body)
+        return recordings.prompt_of(body)
     except (AttributeError, KeyError, TypeError):
         return None
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from app.errors import UpstreamInvalidResponse
-from app.gemini import answers, wire
-from app.gemini.failures import error_in_answer
-from app.gemini.transport import AnswerTooLarge, Exchange
+from app.domain.errors import UpstreamInvalidResponse
+from app.gemini import response_schema, responses
+from app.gemini.errors import error_in_answer
+from app.gemini.transport.transport import AnswerTooLarge, Exchange
 
 MAX_DOCUMENT_ITEMS = 100_000
 """The most quotation marks and commas in one document. It takes up to 30 ms to read with so many."""
@@ -14,7 +14,7 @@ MAX_DOCUMENT_ITEMS = 100_000
 class Chunks:
     """The documents of an answer: the one of a plain answer, or the chunks of a stream."""
 
-    def __init__(self, exchange: Exchange, see: Callable[[wire.Answer], None] | None = None) -> None:
+    def __init__(self, exchange: Exchange, see: Callable[[response_schema.Answer], None] | None = None) -> None:
         """
         Args:
             exchange: that of the call.
@@ -22,7 +22,7 @@ class Chunks:
         """
         self._exchange = exchange
         self._see = see
-        self._chunks: list[wire.Answer] = []
+        self._chunks: list[response_schema.Answer] = []
         self._unreadable: str | None = None
         self.warning: str | None = None
         """What the caller should know if the answer was not in order, and its image is."""
@@ -38,7 +38,7 @@ class Chunks:
             if document.count('"') + document.count(",") > MAX_DOCUMENT_ITEMS:
                 raise AnswerTooLarge(f"more than {MAX_DOCUMENT_ITEMS:,} items in a document")
             try:
-                chunk = answers.read(document)
+                chunk = responses.read(document)
             except UpstreamInvalidResponse as unreadable:
                 self._unreadable = self._unreadable or unreadable.cause or "unreadable"
                 continue
@@ -54,12 +54,12 @@ class Chunks:
         """The answer has broken off. Whether what has arrived of it is enough."""
         self._exchange.end()
         self.take()
-        if not answers.has_image(self._joined()):
+        if not responses.has_image(self._joined()):
             return False
         self.warning = self.warning or "The connection to Gemini broke after the image had arrived."
         return True
 
-    def answer(self) -> wire.Answer:
+    def answer(self) -> response_schema.Answer:
         """The whole answer, which has ended.
 
         Raises:
@@ -68,21 +68,21 @@ class Chunks:
         self.take()
         answer = self._joined()
         if self._unreadable is not None:
-            if not answers.has_image(answer) and not answers.is_refusal(answer):
+            if not responses.has_image(answer) and not responses.is_refusal(answer):
                 raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=self._unreadable)
             self.warning = self.warning or "Something that Gemini sent beside the image could not be read."
-        if not answers.is_whole(answer) and (self._see is not None or not self._chunks):
+        if not responses.is_whole(answer) and (self._see is not None or not self._chunks):
             raise UpstreamInvalidResponse("Gemini's answer ended before its end.", cause="no finish reason")
         return answer
 
     def _fail(self, error: object) -> None:
         answer = self._joined()
-        if answers.is_refusal(answer) or (answers.has_image(answer) and answers.has_ended(answer)):
+        if responses.is_refusal(answer) or (responses.has_image(answer) and responses.has_ended(answer)):
             self.warning = self.warning or "Gemini reported an error after the image had arrived."
             return
         if self._see is None:
             raise UpstreamInvalidResponse("Gemini sent an error as if it were an answer.", cause="error in a 200")
         raise error_in_answer(error, begun=bool(self._chunks), holds_images=self._exchange.holds_images)
 
-    def _joined(self) -> wire.Answer:
-        return self._chunks[0] if len(self._chunks) == 1 else wire.joined(self._chunks)
+    def _joined(self) -> response_schema.Answer:
+        return self._chunks[0] if len(self._chunks) == 1 else response_schema.joined(self._chunks)

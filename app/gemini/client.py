@@ -13,18 +13,18 @@ import httpx2
 from google import genai
 from google.genai import types
 
-from app.catalogue import Model
-from app.domain import Generation, GenerationRequest
-from app.gemini import answers, requests, wire
-from app.gemini.answers import Unfolding
+from app.domain.catalogue import Model
+from app.domain.generation import Generation, GenerationRequest
+from app.domain.progress import Journey, Stage
+from app.gemini import requests, response_schema, responses
 from app.gemini.chunks import Chunks
-from app.gemini.failures import as_service_errors
-from app.gemini.network import Network
-from app.gemini.telemetry import Telemetry
-from app.gemini.transport import AnswerTooLarge, Exchange, LiftingTransport, Trip
-from app.journey import Journey, Stage
-from app.pace import Pace
-from app.room import Room, Share
+from app.gemini.errors import as_service_errors
+from app.gemini.responses import Unfolding
+from app.gemini.tracing import Telemetry
+from app.gemini.transport.pool import Network
+from app.gemini.transport.transport import AnswerTooLarge, Exchange, LiftingTransport, Trip
+from app.lib.byte_budget import Room, Share
+from app.lib.scheduler import Pace
 from app.settings import Settings
 
 _EXPECTED_BYTES = {"512": 500_000, "1K": 1_000_000, "2K": 4_000_000, "4K": 15_000_000}
@@ -118,7 +118,7 @@ class Gemini:
         journey = Journey(self._timeout, Share(Room(0)))
         with as_service_errors(journey):
             pager = await self._sdk.aio.models.list(config=types.ListModelsConfig(page_size=1000))
-            names = [wire.well_formed(model.name) async for model in pager if model.name]
+            names = [response_schema.well_formed(model.name) async for model in pager if model.name]
         headers = pager.sdk_http_response.headers if pager.sdk_http_response else None
         said = (headers or {}).get("date")
         return Listing(frozenset(name.rpartition("/")[2] for name in names), _date(said))
@@ -141,7 +141,7 @@ class Gemini:
                         async with aclosing(exchange):
                             chunks = await self._arrived(request, model, exchange, journey)
                         answer = chunks.answer()
-                    generation = answers.generation(answer, exchange, request, model)
+                    generation = responses.generation(answer, exchange, request, model)
                     if chunks.warning:
                         generation = replace(generation, warnings=(*generation.warnings, chunks.warning))
             except BaseException:

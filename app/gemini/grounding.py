@@ -1,10 +1,10 @@
 """What Gemini looked up, for the caller to show."""
 
-from app.domain import Grounding, ImageSource, Support, WebSource
-from app.gemini import wire
+from app.domain.generation import Grounding, ImageSource, Support, WebSource
+from app.gemini import response_schema
 
 
-def read(metadata: wire.GroundingMetadata | None) -> Grounding | None:
+def read(metadata: response_schema.GroundingMetadata | None) -> Grounding | None:
     """The queries, sources and suggestions of an answer.
 
     `Support.source_indices` count Gemini's chunks, web and image ones together, in the order of `sources` followed by
@@ -13,7 +13,7 @@ def read(metadata: wire.GroundingMetadata | None) -> Grounding | None:
     if metadata is None:
         return None
     # What cannot be read keeps its place: the supports count it.
-    chunks = [chunk or wire.Chunk() for chunk in metadata.grounding_chunks or []]
+    chunks = [chunk or response_schema.Chunk() for chunk in metadata.grounding_chunks or []]
     web = [index for index, chunk in enumerate(chunks) if chunk.web]
     images = [index for index, chunk in enumerate(chunks) if chunk.image and not chunk.web]
     places = {index: place for place, index in enumerate([*web, *images])}
@@ -35,17 +35,17 @@ def read(metadata: wire.GroundingMetadata | None) -> Grounding | None:
     )
 
 
-def billed_queries(metadata: wire.GroundingMetadata | None) -> int:
+def billed_queries(metadata: response_schema.GroundingMetadata | None) -> int:
     """Google bills each query, and one prompt may run several. Empty ones have been seen in the list."""
     return len(_queries(metadata)) if metadata else 0
 
 
-def _queries(metadata: wire.GroundingMetadata) -> list[str]:
+def _queries(metadata: response_schema.GroundingMetadata) -> list[str]:
     return [query for query in (metadata.web_search_queries or []) + (metadata.image_search_queries or []) if query]
 
 
-def _support(support: wire.Support, places: dict[int, int]) -> Support:
-    segment = support.segment or wire.Segment()
+def _support(support: response_schema.Support, places: dict[int, int]) -> Support:
+    segment = support.segment or response_schema.Segment()
     return Support(
         text=segment.text or "",
         start_index=segment.start_index or 0,

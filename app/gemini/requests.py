@@ -8,10 +8,10 @@ from google.genai import types
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
-from app.catalogue import Model
-from app.domain import GenerationRequest, Part, Reference, Role
-from app.errors import UnusableSignatures
-from app.gemini.transport import Exchange
+from app.domain.catalogue import Model
+from app.domain.errors import UnusableSignatures
+from app.domain.generation import GenerationRequest, Part, Reference, Role
+from app.gemini.transport.transport import Exchange
 
 INSTEAD_OF_CONTENTS = "in the config"
 """The SDK insists on contents, and spends a millisecond on every other turn of a chat to turn its own types into JSON.
@@ -143,7 +143,7 @@ def config(
             for setting in request.safety_settings
         ]
         or None,
-        should_return_http_response=not stream or None,  # the body as it is; app/gemini/wire.py says why
+        should_return_http_response=not stream or None,  # the body as it is; app/gemini/response_schema.py says why
         http_options=types.HttpOptions(
             timeout=math.ceil(1000 * seconds) if seconds is not None else None,
             extra_body={"contents": _contents(request, exchange)},

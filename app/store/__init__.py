@@ -53,7 +53,7 @@ class Storage:
         from app.store.blobs import Blobs
         from app.store.chats import ChatStore, Limits
         from app.store.database import Database
-        from app.store.migrating import migrate
+        from app.store.migrate import migrate
 
         settings = self._settings
         if self._database is None:

@@ -16,10 +16,10 @@ import anyio.to_thread
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from app.errors import StorageDamaged, StorageFull, StorageUnavailable
-from app.lifting import Content
-from app.lifting.content import PIECE_BYTES
-from app.store.failures import RETRY_AFTER_SECONDS, as_storage_errors, storage_error
+from app.domain.errors import StorageDamaged, StorageFull, StorageUnavailable
+from app.lib.base64_json import Content
+from app.lib.base64_json.content import PIECE_BYTES
+from app.store.errors import RETRY_AFTER_SECONDS, as_storage_errors, storage_error
 from app.store.permissions import close_to_others, is_open_to_others, make_private_folder
 
 RANGE_BYTES = 4 * PIECE_BYTES

@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, delete, func, insert, literal, or_, select, true, update
 from sqlalchemy.engine import Connection
 
-from app.conversation import Chat, ChatDefaults, Turn
-from app.errors import (
+from app.domain.chat import Chat, ChatDefaults, Turn
+from app.domain.errors import (
     ChatLimitReached,
     ChatNotFound,
     FieldError,
@@ -25,12 +25,12 @@ from app.errors import (
     TurnInProgress,
     TurnLost,
 )
-from app.lifting import Content
-from app.store import documents, texts
+from app.lib.base64_json import Content
+from app.store import serialization, texts
+from app.store.blob_index import KEEP_SECONDS, Ledger
 from app.store.blobs import Blobs
 from app.store.database import Database
-from app.store.failures import as_storage_errors
-from app.store.ledger import KEEP_SECONDS, Ledger
+from app.store.errors import as_storage_errors
 from app.store.tables import chats, turn_blobs, turns
 from app.store.tables import texts as texts_table
 
@@ -153,7 +153,7 @@ class ChatStore:
             self._found(connection, chat_id, owner)
             wanted = turns.c.chat_id == chat_id, turns.c.number.between(first, last)
             rows = connection.execute(select(*_TURN).where(*wanted).order_by(turns.c.number))
-            return [documents.turn_read(row, self.files.blob) for row in rows]
+            return [serialization.turn_read(row, self.files.blob) for row in rows]
 
         return await self._database.read(work)
 
@@ -168,7 +168,7 @@ class ChatStore:
             self._found(connection, chat_id, owner)
             rows = connection.execute(select(*_TURN).where(turns.c.chat_id == chat_id, turns.c.number == number))
             row = rows.one_or_none()
-            return documents.turn_read(row, self.files.blob) if row else None
+            return serialization.turn_read(row, self.files.blob) if row else None
 
         return await self._database.read(work)
 
@@ -324,8 +324,8 @@ class ChatStore:
         with as_storage_errors("blobs"):
             async with asyncio.timeout(KEEP_SECONDS):
                 stored = await self._ledger.stored(_contents(turn))
-        document = documents.text_of(
-            documents.turn_written(turn, lambda content: (stored[id(content)].name, len(content)))
+        document = serialization.text_of(
+            serialization.turn_written(turn, lambda content: (stored[id(content)].name, len(content)))
         )
         sizes = {one.digest: len(one) for one in stored.values()}
         size = len(document) + sum(sizes.values())
@@ -437,11 +437,11 @@ class ChatStore:
         """The columns that hold the chat's document."""
         instruction = chat.defaults.system_instruction
         if instruction is None or len(instruction) <= EXCERPT_CHARS:
-            return {"document": documents.text_of(_document(chat)), "instruction_digest": None}
+            return {"document": serialization.text_of(_document(chat)), "instruction_digest": None}
         document = _document(chat)
-        document["defaults"]["system_instruction"] = {"excerpt": documents.excerpt(instruction, EXCERPT_CHARS)}
+        document["defaults"]["system_instruction"] = {"excerpt": serialization.excerpt(instruction, EXCERPT_CHARS)}
         digest = texts.store(connection, self._database, json.dumps(instruction))
-        return {"document": documents.text_of(document), "instruction_digest": digest}
+        return {"document": serialization.text_of(document), "instruction_digest": digest}
 
     def _turn_document(self, connection: Connection, document: str) -> dict[str, Any]:
         """The columns that hold a turn's document."""
@@ -531,14 +531,14 @@ class ChatStore:
 
     def _with_turns(self, connection: Connection, chat: Chat) -> Chat:
         rows = connection.execute(select(*_TURN).where(turns.c.chat_id == chat.id).order_by(turns.c.number))
-        return replace(chat, turns=tuple(documents.turn_read(row, self.files.blob) for row in rows))
+        return replace(chat, turns=tuple(serialization.turn_read(row, self.files.blob) for row in rows))
 
 
 def _in_progress(seconds: float) -> TurnInProgress:
     return TurnInProgress("Another turn of this chat is being made.", retry_after=max(1, ceil(seconds)))
 
 
-@documents.damage_told
+@serialization.damage_told
 def _chat(row: Any, *, whole: bool = False) -> Chat:
     """The chat of a row; unless it is wanted `whole`, with an excerpt of a long system instruction."""
     document: dict[str, Any] = json.loads(row.document)
@@ -547,11 +547,13 @@ def _chat(row: Any, *, whole: bool = False) -> Chat:
         instruction = json.loads(row.instruction) if whole else defaults["system_instruction"]["excerpt"]
         defaults = defaults | {"system_instruction": instruction}
     elif not whole and defaults.get("system_instruction"):
-        defaults = defaults | {"system_instruction": documents.excerpt(defaults["system_instruction"], EXCERPT_CHARS)}
+        defaults = defaults | {
+            "system_instruction": serialization.excerpt(defaults["system_instruction"], EXCERPT_CHARS)
+        }
     return Chat(
         id=row.id,
         owner=row.owner,
-        defaults=documents.defaults_read(defaults),
+        defaults=serialization.defaults_read(defaults),
         last_turn=row.last_turn,
         created_at=row.created_at,
         updated_at=row.updated_at,
@@ -565,7 +567,7 @@ def _chat(row: Any, *, whole: bool = False) -> Chat:
 
 def _document(chat: Chat) -> dict[str, Any]:
     return {
-        "defaults": documents.defaults_written(chat.defaults),
+        "defaults": serialization.defaults_written(chat.defaults),
         "title": chat.title,
         "forkedFrom": chat.forked_from,
         "forkedAt": chat.forked_at,
@@ -573,7 +575,7 @@ def _document(chat: Chat) -> dict[str, Any]:
 
 
 def _chat_bytes(chat: Chat) -> int:
-    return len(documents.text_of(_document(chat)))
+    return len(serialization.text_of(_document(chat)))
 
 
 def _title(prompt: str) -> str:

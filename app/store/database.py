@@ -16,9 +16,9 @@ from sqlalchemy import ColumnElement, Double, create_engine, event, literal_colu
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from app.errors import StorageUnavailable
+from app.domain.errors import StorageUnavailable
 from app.settings import Settings
-from app.store.failures import as_storage_errors
+from app.store.errors import as_storage_errors
 from app.store.permissions import close_to_others, make_private_file, make_private_folder
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from app.store.blob_index import GARBAGE_SECONDS
 from app.store.database import Database
-from app.store.ledger import GARBAGE_SECONDS
 from app.store.tables import chats, texts, turns
 
 INLINE_CHARS = 4_000

@@ -37,7 +37,7 @@ async def small_things(containers: Containers, service: httpx2.AsyncClient) -> N
     )
     found = await containers.podman("exec", "service", "python", "-c", inside)
     assert found == "10001 None None None None None", found
-    doctor = await containers.podman("exec", "service", "python", "-m", "app.doctor")
+    doctor = await containers.podman("exec", "service", "python", "-m", "app", "doctor")
     assert "FAILURE" not in doctor, doctor
 
 

@@ -1,0 +1,1 @@
+"""The chat routes: `/chats` and everything below."""

@@ -1,0 +1,229 @@
+"""Chats as callers read them."""
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from app.api.images.rendering import GroundingRead, UsageRead
+from app.domain.chat import Chat, Turn
+from app.domain.generation import Image, Reference
+from app.settings import Settings
+
+BATCH_CHARS = 256 * 1024
+"""How much of a chat's turns is read from the storage at once."""
+
+PIECE_BYTES = 512 * 1024
+"""How much is sent at once."""
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, from_attributes=True)
+
+
+class LinkedImageRead(_Read):
+    url: str = Field(description="A path of this service; the file never changes.")
+    mime_type: str
+    width: int
+    height: int
+
+
+class LinkedReferenceRead(LinkedImageRead):
+    role: Literal["character", "object", "style"] | None
+    name: str | None
+
+
+class TurnProblemRead(_Read):
+    code: str
+    title: str
+    status: int
+    detail: str
+
+
+class TurnRead(_Read):
+    turn: int = Field(description="From 1 on; the numbers of a chat are never used twice.")
+    state: Literal["succeeded", "refused", "failed"] = Field(
+        description="Later turns build upon `succeeded` ones only."
+    )
+    created_at: datetime
+    prompt: str
+    references: list[LinkedReferenceRead]
+    model: str
+    model_version: str | None
+    image: LinkedImageRead | None
+    text: str | None
+    finish_reason: str | None
+    grounding: GroundingRead | None
+    usage: UsageRead | None
+    warnings: list[str]
+    problem: TurnProblemRead | None = Field(description="Why there is no image.")
+    replaced_by: int | None = Field(description="The turn that was asked for in its stead.")
+    copied: bool = Field(description="Whether it was made in the chat that this one was forked from.")
+
+
+class SafetyRead(_Read):
+    category: str
+    threshold: str
+
+
+class DefaultsRead(_Read):
+    """What applies to turns that do not say otherwise."""
+
+    model: str | None
+    aspect_ratio: str | None
+    image_size: str | None
+    google_search: bool
+    image_search: bool
+    system_instruction: str | None = Field(
+        description="In a list of chats the first 200 characters, and `…` if there are more; `GET /chats/{id}` has all."
+    )
+    thinking_level: str | None
+    safety_settings: list[SafetyRead]
+
+
+class ForkedRead(_Read):
+    chat_id: str
+    turn: int = Field(description="The last turn that both have.")
+
+
+class ChatSummaryRead(_Read):
+    id: str
+    url: str
+    title: str | None = Field(description="The beginning of the first prompt.")
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None = Field(description="Unless there is another turn before.")
+    last_turn: int = Field(description="The number of the latest turn; 0 before the first.")
+    turn_in_progress: bool
+    estimated_cost_usd: float = Field(description="Of its own turns, refused ones included; copied ones are not.")
+    forked_from: ForkedRead | None
+    defaults: DefaultsRead
+
+
+class ChatRead(ChatSummaryRead):
+    """A chat with all its turns."""
+
+    turns: list[TurnRead]
+
+
+class ChatsRead(_Read):
+    """A page of chats."""
+
+    chats: list[ChatSummaryRead]
+    next_cursor: str | None = Field(description="For the next page; `null` on the last one.")
+
+
+def chat_read(chat: Chat, request: Request, settings: Settings) -> ChatRead:
+    """The chat as a document without its turns, with links as this request's caller can follow them."""
+    return ChatRead(**_summary(chat, request, settings), turns=[])
+
+
+def batches_of(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """The turns of a chat in batches that are read and sent one after the other.
+
+    Args:
+        sizes: number and size of each turn.
+
+    Returns:
+        The first and the last number of each batch, and its size: at most `BATCH_CHARS`, or that of a single turn.
+    """
+    batches: list[tuple[int, int, int]] = []
+    for number, size in sizes:
+        if batches and batches[-1][2] + size <= BATCH_CHARS:
+            first, _, before = batches[-1]
+            batches[-1] = first, number, before + size
+        else:
+            batches.append((number, number, size))
+    return batches
+
+
+async def chat_pieces(
+    chat: ChatRead, batches: Sequence[tuple[int, int, int]], turns: Callable[[int, int], Awaitable[list[Turn]]]
+) -> AsyncGenerator[bytes]:
+    """The JSON document of a chat in pieces; its turns are read when their batch's time has come.
+
+    Args:
+        chat: without its turns.
+        batches: of its turns.
+        turns: reads those from one number to another.
+    """
+    text = json.dumps(chat.model_dump(mode="json", by_alias=True))
+    if not batches:
+        yield text.encode()
+        return
+    before = text.removesuffix("]}")
+    for first, last, _ in batches:
+        read = [_turn_read(turn, chat.url).model_dump(mode="json", by_alias=True) for turn in await turns(first, last)]
+        after = "]}" if last == batches[-1][1] else ", "
+        encoded = f"{before}{json.dumps(read)[1:-1]}{after}".encode()
+        del read
+        before = ""
+        for start in range(0, len(encoded), PIECE_BYTES):
+            yield encoded[start : start + PIECE_BYTES]
+
+
+def chats_read(chats: Sequence[Chat], next_cursor: str | None, request: Request, settings: Settings) -> ChatsRead:
+    summaries = [ChatSummaryRead(**_summary(chat, request, settings)) for chat in chats]
+    return ChatsRead(chats=summaries, next_cursor=next_cursor)
+
+
+def chat_path(chat_id: str, request: Request) -> str:
+    """Where a chat is, for this request's caller."""
+    return f"{request.scope.get('root_path', '').rstrip('/')}/chats/{chat_id}"
+
+
+def _summary(chat: Chat, request: Request, settings: Settings) -> dict[str, Any]:
+    ttl = settings.chat_ttl.total_seconds()
+    return {
+        "id": chat.id,
+        "url": chat_path(chat.id, request),
+        "title": chat.title,
+        "created_at": _time(chat.created_at),
+        "updated_at": _time(chat.updated_at),
+        "expires_at": _time(chat.updated_at + ttl) if ttl else None,
+        "last_turn": chat.last_turn,
+        "turn_in_progress": chat.in_progress,
+        "estimated_cost_usd": round(chat.cost_usd, 6),
+        "forked_from": ForkedRead(chat_id=chat.forked_from, turn=chat.forked_at or 0) if chat.forked_from else None,
+        "defaults": DefaultsRead.model_validate(chat.defaults),
+    }
+
+
+def _turn_read(turn: Turn, chat_url: str) -> TurnRead:
+    url = f"{chat_url}/turns/{turn.number}"
+    references = [_reference(one, f"{url}/references/{place}") for place, one in enumerate(turn.references, start=1)]
+    return TurnRead(
+        turn=turn.number,
+        state=turn.state.value,
+        created_at=_time(turn.created_at),
+        prompt=turn.prompt,
+        references=references,
+        model=turn.model,
+        model_version=turn.model_version,
+        image=LinkedImageRead(**_image(turn.image, f"{url}/image")) if turn.image else None,
+        text=turn.text,
+        finish_reason=turn.finish_reason,
+        grounding=GroundingRead.model_validate(turn.grounding) if turn.grounding else None,
+        usage=UsageRead.model_validate(turn.usage) if turn.usage else None,
+        warnings=list(turn.warnings),
+        problem=TurnProblemRead.model_validate(dict(turn.problem)) if turn.problem else None,
+        replaced_by=turn.replaced_by,
+        copied=turn.copied,
+    )
+
+
+def _reference(reference: Reference, url: str) -> LinkedReferenceRead:
+    role = reference.role.value if reference.role else None
+    return LinkedReferenceRead(**_image(reference.image, url), role=role, name=reference.name)
+
+
+def _image(image: Image, url: str) -> dict[str, Any]:
+    return {"url": url, "mime_type": image.mime_type, "width": image.width, "height": image.height}
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

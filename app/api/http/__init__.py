@@ -1,0 +1,1 @@
+"""What all HTTP edges use: authentication, CORS, problems, negotiation, uploads, writing of responses."""

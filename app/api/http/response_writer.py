@@ -1,0 +1,137 @@
+"""Sending to a caller who may be slow, or gone: neither may hold what others wait for."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.types import Message, Receive, Scope, Send
+
+from app.domain.errors import CallerLeft, ServiceError, SlowReader
+from app.lib.scheduler import Pace
+
+CONNECTION = "app.connection"
+"""Name of the scope extension that knows a request's connection; `app/server/lifecycle.py` brings it."""
+
+
+class Connection(Protocol):
+    """What a server can tell and do that ASGI has no words for."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether sending more has to wait until the caller has taken something."""
+        ...
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the server has cut the connection because the caller did not read."""
+        ...
+
+    def cut(self) -> None:
+        """End the connection at once, and forget what waits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How answers are sent."""
+
+    pace: Pace
+    most_seconds: float
+    """For all of an answer. How long a caller may read nothing is limited by the server."""
+    failed: Callable[[ServiceError], None]
+    """Told of an answer that did not arrive."""
+
+
+class Sender:
+    """One answer's way out."""
+
+    def __init__(self, scope: Scope, send: Send, sending: Sending) -> None:
+        """
+        Args:
+            scope: the request's.
+            send: the server's.
+            sending: how to send.
+        """
+        self._send = send
+        self._end = asyncio.get_running_loop().time() + sending.most_seconds
+        self._connection = _connection(scope)
+
+    async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send status and headers. See `send`."""
+        await self._put({"type": "http.response.start", "status": status, "headers": list(headers)})
+
+    async def send(self, body: bytes) -> None:
+        """Send the next piece, once there is room for it.
+
+        Raises:
+            SlowReader: nothing was taken for too long, or all of it takes too long; the connection is cut.
+        """
+        await self._put({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def send_all(self, pieces: AsyncIterator[bytes], receive: Receive) -> None:
+        """Send the pieces, as long as somebody is there.
+
+        Raises:
+            SlowReader, CallerLeft: not all of it was taken.
+        """
+        async with until_gone(receive) as gone:
+            async for piece in pieces:
+                self._require_reader()
+                if gone.done():
+                    raise CallerLeft("The caller left in the middle of the answer.")
+                await self.send(piece)
+
+    async def end(self) -> None:
+        """That was all. See `send`."""
+        await self._put({"type": "http.response.body", "body": b""})
+
+    async def _put(self, message: Message) -> None:
+        if self._connection is not None and not self._connection.congested:
+            await self._send(message)  # at once: there is nothing to limit
+        else:
+            try:
+                # The server waits for room first and writes then: cut short, it has written nothing.
+                async with asyncio.timeout_at(self._end):
+                    await self._send(message)
+            except TimeoutError:
+                if self._connection is not None:
+                    self._connection.cut()
+                    await asyncio.sleep(0)  # until the server has noticed
+                raise SlowReader("The caller did not read the answer in time.") from None
+        self._require_reader()
+
+    def _require_reader(self) -> None:
+        if self._connection is not None and self._connection.cut_off:
+            raise SlowReader("The caller did not read the answer.")
+
+
+def why_gone(scope: Scope) -> CallerLeft | SlowReader:
+    """Why the caller of a request is no longer there."""
+    connection = _connection(scope)
+    if connection is not None and connection.cut_off:
+        return SlowReader("The caller did not read the answer.")
+    return CallerLeft("The caller left before the image was there.")
+
+
+def _connection(scope: Scope) -> Connection | None:
+    connection: Connection | None = scope.get("extensions", {}).get(CONNECTION, {}).get("connection")
+    return connection
+
+
+@asynccontextmanager
+async def until_gone(receive: Receive) -> AsyncGenerator[asyncio.Task[None]]:
+    """A task that is done once the caller has left, for the length of the block."""
+    gone = asyncio.create_task(_gone(receive))
+    try:
+        yield gone
+    finally:
+        gone.cancel()
+        with suppress(asyncio.CancelledError):
+            await gone
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,1 @@
+"""The native image routes: `/generate-image` and its siblings."""

@@ -1,0 +1,1 @@
+"""Frozen values that every layer uses. Nothing here knows HTTP, Gemini or storage."""

@@ -1,0 +1,96 @@
+"""What each Gemini image model can do and what it costs, and the names it goes by.
+
+The facts are Google's, as of 2026-11-23; each module names the page. Settings can add aliases and models, so that a new
+model or price needs no new release. A model that is not listed is passed through unchecked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.domain.catalogue.aliases import ALIASES, Alias
+from app.domain.catalogue.model import IMAGE_SIZES, Model, Prices, unlisted
+from app.domain.catalogue.models import MODELS
+
+__all__ = ["IMAGE_SIZES", "Alias", "Catalogue", "Model", "Prices", "Resolved"]
+
+_READ_MODEL: TypeAdapter[Model] = TypeAdapter(Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    model: Model
+    warnings: tuple[str, ...] = ()
+
+
+class Catalogue:
+    def __init__(
+        self,
+        default: str,
+        models: Mapping[str, Mapping[str, Any]] | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        """Put the settings' models and aliases over the built-in ones.
+
+        Args:
+            default: the id or alias of the model for requests that name none.
+            models: by id, what is different from the listed model of that id, or from the one that `like` names.
+            aliases: by name, the id it stands for.
+
+        Raises:
+            ValueError: a model's description does not fit.
+        """
+        self.models = {model.id: model for model in MODELS}
+        for id_, changes in (models or {}).items():
+            self.models[id_] = self._changed(id_, dict(changes))
+        self.aliases = {alias.name: alias for alias in ALIASES if alias.name not in self.models}
+        self.aliases |= {name: Alias(name, target) for name, target in (aliases or {}).items()}
+        self.default = self.resolve(default).model.id
+
+    @property
+    def deprecated(self) -> tuple[str, ...]:
+        """Ids of the models that Google is going to switch off."""
+        return tuple(model.id for model in self.models.values() if model.status == "deprecated")
+
+    def resolve(self, name: str) -> Resolved:
+        """The model that `name` stands for, and what the caller should know about having named it so."""
+        warnings: list[str] = []
+        id_ = name
+        if (alias := self.aliases.get(name)) is not None:
+            id_ = alias.target if alias.target in self.models else self._end_of(alias)
+            warnings.append(replace(alias, target=id_).warning())
+        model = self.models.get(id_)
+        if model is None:
+            return Resolved(
+                unlisted(id_), (*warnings, f"{id_} is not in this service's catalogue; nothing was checked.")
+            )
+        if model.status == "deprecated":
+            warnings.append(model.deprecation())
+        return Resolved(model, tuple(warnings))
+
+    def _end_of(self, alias: Alias) -> str:
+        """Where a chain of aliases leads; one that leads back to itself ends where it would begin again."""
+        seen = {alias.name}
+        while alias.target in self.aliases and alias.target not in seen:
+            alias = self.aliases[alias.target]
+            seen.add(alias.name)
+        return alias.target
+
+    def _changed(self, id_: str, changes: dict[str, Any]) -> Model:
+        like = changes.pop("like", id_)
+        base = self.models.get(like) if isinstance(like, str) else None
+        if base is None and like != id_:
+            raise ValueError(f"{id_}: there is no model {like!r} for it to be like")
+        description = asdict(base or unlisted(id_))
+        for part, value in changes.items():
+            if part == "prices" and isinstance(value, Mapping):
+                description["prices"] |= value
+            else:
+                description[part] = value
+        try:
+            return _READ_MODEL.validate_python(description | {"id": id_, "listed": True})
+        except ValidationError as error:
+            wrong = (".".join(map(str, (id_, *one["loc"]))) + f": {one['msg']}" for one in error.errors())
+            raise ValueError("; ".join(wrong)) from error

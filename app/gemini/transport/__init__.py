@@ -1,0 +1,1 @@
+"""The HTTP connection to Gemini, and how images bypass JSON."""

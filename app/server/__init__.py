@@ -1,0 +1,1 @@
+"""Running the service: uvicorn with limits, shutdown, start checks, doctor."""

@@ -1,0 +1,27 @@
+"""`python -m app migrate`: bring the database up to date."""
+
+import asyncio
+import sys
+
+from app.domain.errors import StorageError
+from app.server.start_checks import examine_environment
+from app.store.database import Database
+from app.store.migrate import HEAD, migrate
+
+
+def main() -> None:
+    """Migrate the database that the environment names; exit with 1 and a sentence if that fails."""
+    try:
+        asyncio.run(_migrate())
+    except StorageError as error:
+        sys.exit(f"{error.detail} ({error.cause})")
+
+
+async def _migrate() -> None:
+    settings = examine_environment().require_sound()
+    database = Database.of(settings)
+    try:
+        await migrate(database)
+    finally:
+        await database.aclose()
+    print(f"The database of chats is at {HEAD}.")

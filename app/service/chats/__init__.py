@@ -1,0 +1,1 @@
+"""Chats: turns, history, leases."""

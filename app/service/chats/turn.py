@@ -1,0 +1,180 @@
+"""One turn of a chat, from the moment nobody else may add one until it is kept."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from app.domain.chat import Chat, Turn, TurnState
+from app.domain.errors import Refused, ServiceError, StorageUnavailable
+from app.domain.generation import Caller, Generation
+from app.domain.progress import Journey
+from app.lib.idle_trim import forget_frames
+from app.service.chats.leases import Leases
+from app.service.generation.service import Images, Plan
+
+if TYPE_CHECKING:
+    from app.store.chats import ChatStore
+
+log = logging.getLogger(__name__)
+
+KEEP_SECONDS = 20.0
+"""How long a storage that does not answer is tried again, for the sake of an image that has been paid for."""
+
+RECORD_SECONDS = 10.0
+"""How long a turn without an image may take to be recorded, while its caller waits to hear why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What it takes to make a turn."""
+
+    images: Images
+    store: "ChatStore"
+    leases: Leases
+    unattended: set[asyncio.Task[Generation]]
+    """Turns whose caller has left."""
+
+
+class OpenTurn:
+    """A turn that is about to be made; the chat waits for it."""
+
+    def __init__(self, work: Work, chat: Chat, holder: str, plan: Plan, caller: Caller, replaces: int | None) -> None:
+        """
+        Args:
+            work: what does it.
+            chat: as it is now.
+            holder: who has its lease.
+            plan: what to draw.
+            caller: for whom.
+            replaces: the turn that this one stands in for.
+        """
+        self._work = work
+        self._chat = chat
+        self._holder = holder
+        self.plan = plan
+        self.caller = caller
+        self._replaces = replaces
+        self._open = self._has_caller = True
+        self.number = chat.last_turn + 1
+        """What it will be, if it comes to be one."""
+
+    async def make(self, journey: Journey) -> Generation:
+        """Draw, and keep what comes of it: an image, a refusal, a failure.
+
+        Raises:
+            ServiceError: as `Images.make`; or the storage fails, and nothing is kept.
+        """
+        try:
+            try:
+                generation = await self._work.images.draw(self.plan, self.caller, journey)
+            except ServiceError as error:
+                await self._record(error, journey)
+                raise
+            kept = await self._kept(generation, journey)
+        finally:
+            await self.aclose()
+
+        try:
+            self._work.images.require_acceptable(kept, self.plan)
+        except ServiceError as error:
+            error.about = {"chatId": self._chat.id, "turn": self.number}
+            raise
+        return kept
+
+    def go_on_without_caller(self, work: asyncio.Task[Generation]) -> None:
+        """The caller has left, after Gemini was asked: the image is paid for, and has a place to be kept at."""
+        self._has_caller = False
+        self._work.unattended.add(work)
+        work.add_done_callback(self._work.unattended.discard)
+
+    async def give_up(self) -> None:
+        """The caller's request is over, however. A turn that goes on without them closes itself."""
+        if self._has_caller:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let others add turns, if that is still to be done."""
+        if self._open:
+            self._open = False
+            await self._work.leases.release(self._holder)
+
+    async def _kept(self, generation: Generation, journey: Journey) -> Generation:
+        request, recollection = self.plan.request, generation.recollection
+        turn = Turn(
+            number=self.number,
+            state=TurnState.SUCCEEDED,
+            prompt=request.prompt,
+            model=generation.model,
+            user=generation.sent,
+            answer=generation.parts,
+            restarted=not (recollection and recollection.turns),
+            references=request.references,
+            generation_id=generation.id,
+            image=generation.image,
+            text=generation.text,
+            model_version=generation.model_version,
+            finish_reason=generation.finish_reason,
+            grounding=generation.grounding,
+            usage=generation.usage,
+            warnings=generation.warnings,
+        )
+        try:
+            await self._keep(turn, self._replaces)
+        except ServiceError as error:
+            error.about = {"chatId": self._chat.id}
+            error.attempts, error.may_have_cost = journey.attempts, True
+            raise
+        kept = replace(generation, sent=(), parts=(), recollection=None, chat_id=self._chat.id, turn=self.number)
+        journey.share.become(kept.held_bytes)
+        return kept
+
+    async def _record(self, error: ServiceError, journey: Journey) -> None:
+        """A turn without an image is on record if Gemini was asked, and nothing builds upon it."""
+        error.about = {"chatId": self._chat.id}
+        if not journey.attempts:
+            return
+        request = self.plan.request
+        refused = error if isinstance(error, Refused) else None
+        turn = Turn(
+            number=self.number,
+            state=TurnState.REFUSED if refused else TurnState.FAILED,
+            prompt=request.prompt,
+            model=(refused and refused.model) or self.plan.model.id,
+            references=request.references,
+            text=refused.text if refused else None,
+            finish_reason=refused.finish_reason if refused else None,
+            usage=refused.usage if refused else None,
+            problem=_problem(error),
+        )
+        try:
+            async with asyncio.timeout(RECORD_SECONDS):
+                await self._keep(turn, None)
+        except (ServiceError, TimeoutError) as failure:
+            cause = getattr(failure, "cause", None) or type(failure).__name__
+            log.warning("a turn without an image could not be recorded", extra={"cause": cause})
+        else:
+            error.about = {"chatId": self._chat.id, "turn": self.number}
+
+    async def _keep(self, turn: Turn, replaces: int | None) -> None:
+        loop = asyncio.get_running_loop()
+        end, pause = loop.time() + KEEP_SECONDS, 0.25
+        while True:
+            try:
+                await self._work.store.keep(self._chat, self._holder, turn, replaces)
+            except StorageUnavailable as error:
+                if loop.time() + pause > end or turn.image is None:
+                    raise
+                log.warning("a turn could not be kept yet", extra={"part": error.part, "cause": error.cause})
+                forget_frames(error)
+            else:
+                self._open = False
+                self._work.leases.forget(self._holder)
+                return
+            await asyncio.sleep(pause)
+            pause *= 2
+
+
+def _problem(error: ServiceError) -> dict[str, Any]:
+    """What of a problem is worth keeping; a turn's own fields have the rest."""
+    return {"code": error.code, "title": error.title, "status": error.status, "detail": error.detail}

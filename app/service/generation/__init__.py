@@ -1,0 +1,1 @@
+"""One generation: plan, admit, ask Gemini, deliver."""

@@ -1,0 +1,1 @@
+"""Admission queue, retries, circuit breakers."""
