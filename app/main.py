@@ -12,7 +12,9 @@ from fastapi import FastAPI
 from app import __version__
 from app.api import metrics as metrics_route
 from app.api import models, operations
+from app.api.chats import images as chat_images
 from app.api.chats import routes as chat_routes
+from app.api.chats import turns as chat_turns
 from app.api.http import openapi, problems
 from app.api.http.authentication import Door
 from app.api.http.cors import AllowedOrigins, CrossOrigin
@@ -146,9 +148,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     observed = [metrics_route.router] if settings.metrics_access != "off" else []
     for router in (
         routes.router,
-        chat_routes.turning,
-        chat_routes.beginning,
-        chat_routes.keeping,
+        chat_turns.router,
+        chat_routes.creation_router,
+        chat_routes.router,
+        chat_images.router,
         models.router,
         operations.router,
         *observed,

@@ -20,8 +20,9 @@ from google.genai import types
 from app.emulator import Emulator
 from app.emulator.faults import Fault
 from app.gemini.transport.connection import BUFFER_BYTES
+from app.gemini.transport.exchange import Exchange
 from app.gemini.transport.pool import Network
-from app.gemini.transport.transport import Exchange, LiftingTransport
+from app.gemini.transport.transport import LiftingTransport
 from app.lib.base64_json import InMemory
 from app.lib.scheduler import Pace
 from tests.conftest import Serve, called, picture

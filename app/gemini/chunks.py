@@ -5,7 +5,7 @@ from collections.abc import Callable
 from app.domain.errors import UpstreamInvalidResponse
 from app.gemini import response_schema, responses
 from app.gemini.errors import error_in_answer
-from app.gemini.transport.transport import AnswerTooLarge, Exchange
+from app.gemini.transport.exchange import AnswerTooLarge, Exchange
 
 MAX_DOCUMENT_ITEMS = 100_000
 """The most quotation marks and commas in one document. It takes up to 30 ms to read with so many."""

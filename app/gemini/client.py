@@ -21,8 +21,9 @@ from app.gemini.chunks import Chunks
 from app.gemini.errors import as_service_errors
 from app.gemini.responses import Unfolding
 from app.gemini.tracing import Telemetry
+from app.gemini.transport.exchange import AnswerTooLarge, Exchange, Trip
 from app.gemini.transport.pool import Network
-from app.gemini.transport.transport import AnswerTooLarge, Exchange, LiftingTransport, Trip
+from app.gemini.transport.transport import LiftingTransport
 from app.lib.byte_budget import Room, Share
 from app.lib.scheduler import Pace
 from app.settings import Settings

@@ -37,7 +37,7 @@ from app.domain.errors import (
 )
 from app.domain.progress import Journey, Stage
 from app.gemini import response_schema
-from app.gemini.transport.transport import AnswerTooLarge, NoRoom
+from app.gemini.transport.exchange import AnswerTooLarge, NoRoom
 
 BUSY_RETRY_AFTER_SECONDS = 10
 """What to tell callers when Gemini is short of capacity and does not say for how long."""

@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 from app.domain.catalogue import Model
 from app.domain.errors import UnusableSignatures
 from app.domain.generation import GenerationRequest, Part, Reference, Role
-from app.gemini.transport.transport import Exchange
+from app.gemini.transport.exchange import Exchange
 
 INSTEAD_OF_CONTENTS = "in the config"
 """The SDK insists on contents, and spends a millisecond on every other turn of a chat to turn its own types into JSON.

@@ -24,7 +24,7 @@ from app.domain.errors import (
 from app.domain.generation import Generation, GenerationRequest, Image, Part, Usage
 from app.domain.progress import Draft, Notice, Thought
 from app.gemini import grounding, response_schema
-from app.gemini.transport.transport import Exchange
+from app.gemini.transport.exchange import Exchange
 from app.lib.imagefile import UnreadableImage, read_content_header
 
 _NOT_CHARGED = re.compile(r"(\bnot|n['’]t) (be |been |being )?(charged|billed)\b", re.IGNORECASE)

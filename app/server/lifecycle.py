@@ -14,7 +14,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from app.server.protocol import limited
+from app.server.protocol import create_protocol
 from app.service.resilience.admission import Gate
 from app.settings import Settings
 
@@ -32,7 +32,7 @@ def server_of(app: FastAPI, settings: Settings) -> "Server":
         access_log=False,
         server_header=False,
         ws="none",
-        http=limited(settings),
+        http=create_protocol(settings),
         # When this begins everybody is done, or has been sent away; what is left are answers on their way.
         timeout_graceful_shutdown=int(settings.slow_caller_seconds) + 5,
         host=settings.host,

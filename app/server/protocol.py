@@ -40,7 +40,7 @@ _PIECE_BYTES = 32 * 1024
 _FULL = Overloaded("This service has as many connections as it takes.", retry_after=1)
 
 
-def limited(settings: Settings) -> type[asyncio.Protocol]:
+def create_protocol(settings: Settings) -> type[asyncio.Protocol]:
     """The protocol class for uvicorn, with the limits of these settings."""
 
     class Protocol(LimitedProtocol):

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from app.api.http.response_writer import Sending
 from app.api.http.storage_response import Counted
-from app.api.images.rendering import EXTENSIONS
+from app.api.http.streaming import EXTENSIONS
 from app.domain.errors import RangeNotSatisfiable
 from app.domain.generation import Image
 

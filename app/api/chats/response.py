@@ -9,7 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from app.api.images.rendering import GroundingRead, UsageRead
+from app.api.images.response import GroundingRead, UsageRead
 from app.domain.chat import Chat, Turn
 from app.domain.generation import Image, Reference
 from app.settings import Settings

@@ -9,8 +9,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
+from app.api.chats.request import TurnForm
 from app.api.http.problems import Problem
-from app.api.images.request import TurnForm
 
 
 def install(app: FastAPI, *, keyed: bool) -> None:

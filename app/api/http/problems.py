@@ -19,7 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from app.api.images.request import ChatCreate, ForkCreate, ReferenceCreate, Safety, TurnCreate, TurnForm
+from app.api.chats.request import ChatCreate, ForkCreate, TurnCreate, TurnForm
+from app.api.images.request import ReferenceCreate, Safety
 from app.domain.errors import (
     CallerError,
     CallerLeft,

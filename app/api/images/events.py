@@ -13,7 +13,8 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.http.response_writer import Sender, Sending
-from app.api.images.rendering import Segment, image_document, image_read, pieces_of
+from app.api.http.streaming import Segment, pieces_of
+from app.api.images.rendering import image_document, image_read
 from app.domain.errors import CallerLeft, SlowReader
 from app.domain.generation import Generation
 from app.domain.progress import Draft, Notice, Retrying, Started, Thought

@@ -5,135 +5,21 @@ the base64 in their place.
 """
 
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import Response
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
-from starlette.types import Receive, Scope, Send
 
 from app.api.http.negotiation import Wanted
-from app.api.http.response_writer import Sender, Sending
-from app.domain.errors import CallerLeft, SlowReader
+from app.api.http.response_writer import Sending
+from app.api.http.streaming import EXTENSIONS, Pieces, Segment
+from app.api.images.response import GenerationRead, GroundingRead, ImageRead, UsageRead
 from app.domain.generation import Generation, Image
-from app.lib.base64_json import Content, Encoded, Tokens
-from app.lib.scheduler import PIECE_BYTES, Pace, work_in
+from app.lib.base64_json import Encoded, Tokens
 
 MAX_HEADER_BYTES = 3_000
 """What the words of an answer may take in headers altogether; proxies in front often allow 4 KiB."""
 
-EXTENSIONS = {
-    "image/jpeg": "jpg",
-    "image/png": "png",
-    "image/webp": "webp",
-    "image/heic": "heic",
-    "image/heif": "heif",
-}
-
-
-class _Read(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, from_attributes=True)
-
-
-class ImageRead(_Read):
-    data: str = Field(description="The file as base64.", json_schema_extra={"format": "byte"})
-    mime_type: str
-    url: str | None = Field(None, description="The file as a data URL; absent with `responseFormat: b64`.")
-    width: int
-    height: int
-
-
-class UsageRead(_Read):
-    prompt_tokens: int
-    output_tokens: int
-    thoughts_tokens: int
-    total_tokens: int
-    estimated_cost_usd: float | None = Field(
-        description="US dollars at list price: image, text, thinking, input, search. `null` where no price is known; "
-        "0 where Gemini says that it does not charge."
-    )
-
-
-class WebSourceRead(_Read):
-    title: str
-    uri: str
-
-
-class ImageSourceRead(_Read):
-    title: str
-    source_uri: str = Field(description="The page that contains the image. Google obliges you to link to it.")
-    image_uri: str
-    domain: str
-
-
-class SupportRead(_Read):
-    text: str
-    start_index: int
-    end_index: int
-    source_indices: list[int] = Field(description="Positions in `sources`, and after its end in `imageSources`.")
-
-
-class GroundingRead(_Read):
-    queries: list[str]
-    sources: list[WebSourceRead]
-    image_sources: list[ImageSourceRead]
-    supports: list[SupportRead]
-    search_suggestions_html: str | None = Field(
-        description="Google obliges you to show this to whoever wrote the prompt."
-    )
-
-
-class GenerationRead(_Read):
-    """The answer to a request for an image."""
-
-    id: str
-    image: ImageRead
-    text: str | None = Field(description="What the model wrote beside the image.")
-    thoughts: str | None = Field(None, description="With `includeThoughts` only.")
-    drafts: list[ImageRead] | None = Field(None, description="With `includeDrafts` only.")
-    model: str = Field(description="The model asked, aliases resolved.")
-    model_version: str | None = Field(description="The model that Gemini says it was.")
-    finish_reason: str | None
-    grounding: GroundingRead | None
-    usage: UsageRead
-    warnings: list[str]
-    chat_id: str | None = Field(None, description="Within a chat only.")
-    turn: int | None = Field(None, description="Within a chat only: the number of this turn, from 1 on.")
-
-
-EXAMPLE: dict[str, Any] = {
-    "id": "gen_5a4c1f0e7b6d4a9f8f0c2f1c3b7a9e12",
-    "image": {
-        "data": "/9j/4AAQSkZJRgABAQ…",
-        "mimeType": "image/jpeg",
-        "url": "data:image/jpeg;base64,/9j/4AAQSkZJRgABAQ…",
-        "width": 2752,
-        "height": 1536,
-    },
-    "text": "Here it is.",
-    "model": "gemini-3-pro-image",
-    "modelVersion": "gemini-3-pro-image",
-    "finishReason": "STOP",
-    "grounding": None,
-    "usage": {
-        "promptTokens": 12,
-        "outputTokens": 1120,
-        "thoughtsTokens": 200,
-        "totalTokens": 1332,
-        "estimatedCostUsd": 0.136824,
-    },
-    "warnings": [],
-}
-
-GROUNDING_EXAMPLE: dict[str, Any] = {
-    "queries": ["weather in Bern today"],
-    "sources": [{"title": "example.com", "uri": "https://vertexaisearch.cloud.google.com/grounding-api-redirect/…"}],
-    "imageSources": [],
-    "supports": [{"text": "Here it is.", "startIndex": 0, "endIndex": 11, "sourceIndices": [0]}],
-    "searchSuggestionsHtml": "<style>…</style><div>…</div>",
-}
 
 EXPOSED_HEADERS = (
     "X-Request-Id", "X-Demo", "Retry-After", "Content-Disposition", "X-Generation-Id", "X-Model", "X-Model-Version",
@@ -142,48 +28,6 @@ EXPOSED_HEADERS = (
     "Accept-Ranges", "Content-Range",
 )  # fmt: skip
 """What a page on another origin may read of an answer."""
-
-
-Segment = bytes | Encoded | Content
-
-
-async def pieces_of(segments: Iterable[Segment], pace: Pace) -> AsyncGenerator[bytes]:
-    """The segments piece by piece, never joined, each encoded when its turn comes."""
-    for segment in segments:
-        if isinstance(segment, bytes):
-            yield segment
-            continue
-        left, turn = len(segment), 0
-        async for piece in segment:
-            # The server waits only for callers who are slow; others would have all of it sent at one go.
-            if turn <= 0:
-                work = work_in(left)
-                await pace.turn(work)
-                turn = work * PIECE_BYTES
-            turn -= len(piece)
-            left -= len(piece)
-            yield piece
-
-
-class Pieces(Response):
-    """A body in segments, with its length."""
-
-    def __init__(
-        self, segments: Sequence[Segment], media_type: str, headers: Mapping[str, str], sending: Sending
-    ) -> None:
-        self._segments = segments
-        self._sending = sending
-        super().__init__(None, headers=headers, media_type=media_type)
-        self.headers["Content-Length"] = str(sum(map(len, segments)))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sender = Sender(scope, send, self._sending)
-        try:
-            await sender.start(self.status_code, self.raw_headers)
-            await sender.send_all(pieces_of(self._segments, self._sending.pace), receive)
-            await sender.end()
-        except (CallerLeft, SlowReader) as error:
-            self._sending.failed(error)
 
 
 def answer(generation: Generation, wanted: Wanted, sending: Sending) -> Response:

@@ -4,36 +4,25 @@ Wire names are camelCase, snake_case is taken too, and a field nobody knows is r
 the catalogue's business, not this module's.
 """
 
-import json
-from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fastapi import UploadFile
 from pydantic import (
     AliasChoices,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    GetJsonSchemaHandler,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
-from app.domain.chat import ChatDefaults
+from app.api.http.schema import Flag, Name, NullIsAbsent, RequestModel, Word, lower, no_flag, parse_json_text, upper
 from app.domain.generation import GenerationRequest, Reference, Role, SafetySetting
 from app.settings import MODEL_ID
 
 MAX_PROMPT_CHARS = 200_000
 
-_MAX_LIST_CHARS = 100_000
-"""How long the JSON text of a list in a form may be: 64 names of 100 characters that are all escaped fit."""
-
-_MAX_LIST_MEMBERS = 200
 
 _CATEGORIES = Literal[
     "HARM_CATEGORY_HARASSMENT",
@@ -46,97 +35,15 @@ _CATEGORIES = Literal[
 _THRESHOLDS = Literal["BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"]
 
 
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _no_number(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-def _no_flag(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-def has_more_members(value: Any, limit: int) -> bool:
-    """Whether the lists and objects in some JSON have more than `limit` members together.
-
-    Each of them can become a validation error of its own: half a kilobyte, and some microseconds.
-    """
-    count, unread = 0, [value]
-    while unread and count <= limit:
-        one = unread.pop()
-        if isinstance(one, list | dict):
-            count += len(one)
-            unread.extend(one.values() if isinstance(one, dict) else one)
-    return count > limit
-
-
-def _from_json_text(value: Any) -> Any:
-    """A form field can hold only text; a list in it is JSON."""
-    single = value[0] if isinstance(value, list) and len(value) == 1 else value
-    if not isinstance(single, str) or not single.lstrip().startswith("["):
-        return value
-    if len(single) > _MAX_LIST_CHARS:
-        raise ValueError("is too long a list")
-    try:
-        members = json.loads(single)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("is not valid JSON") from error
-    if has_more_members(members, _MAX_LIST_MEMBERS):
-        raise ValueError("has too many members")
-    return members
-
-
-Word = Annotated[str, Field(min_length=1, max_length=16)]
-Name = Annotated[str, Field(max_length=100)]
-Flag = Annotated[bool, BeforeValidator(_no_number)]
 RoleOrNone = Annotated[Role | None, BeforeValidator(lambda value: value or None)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-    )
-
-
-class _NullIsAbsent(BaseModel):
-    """For JSON bodies: a field that says `null` is as good as left out, and the schema says so."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        schema = handler.resolve_ref_schema(handler(core_schema))
-        required = schema.get("required", ())
-        for name, field in schema.get("properties", {}).items():
-            if name not in required and {"type": "null"} not in field.get("anyOf", ()):
-                about = {key: field.pop(key) for key in ("title", "description", "default", "examples") if key in field}
-                schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **about}
-        return schema
-
-
-class Safety(_Body, _NullIsAbsent):
+class Safety(RequestModel, NullIsAbsent):
     category: _CATEGORIES
     threshold: _THRESHOLDS
 
 
-class GenerationOptions(_Body):
+class GenerationOptions(RequestModel):
     """What JSON and form requests have in common."""
 
     references_field: ClassVar[str] = "referenceImages"
@@ -148,7 +55,7 @@ class GenerationOptions(_Body):
         "takes the ratio of the last one unless told otherwise.",
         examples=["16:9"],
     )
-    image_size: Annotated[Word, BeforeValidator(_upper)] | None = Field(
+    image_size: Annotated[Word, BeforeValidator(upper)] | None = Field(
         None,
         description="`512`, `1K`, `2K` or `4K`. Default `2K`, or the largest below it that the model has.",
         examples=["2K"],
@@ -170,15 +77,17 @@ class GenerationOptions(_Body):
     system_instruction: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(
         None, examples=["Draw in flat colours, without words."]
     )
-    thinking_level: Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(_lower)] | None = (
+    thinking_level: Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(lower)] | None = (
         Field(None, description="As far as the model has them; `GET /models` tells.", examples=["high"])
     )
     include_thoughts: Flag = Field(False, description="Return what the model thought, as `thoughts`.")
     include_drafts: Flag = Field(False, description="Return the other images that Gemini sent, as `drafts`.")
-    seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(_no_flag)] | None = Field(
+    seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(no_flag)] | None = Field(
         None, description="Passed on; Gemini promises nothing for it.", examples=[7]
     )
-    safety_settings: Annotated[list[Safety], Field(max_length=12), BeforeValidator(_from_json_text)] = []
+    safety_settings: Annotated[
+        list[Safety], Field(max_length=12, default_factory=list), BeforeValidator(parse_json_text)
+    ]
     response_format: Literal["data_url", "b64"] = Field(
         "data_url", description="`data_url`: `image.data` and `image.url`. `b64`: `image.data` alone, half the bytes."
     )
@@ -211,7 +120,7 @@ class GenerationOptions(_Body):
         )
 
 
-class ReferenceCreate(_Body, _NullIsAbsent):
+class ReferenceCreate(RequestModel, NullIsAbsent):
     """A reference image inside a JSON body, as base64."""
 
     data: str | None = Field(
@@ -231,7 +140,7 @@ class ReferenceCreate(_Body, _NullIsAbsent):
         return self
 
 
-class GenerationCreate(GenerationOptions, _NullIsAbsent):
+class GenerationCreate(GenerationOptions, NullIsAbsent):
     """A request for an image, with any references inline."""
 
     model_config = ConfigDict(
@@ -242,7 +151,7 @@ class GenerationCreate(GenerationOptions, _NullIsAbsent):
         }
     )
 
-    reference_images: Annotated[list[ReferenceCreate], Field(max_length=64)] = []
+    reference_images: list[ReferenceCreate] = Field(default_factory=list, max_length=64)
 
 
 class FormCreate(GenerationOptions):
@@ -257,10 +166,10 @@ class FormCreate(GenerationOptions):
     images: Annotated[list[UploadFile], Field(validation_alias=AliasChoices("images", "images[]"), min_length=1)] = (
         Field(description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is taken too.")
     )
-    roles: Annotated[list[RoleOrNone], BeforeValidator(_from_json_text)] = Field(
+    roles: Annotated[list[RoleOrNone], BeforeValidator(parse_json_text)] = Field(
         [], description="`character`, `object`, `style` or nothing, for each image in the same order."
     )
-    names: Annotated[list[Name], BeforeValidator(_from_json_text)] = Field(
+    names: Annotated[list[Name], BeforeValidator(parse_json_text)] = Field(
         [], description="What the prompt calls each image, in the same order; several may share one."
     )
 
@@ -279,74 +188,3 @@ class FormCreate(GenerationOptions):
         if len(labels) > len(info.data.get("images", labels)):
             raise ValueError("there are more of them than images")
         return labels
-
-
-_AFTER = Field(
-    None,
-    description="The latest turn that you know of. If the chat has gone on, nothing is done and the answer is 412. "
-    "`If-Match` with the number in quotes is the same.",
-    examples=[3],
-)
-_REPLACE = Field(
-    None,
-    description="The latest turn, which this one stands in for: it stays on record, and nothing builds upon it.",
-    examples=[4],
-)
-_MAX_TURN = 2**31 - 1
-
-DEFAULTS = frozenset(one.name for one in fields(ChatDefaults))
-"""What a chat can have for its turns."""
-
-
-class TurnCreate(GenerationCreate):
-    """The next turn of a chat. What is left out is as the chat has it."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Now in Spanish, keep everything else"}]})
-
-    after_turn: Annotated[int, Field(ge=0, le=_MAX_TURN), BeforeValidator(_no_flag)] | None = _AFTER
-    replace_turn: Annotated[int, Field(ge=1, le=_MAX_TURN), BeforeValidator(_no_flag)] | None = _REPLACE
-
-
-class TurnForm(FormCreate):
-    """The next turn of a chat as a form, with references as files."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"prompt": "Put this logo on the mug", "images": ["logo.png"]}]}
-    )
-
-    images: Annotated[list[UploadFile], Field(validation_alias=AliasChoices("images", "images[]"))] = Field(
-        [], description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is taken too."
-    )
-    after_turn: Annotated[int, Field(ge=0, le=_MAX_TURN)] | None = _AFTER
-    replace_turn: Annotated[int, Field(ge=1, le=_MAX_TURN)] | None = _REPLACE
-
-
-class ChatCreate(GenerationCreate):
-    """A new chat: what its turns have in common and, with a `prompt`, its first turn."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "An infographic on the water cycle"}]})
-
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(  # type: ignore[assignment]
-        None, description="For the first turn. Without one the chat is empty, and costs nothing."
-    )
-
-    @model_validator(mode="after")
-    def _nothing_for_no_turn(self) -> Self:
-        idle = sorted(self.model_fields_set - DEFAULTS - {"prompt"})
-        if self.prompt is None and idle:
-            raise ValueError(f"{to_camel(idle[0])} is for a turn, and there is none without a prompt")
-        return self
-
-    def defaults(self) -> ChatDefaults:
-        request = self.model_copy(update={"prompt": ""}).to_domain((), ())
-        return ChatDefaults(**{name: getattr(request, name) for name in DEFAULTS if name in self.model_fields_set})
-
-
-class ForkCreate(_Body, _NullIsAbsent):
-    """Where another way begins."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
-
-    from_turn: Annotated[int, Field(ge=0, le=_MAX_TURN), BeforeValidator(_no_flag)] | None = Field(
-        None, description="The last turn that both have; 0 is none. Default: all of them."
-    )

@@ -12,10 +12,11 @@ from app.api.http.negotiation import Wanted
 from app.api.http.problems import documented
 from app.api.http.response_writer import Sending
 from app.api.images.events import Events
-from app.api.images.rendering import EXAMPLE, EXPOSED_HEADERS, GenerationRead, answer
+from app.api.images.rendering import EXPOSED_HEADERS, answer
+from app.api.images.response import EXAMPLE, GenerationRead
 from app.domain import errors
 from app.service.chats.turn import OpenTurn
-from app.service.generation.service import Plan
+from app.service.generation.plan import Plan
 
 _BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
 _EVENTS = {

@@ -8,8 +8,8 @@ from app.api.http.dependencies import CallerDep, ImagesDep, body_of, caller
 from app.api.http.inline_images import GeneratingRoute
 from app.api.http.problems import documented, merged
 from app.api.images.references import AskedInForm, AskedInJson
-from app.api.images.rendering import EXAMPLE, GROUNDING_EXAMPLE
 from app.api.images.responder import ANSWERS, Answering
+from app.api.images.response import EXAMPLE, GROUNDING_EXAMPLE
 from app.domain.errors import StorageFull, StorageUnavailable
 
 router = APIRouter(

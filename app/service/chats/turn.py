@@ -11,7 +11,8 @@ from app.domain.generation import Caller, Generation
 from app.domain.progress import Journey
 from app.lib.idle_trim import forget_frames
 from app.service.chats.leases import Leases
-from app.service.generation.service import Images, Plan
+from app.service.generation.plan import Plan
+from app.service.generation.service import Images
 
 if TYPE_CHECKING:
     from app.store.chats import ChatStore

@@ -21,7 +21,8 @@ from app.domain.progress import Journey, Notice, Stage
 from app.lib.byte_budget import Share
 from app.lib.idle_trim import forget_frames
 from app.service.chats.turn import OpenTurn
-from app.service.generation.service import Images, Plan
+from app.service.generation.plan import Plan
+from app.service.generation.service import Images
 from app.service.metrics import Metrics
 
 log = logging.getLogger(__name__)

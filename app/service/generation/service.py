@@ -1,13 +1,12 @@
 """Generating an image: look the model up, refuse what it cannot do, wait for a place, ask Gemini, check what came."""
 
 import logging
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
-from app.domain.catalogue import Catalogue, Model
+from app.domain.catalogue import Catalogue
 from app.domain.chat import Turn
 from app.domain.errors import (
     Internal,
@@ -25,35 +24,13 @@ from app.domain.progress import Journey, Stage, Started
 from app.gemini import Gemini
 from app.lib.base64_json import Content
 from app.lib.idle_trim import forget_frames
-from app.service.chats.history import recall
 from app.service.generation import capabilities
+from app.service.generation.plan import Plan, require_accepted_type, size_warnings, without_alias_warning
 from app.service.resilience.admission import Gate
 from app.service.resilience.circuit_breaker import Breakers
 from app.service.resilience.retries import Attempts
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A request that a model can fulfil, and what the caller should know about how."""
-
-    request: GenerationRequest
-    model: Model
-    warnings: tuple[str, ...] = ()
-    chain: tuple[Turn, ...] | None = None
-    """The turns of a chat that it builds upon; `None` outside of a chat."""
-
-    def remembering(self, lost: Collection[Content] = (), *, distrusted: bool = False) -> "Plan":
-        """The same with whatever of the chat can go along. See `remembering.recall`."""
-        if self.chain is None:
-            return self
-        recollection, warnings = recall(self.chain, self.request, self.model, lost=lost, distrusted=distrusted)
-        return replace(
-            self,
-            request=replace(self.request, recollection=recollection),
-            warnings=(*self.warnings, *warnings),
-        )
 
 
 class Images:
@@ -90,7 +67,7 @@ class Images:
             Overloaded: there is no room for it.
         """
         resolved = self._catalogue.resolve(requested.model or self._catalogue.default)
-        _require_acceptable(resolved.model.output_type, requested)
+        require_accepted_type(resolved.model.output_type, requested)
         with _fields_as_sent(requested):
             fitted, warnings = capabilities.fit(requested, resolved.model, vertex=self._vertex, follows=bool(chain))
             self._gate.require_room(caller.name)
@@ -139,7 +116,7 @@ class Images:
             NotAcceptable: that is so.
         """
         try:
-            _require_acceptable(generation.image.mime_type, plan.request)
+            require_accepted_type(generation.image.mime_type, plan.request)
         except NotAcceptable as error:
             error.attempts, error.may_have_cost = generation.attempts, True
             raise
@@ -202,7 +179,7 @@ class Images:
 
         generation = await self._attempts.make(attempt, journey, another_model=another_model)
         warnings = [one.warning for one in plan.request.references if one.warning]
-        warnings += [*plan.warnings, *generation.warnings, *_size_warnings(generation, plan.request, plan.model)]
+        warnings += [*plan.warnings, *generation.warnings, *size_warnings(generation, plan.request, plan.model)]
         if (took := journey.attempts - before) > 1:
             warnings.append(f"It took {took} attempts.")
         return replace(generation, warnings=tuple(warnings))
@@ -223,7 +200,7 @@ class Images:
             return None
         request, warnings = adapted
         said = f"{plan.model.id} is out of capacity; {model.id} answered instead."
-        return Plan(request, model, (said, *_without_alias(resolved.warnings, name), *warnings), plan.chain)
+        return Plan(request, model, (said, *without_alias_warning(resolved.warnings, name), *warnings), plan.chain)
 
 
 @contextmanager
@@ -236,39 +213,8 @@ def _fields_as_sent(request: GenerationRequest) -> Iterator[None]:
         raise
 
 
-def _without_alias(warnings: Sequence[str], name: str) -> list[str]:
-    """How the fallback was named is nothing to tell whoever asked for another model."""
-    return [warning for warning in warnings if not warning.startswith(f"{name} is another name")]
-
-
 def _too_late(journey: Journey) -> UpstreamTimeout:
     late = UpstreamTimeout(f"There was no image within the {journey.seconds:g} seconds that it may take.")
     late.waited_for = str(Stage.QUEUE if not journey.attempts else Stage.RETRY)
     late.gemini_s = False
     return late
-
-
-def _require_acceptable(type_: str | None, requested: GenerationRequest) -> None:
-    if type_ is None or not requested.accepted_types or type_ in requested.accepted_types:
-        return
-    raise NotAcceptable(
-        f"The image is {type_}; ask for that, for image/* or for application/json.",
-        possible=("application/json", type_),
-    )
-
-
-def _size_warnings(generation: Generation, request: GenerationRequest, model: Model) -> list[str]:
-    """Gemini's sizes are nominal, so only a difference that somebody would see is worth a word."""
-    image, warnings = generation.image, []
-    ratio = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", request.aspect_ratio or "")
-    if request.aspect_ratio and ratio:
-        table = model.pixels.get(request.aspect_ratio, {}).get(request.image_size or "")
-        expected = table[0] / table[1] if table else int(ratio[1]) / int(ratio[2])
-        if abs(image.width / image.height / expected - 1) > 0.05:
-            warnings.append(f"Asked for {request.aspect_ratio}, Gemini drew {image.width}×{image.height}.")
-    if request.image_size and (sizes := model.pixels.get(request.aspect_ratio or "1:1")):
-        pixels = {size: width * height for size, (width, height) in sizes.items()}
-        nearest = min(pixels, key=lambda size: abs(pixels[size] - image.width * image.height))
-        if nearest != request.image_size:
-            warnings.append(f"Asked for {request.image_size}, Gemini drew {image.width}×{image.height}.")
-    return warnings

@@ -1,0 +1,93 @@
+"""Request bodies of the chat routes."""
+
+from dataclasses import fields
+from typing import Annotated, Self
+
+from fastapi import UploadFile
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from app.api.http.schema import NullIsAbsent, RequestModel, no_flag
+from app.api.images.request import MAX_PROMPT_CHARS, FormCreate, GenerationCreate
+from app.domain.chat import ChatDefaults
+
+_AFTER = Field(
+    None,
+    description="The latest turn that you know of. If the chat has gone on, nothing is done and the answer is 412. "
+    "`If-Match` with the number in quotes is the same.",
+    examples=[3],
+)
+
+
+_REPLACE = Field(
+    None,
+    description="The latest turn, which this one stands in for: it stays on record, and nothing builds upon it.",
+    examples=[4],
+)
+
+
+_MAX_TURN = 2**31 - 1
+
+
+DEFAULTS = frozenset(one.name for one in fields(ChatDefaults))
+"""What a chat can have for its turns."""
+
+
+class TurnCreate(GenerationCreate):
+    """The next turn of a chat. What is left out is as the chat has it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Now in Spanish, keep everything else"}]})
+
+    after_turn: Annotated[int, Field(ge=0, le=_MAX_TURN), BeforeValidator(no_flag)] | None = _AFTER
+    replace_turn: Annotated[int, Field(ge=1, le=_MAX_TURN), BeforeValidator(no_flag)] | None = _REPLACE
+
+
+class TurnForm(FormCreate):
+    """The next turn of a chat as a form, with references as files."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "Put this logo on the mug", "images": ["logo.png"]}]}
+    )
+
+    images: Annotated[list[UploadFile], Field(validation_alias=AliasChoices("images", "images[]"))] = Field(
+        [], description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is taken too."
+    )
+    after_turn: Annotated[int, Field(ge=0, le=_MAX_TURN)] | None = _AFTER
+    replace_turn: Annotated[int, Field(ge=1, le=_MAX_TURN)] | None = _REPLACE
+
+
+class ChatCreate(GenerationCreate):
+    """A new chat: what its turns have in common and, with a `prompt`, its first turn."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "An infographic on the water cycle"}]})
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(  # type: ignore[assignment]
+        None, description="For the first turn. Without one the chat is empty, and costs nothing."
+    )
+
+    @model_validator(mode="after")
+    def _nothing_for_no_turn(self) -> Self:
+        idle = sorted(self.model_fields_set - DEFAULTS - {"prompt"})
+        if self.prompt is None and idle:
+            raise ValueError(f"{to_camel(idle[0])} is for a turn, and there is none without a prompt")
+        return self
+
+    def defaults(self) -> ChatDefaults:
+        request = self.model_copy(update={"prompt": ""}).to_domain((), ())
+        return ChatDefaults(**{name: getattr(request, name) for name in DEFAULTS if name in self.model_fields_set})
+
+
+class ForkCreate(RequestModel, NullIsAbsent):
+    """Where another way begins."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
+    from_turn: Annotated[int, Field(ge=0, le=_MAX_TURN), BeforeValidator(no_flag)] | None = Field(
+        None, description="The last turn that both have; 0 is none. Default: all of them."
+    )
