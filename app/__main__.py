@@ -4,8 +4,8 @@ import argparse
 import os
 import sys
 
-from app.server.exit import leave
-from app.server.start_checks import examine_environment
+from app.server.exit import exit_process
+from app.server.start_checks import check_environment
 from app.settings import Settings
 
 MAX_OPEN_FILES = 65_536
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _serve(*, demo_without_key: bool) -> None:
-    examined = examine_environment(demo_without_key=demo_without_key, listening=True)
+    examined = check_environment(demo_without_key=demo_without_key, listening=True)
     settings = examined.require_startable(examined.settings.host)
     why = "for want of GEMINI_API_KEY" if examined.demo_for_want_of_key else "as DEMO says"
     for warning in examined.warnings:
@@ -50,11 +50,11 @@ def _serve(*, demo_without_key: bool) -> None:
     _allow_many_connections()
     print(_runs_on(settings, why), file=sys.stderr, flush=True)
     from app.main import create_app  # takes a second; whoever has mistyped a setting need not wait for it
-    from app.server.lifecycle import server_of
+    from app.server.lifecycle import create_server
 
-    server = server_of(create_app(settings), settings)
+    server = create_server(create_app(settings), settings)
     server.run()
-    leave(0 if server.started else STARTUP_FAILURE)
+    exit_process(0 if server.started else STARTUP_FAILURE)
 
 
 def _allow_many_connections() -> None:

@@ -16,25 +16,32 @@ from app.api.chats import images as chat_images
 from app.api.chats import routes as chat_routes
 from app.api.chats import turns as chat_turns
 from app.api.http import openapi, problems
-from app.api.http.authentication import Door
-from app.api.http.cors import AllowedOrigins, CrossOrigin
+from app.api.http.authentication import AuthenticationMiddleware
+from app.api.http.cors import AllowedOrigins, CrossOriginMiddleware
 from app.api.http.dependencies import State
-from app.api.http.middleware import PROBES, AnnouncedLength, HeaderFields, RequestContext, SafetyNet, route_path
-from app.api.http.uploads import Intake
+from app.api.http.middleware import (
+    PROBE_PATHS,
+    ContentLengthLimitMiddleware,
+    HeaderFieldsMiddleware,
+    RequestIdMiddleware,
+    UnexpectedErrorMiddleware,
+    route_path,
+)
+from app.api.http.uploads import UploadLimiter
 from app.api.images import routes
-from app.gemini import Gemini
+from app.gemini import GeminiClient
 from app.lib import logs
-from app.lib.byte_budget import Room
-from app.lib.idle_trim import SpareMemory
-from app.lib.scheduler import Pace
-from app.service.chats.leases import Leases
-from app.service.chats.service import Chats
-from app.service.generation.references import References
-from app.service.generation.service import Images
+from app.lib.byte_budget import ByteBudget
+from app.lib.idle_trim import IdleMemoryTrimmer
+from app.lib.scheduler import FairScheduler
+from app.service.chats.leases import LeaseKeeper
+from app.service.chats.service import ChatService
+from app.service.generation.references import ReferenceValidator
+from app.service.generation.service import ImageService
 from app.service.metrics import Metrics
-from app.service.resilience.admission import Gate
-from app.service.resilience.circuit_breaker import Breakers
-from app.service.resilience.retries import Attempts, RetryBudget
+from app.service.resilience.admission import AdmissionController
+from app.service.resilience.circuit_breaker import CircuitBreakers
+from app.service.resilience.retries import Retrier, RetryBudget
 from app.settings import Settings
 from app.store import Storage
 
@@ -48,16 +55,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings: read from the environment if left out.
 
     Raises:
-        UnsafeSettings: there are no credentials for Gemini and `DEMO` is not set.
+        UnsafeConfiguration: there are no credentials for Gemini and `DEMO` is not set.
         pydantic.ValidationError: a setting of the environment is invalid.
     """
     settings = settings or Settings()
     settings.require_startable()
-    logs.install(settings)
+    logs.configure(settings)
     # Python takes another folder in silence if this one is full when it is first needed.
     tempfile.tempdir = os.environ.get("TMPDIR") or tempfile.tempdir
     reporter = problems.Reporter(log_sensitive=settings.log_sensitive)
-    gate = Gate(settings.max_in_flight, settings.max_queued, settings.queue_timeout_seconds)
+    admission = AdmissionController(settings.max_in_flight, settings.max_queued, settings.queue_timeout_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[State]:
@@ -71,26 +78,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 )
                 base_url = await stack.enter_async_context(served(emulator))
                 log.warning("DEMO: the built-in emulator draws the pictures; Gemini is not called")
-            pace = Pace()
-            gemini = await stack.enter_async_context(Gemini(settings, pace, base_url))
+            scheduler = FairScheduler()
+            gemini = await stack.enter_async_context(GeminiClient(settings, scheduler, base_url))
             catalogue = settings.catalogue
-            uploads, answers = Room(settings.max_held_bytes // 2), Room(settings.max_held_bytes // 2)
-            attempts = Attempts(
+            uploads, answers = ByteBudget(settings.max_held_bytes // 2), ByteBudget(settings.max_held_bytes // 2)
+            attempts = Retrier(
                 settings.upstream_attempts,
                 settings.retry_first_wait_seconds,
                 settings.retry_max_wait_seconds,
                 RetryBudget(settings.retry_budget),
             )
-            breakers = Breakers(settings.breaker_failures, settings.breaker_seconds)
-            intake = Intake(uploads, settings.slow_caller_seconds, settings.deadline_seconds)
-            gate.on_drain.append(intake.stop)
+            breakers = CircuitBreakers(settings.breaker_failures, settings.breaker_seconds)
+            upload_limiter = UploadLimiter(uploads, settings.slow_caller_seconds, settings.deadline_seconds)
+            admission.on_drain.append(upload_limiter.stop)
             metrics = Metrics(catalogue.models, demo=settings.demo)
-            metrics.watch(
+            metrics.register_gauges(
                 lambda: {
-                    "in_flight": gate.under_way,
-                    "queued": gate.queued,
+                    "in_flight": admission.in_flight,
+                    "queued": admission.queued,
                     "event_loop_tasks": len(asyncio.all_tasks()),
-                    "held_bytes": {"uploads": uploads.held, "answers": answers.held},
+                    "held_bytes": {"uploads": uploads.used, "answers": answers.used},
                     "doubtful_retries": attempts.doubtful,
                     "breaker_open": dict.fromkeys(breakers.open_models(), 1),
                     "places": settings.max_in_flight,
@@ -98,38 +105,38 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                     "alert_dollars_per_hour": settings.alert_dollars_per_hour,
                 }
             )
-            images = Images(
+            images = ImageService(
                 gemini,
                 catalogue,
-                gate,
+                admission,
                 attempts,
                 breakers,
                 fallback_model=settings.fallback_model,
                 vertex=settings.google_genai_use_vertexai,
             )
             storage = await stack.enter_async_context(aclosing(Storage(settings)))
-            leases = await stack.enter_async_context(aclosing(Leases(storage, settings.chat_lease_seconds)))
-            chats = Chats(images, storage, leases, settings.chat_sweep_seconds)
+            leases = await stack.enter_async_context(aclosing(LeaseKeeper(storage, settings.chat_lease_seconds)))
+            chats = ChatService(images, storage, leases, settings.chat_sweep_seconds)
             await stack.enter_async_context(chats)
             yield State(
                 settings=settings,
                 catalogue=catalogue,
                 images=images,
                 chats=chats,
-                references=References(
+                references=ReferenceValidator(
                     settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
                 ),
-                pace=pace,
-                spare_memory=SpareMemory(),
-                gate=gate,
-                intake=intake,
+                scheduler=scheduler,
+                memory_trimmer=IdleMemoryTrimmer(),
+                admission=admission,
+                upload_limiter=upload_limiter,
                 room=answers,
                 metrics=metrics,
                 reporter=reporter,
             )
 
     app = FastAPI(
-        title="Gemini images",
+        title="GeminiClient images",
         version=__version__,
         summary="Text to image, editing and search-grounded images with Google's Gemini models.",
         docs_url=None,
@@ -139,9 +146,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
         # Its log records hold messages of exceptions, which can quote prompts. Exporters come from OTEL_…_ENDPOINT.
-        telemetry={"auto_configure": True, "logs": False, "exclude": lambda scope: route_path(scope) in PROBES},
+        telemetry={"auto_configure": True, "logs": False, "exclude": lambda scope: route_path(scope) in PROBE_PATHS},
     )
-    app.state.gate = gate
+    app.state.admission = admission
     problems.install(app, reporter)
     if settings.docs_access != "off":
         openapi.install(app, keyed=bool(settings.service_api_keys))
@@ -165,10 +172,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     # The last one added is the first to see a request.
     origins = AllowedOrigins(settings)
-    app.add_middleware(Door, origins=origins, settings=settings, reporter=reporter)
-    app.add_middleware(HeaderFields, reporter=reporter)
-    app.add_middleware(AnnouncedLength, max_body_bytes=settings.max_body_bytes, reporter=reporter)
-    app.add_middleware(SafetyNet, reporter=reporter)
-    app.add_middleware(CrossOrigin, origins=origins, settings=settings, reporter=reporter)
-    app.add_middleware(RequestContext, demo=settings.demo)
+    app.add_middleware(AuthenticationMiddleware, origins=origins, settings=settings, reporter=reporter)
+    app.add_middleware(HeaderFieldsMiddleware, reporter=reporter)
+    app.add_middleware(ContentLengthLimitMiddleware, max_body_bytes=settings.max_body_bytes, reporter=reporter)
+    app.add_middleware(UnexpectedErrorMiddleware, reporter=reporter)
+    app.add_middleware(CrossOriginMiddleware, origins=origins, settings=settings, reporter=reporter)
+    app.add_middleware(RequestIdMiddleware, demo=settings.demo)
     return app

@@ -32,10 +32,10 @@ MIB = 1024 * 1024
 SECRET_LENGTH = 16
 """The least number of characters of a caller's secret where other machines can try secrets out."""
 
-MODEL_ID = r"^(models/)?[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}$"
+MODEL_ID_PATTERN = r"^(models/)?[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}$"
 """What a model's id may look like: it becomes part of a URL, so no slashes and no `..`."""
 
-ModelId = Annotated[str, Field(pattern=MODEL_ID)]
+ModelId = Annotated[str, Field(pattern=MODEL_ID_PATTERN)]
 
 
 def _comma_separated(value: Any) -> Any:
@@ -105,7 +105,7 @@ def _http_url(url: str) -> str:
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 
 
-class ServiceKey(BaseModel):
+class ApiKey(BaseModel):
     """A secret, and the caller it makes of whoever presents it."""
 
     model_config = ConfigDict(frozen=True)
@@ -224,7 +224,7 @@ class Settings(BaseSettings):
     max_upstream_body_bytes: int = Field(default=96 * MIB, ge=1)
     """Largest answer of Gemini's that is read, thought signatures included."""
 
-    service_api_keys: Annotated[tuple[ServiceKey, ...], NoDecode] = ()
+    service_api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = ()
     """Who may call, comma-separated: `web:secret1,batch:secret2`. A name may have two secrets while one replaces the
     other. Without any, only loopback is served. On other addresses a secret has at least 16 characters
     (`openssl rand -hex 16`)."""
@@ -342,7 +342,7 @@ class Settings(BaseSettings):
             host: the address that will be listened on, where it is known.
 
         Raises:
-            UnsafeSettings: with a line for each reason, which names the variables to set.
+            UnsafeConfiguration: with a line for each reason, which names the variables to set.
         """
         unsafe = []
         if not self.demo and not self.has_credentials:
@@ -364,10 +364,10 @@ class Settings(BaseSettings):
                 f"least {SECRET_LENGTH} characters. `openssl rand -hex 16` makes a good one."
             )
         if unsafe:
-            raise UnsafeSettings("\n".join(unsafe))
+            raise UnsafeConfiguration("\n".join(unsafe))
 
 
-class UnsafeSettings(SystemExit):
+class UnsafeConfiguration(SystemExit):
     """The service will not start like this: a sentence for each reason, each naming a variable.
 
     Uncaught, it prints the sentences and ends the process with exit code 1, under any ASGI server.

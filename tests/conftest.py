@@ -22,8 +22,8 @@ from PIL import Image
 
 from app.emulator import Emulator, served
 from app.main import create_app
-from app.server.exit import leave
-from app.server.lifecycle import Server, server_of
+from app.server.exit import exit_process
+from app.server.lifecycle import Server, create_server
 from app.settings import Settings
 from tests.storages import S3, Knobs, Postgres, postgres, s3
 
@@ -123,7 +123,7 @@ async def running(server: Server) -> AsyncGenerator[int]:
 async def under_our_own_server(settings: Settings, **knobs: object) -> AsyncGenerator[int]:
     """The service as `python -m app` runs it, in this process; its port."""
     changed = Settings.model_validate({**dict(settings), **knobs})
-    async with running(server_of(create_app(changed), changed)) as port:
+    async with running(create_server(create_app(changed), changed)) as port:
         yield port
 
 
@@ -229,4 +229,4 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The services under test end with this process, and it has to end as theirs does."""
     if "obstore" in sys.modules and not hasattr(config, "workerinput"):
-        leave(config.stash.get(_status, 1))
+        exit_process(config.stash.get(_status, 1))

@@ -8,7 +8,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["app.lib.base64_json"]):
-    from app.lib.base64_json import Lifter  # noqa: F401 - imported here so that it is instrumented
+    from app.lib.base64_json import Base64Extractor  # noqa: F401 - imported here so that it is instrumented
     from tests import oracle
 
 WORDS = (

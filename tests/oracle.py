@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from app.lib.base64_json import Decoder, Lifter
+from app.lib.base64_json import Base64Decoder, Base64Extractor
 
 KEYS = ("data", "thoughtSignature")
 
 
-class Kept(Decoder):
+class Kept(Base64Decoder):
     """A sink that remembers everything."""
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ def check(chunks: Iterable[bytes]) -> None:
     A text that is no JSON must not turn into an image either: its rest is no JSON, or what is lifted is not valid.
     """
     chunks = list(chunks)
-    lifter = Lifter(dict.fromkeys(KEYS, Kept))
-    rest = b"".join(map(lifter.feed, chunks)) + lifter.close()
+    extractor = Base64Extractor(dict.fromkeys(KEYS, Kept))
+    rest = b"".join(map(extractor.feed, chunks)) + extractor.close()
 
     expected = _parsed(b"".join(chunks), lambda text: Image(_decoded(text)))
-    found = _parsed(rest, lambda text: Image(_content(lifter, text)))
+    found = _parsed(rest, lambda text: Image(_content(extractor, text)))
 
     assert found == expected
-    for sink in lifter.lifted.values():
+    for sink in extractor.extracted.values():
         assert all(len(piece) % 3 == 0 for piece in sink.pieces[:-1])
 
 
@@ -65,8 +65,8 @@ def _parsed(text: bytes, image: Any) -> Any:
         return _NOT_JSON
 
 
-def _content(lifter: Lifter[Kept], text: str) -> bytes | None:
-    sink = lifter.lifted.get(text)
+def _content(extractor: Base64Extractor[Kept], text: str) -> bytes | None:
+    sink = extractor.extracted.get(text)
     if sink is None:
         return _decoded(text)
     return b"".join(sink.pieces) if sink.valid else None

@@ -9,14 +9,14 @@ import httpx2
 import pytest
 
 from app.gemini.transport.connection import MAX_HEAD_BYTES
-from app.gemini.transport.pool import Network
-from app.lib.scheduler import Pace
+from app.gemini.transport.pool import ConnectionPool
+from app.lib.scheduler import FairScheduler
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def talking(talk: Talk) -> AsyncGenerator[tuple[Network, str]]:
+async def talking(talk: Talk) -> AsyncGenerator[tuple[ConnectionPool, str]]:
     """A server that treats each connection as `talk` says, and the network to reach it with."""
 
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -28,7 +28,7 @@ async def talking(talk: Talk) -> AsyncGenerator[tuple[Network, str]]:
             writer.close()
 
     server = await asyncio.start_server(served, "127.0.0.1", 0)
-    network = Network(Pace(), trust_env=False)
+    network = ConnectionPool(FairScheduler(), trust_env=False)
     async with server:
         try:
             yield network, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1beta/x"
@@ -36,7 +36,7 @@ async def talking(talk: Talk) -> AsyncGenerator[tuple[Network, str]]:
             await network.aclose()
 
 
-async def asked(network: Network, url: str, body: bytes = b"{}") -> tuple[int | None, bytes]:
+async def asked(network: ConnectionPool, url: str, body: bytes = b"{}") -> tuple[int | None, bytes]:
     timeout = {"connect": 5.0, "read": 5.0, "write": 5.0}
     answer = await network.send(httpx2.Request("POST", url, content=body, extensions={"timeout": timeout}))
     try:

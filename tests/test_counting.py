@@ -207,7 +207,7 @@ async def stopping(settings: Settings) -> AsyncGenerator[httpx2.AsyncClient]:
     """A service that has been told to stop, in the time that is left to it."""
     app = create_app(settings)
     async with served(app) as url, httpx2.AsyncClient(base_url=url, trust_env=False) as client:
-        app.state.gate.stopping = app.state.gate.draining = True
+        app.state.admission.stopping = app.state.admission.draining = True
         yield client
 
 

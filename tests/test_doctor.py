@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.emulator import Emulator
-from app.server.doctor import examine
+from app.server.doctor import run_checks
 from tests.conftest import settings_for
 from tests.test_starting import ROOT
 
@@ -81,7 +81,7 @@ async def examined(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool, s
     """What the doctor says, without a process of its own."""
     said: list[str] = []
     settings = settings_for(gemini_url, **{"data_dir": folder, **knobs})
-    works = await examine(settings, lambda finding: said.append(str(finding)))
+    works = await run_checks(settings, lambda finding: said.append(str(finding)))
     return works, "\n".join(said)
 
 

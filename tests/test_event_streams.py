@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from app.gemini.transport.sse import EventReader
+from app.gemini.transport.sse import SseParser
 from tests.conftest import picture
 from tests.test_events import ASK, events
 
@@ -66,7 +66,7 @@ async def test_an_image_arrives_however_its_stream_is_written(
 @pytest.mark.parametrize("written", [name for name in WRITTEN if name not in ("as an array", "as a plain answer")])
 def test_a_stream_may_be_cut_anywhere(written: str, size: int) -> None:
     text = WRITTEN[written].replace(base64.b64encode(JPEG).decode(), "QUJD").encode()
-    reader = EventReader()
+    reader = SseParser()
 
     found = [one for start in range(0, len(text), size) for one in reader.feed(text[start : start + size])]
     found += reader.close()

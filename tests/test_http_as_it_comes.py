@@ -20,8 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.http.response_writer import CONNECTION
 from app.emulator import Emulator, Fault
-from app.server.lifecycle import server_of
-from app.service.resilience.admission import Gate
+from app.server.lifecycle import create_server
+from app.service.resilience.admission import AdmissionController
 from app.settings import Settings
 from tests.conftest import picture, running, under_our_own_server
 
@@ -63,8 +63,8 @@ class Recorder:
 @pytest.fixture(scope="module")
 async def _recorded(settings: Settings) -> AsyncGenerator[tuple[int, Recorder]]:
     recorder, app = Recorder(), FastAPI()
-    app.state.gate = Gate(1, 1, 1)
-    async with running(server_of(app, settings.model_copy(update={"max_header_bytes": MAX_HEADER_BYTES}))) as port:
+    app.state.admission = AdmissionController(1, 1, 1)
+    async with running(create_server(app, settings.model_copy(update={"max_header_bytes": MAX_HEADER_BYTES}))) as port:
         app.middleware_stack = recorder
         yield port, recorder
 

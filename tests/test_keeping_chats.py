@@ -25,10 +25,10 @@ from sqlalchemy.engine import Connection
 
 from app.domain.chat import Chat as Chats
 from app.domain.chat import ChatDefaults, Turn, TurnState
-from app.domain.errors import ChatNotFound, ServiceError, StorageUnavailable, TurnLost
+from app.domain.errors import ChatNotFound, LeaseLost, ServiceError, StorageUnavailable
 from app.domain.generation import Image
 from app.emulator import Emulator, Fault, served
-from app.lib.base64_json import InMemory
+from app.lib.base64_json import BufferContent
 from app.settings import Settings
 from app.store import Storage
 from app.store.blob_index import GARBAGE_SECONDS
@@ -166,11 +166,13 @@ async def test_a_turn_that_lost_its_lease_is_not_kept(storage: Knobs) -> None:
         await asyncio.sleep(1.1)
         fast = await store.lease(empty.id, "anna", "fast")
         await store.renew(["slow"])
-        with pytest.raises(TurnLost):
-            await store.keep(slow, "slow", turn, None)
-        await store.keep(fast, "fast", turn, None)
-        with pytest.raises(TurnLost):
-            await store.keep(slow, "slow", Turn(1, TurnState.SUCCEEDED, "A dog", "any", generation_id="gen_2"), None)
+        with pytest.raises(LeaseLost):
+            await store.save_turn(slow, "slow", turn, None)
+        await store.save_turn(fast, "fast", turn, None)
+        with pytest.raises(LeaseLost):
+            await store.save_turn(
+                slow, "slow", Turn(1, TurnState.SUCCEEDED, "A dog", "any", generation_id="gen_2"), None
+            )
         found = await store.get(empty.id, "anna")
 
     assert [one.prompt for one in found.turns] == ["A cat"]
@@ -181,8 +183,8 @@ async def test_a_turn_is_kept_once_even_if_nobody_heard_that_it_was(storage: Kno
     async with opened(storage) as store:
         empty = await store.add("anna", ChatDefaults())
         chat = await store.lease(empty.id, "anna", "me")
-        await store.keep(chat, "me", turn, None)
-        await store.keep(chat, "me", turn, None)
+        await store.save_turn(chat, "me", turn, None)
+        await store.save_turn(chat, "me", turn, None)
         found = await store.get(empty.id, "anna")
 
     assert len(found.turns) == 1
@@ -216,20 +218,20 @@ async def test_no_bytes_are_there_twice(serve: Serve, gemini: Emulator, tmp_path
 
 async def test_a_sweep_removes_what_nobody_refers_to_and_nothing_else(storage: Knobs) -> None:
     def turn(number: int, *images: bytes) -> Turn:
-        image = Image(InMemory(images[0]), "image/png", 1, 1)
+        image = Image(BufferContent(images[0]), "image/png", 1, 1)
         return Turn(number, TurnState.SUCCEEDED, "A cat", "any", image=image, generation_id=f"gen_{number}")
 
     shared, alone = os.urandom(100_000), os.urandom(100_000)
     async with opened(storage) as store:
         chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", "1")
-        await store.keep(chat, "1", turn(1, shared), None)
+        await store.save_turn(chat, "1", turn(1, shared), None)
         fork = await store.fork(chat.id, "anna", None)
         chat = await store.lease(chat.id, "anna", "2")
-        await store.keep(chat, "2", turn(2, alone), None)
+        await store.save_turn(chat, "2", turn(2, alone), None)
         await store.remove(chat.id, "anna")
-        early = await store.sweep()
+        early = await store.cleanup()
         await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
-        swept = await store.sweep()
+        swept = await store.cleanup()
         found = (await store.get(fork.id, "anna")).turns[0].image
         assert found
         kept = b"".join([piece async for piece in found.content])
@@ -241,18 +243,18 @@ async def test_a_sweep_removes_what_nobody_refers_to_and_nothing_else(storage: K
 
 
 async def test_bytes_that_were_swept_are_stored_anew(storage: Knobs) -> None:
-    image = Image(InMemory(os.urandom(1000)), "image/png", 1, 1)
+    image = Image(BufferContent(os.urandom(1000)), "image/png", 1, 1)
     async with opened(storage) as store:
         for number in range(2):
             chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
             turn = Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image, generation_id="gen")
-            await store.keep(chat, str(number), turn, None)
+            await store.save_turn(chat, str(number), turn, None)
             found = (await store.get(chat.id, "anna")).turns[0].image
             assert found
             assert b"".join([piece async for piece in found.content]) == image.content.head(1000)
             await store.remove(chat.id, "anna")
             await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
-            assert (await store.sweep()).blobs == 1
+            assert (await store.cleanup()).blobs == 1
 
 
 async def test_a_service_sweeps_by_itself(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
@@ -280,7 +282,7 @@ async def test_files_that_a_crash_left_half_written_are_removed(tmp_path: Path) 
     os.utime(half, (1, 1))
 
     async with opened({"data_dir": tmp_path}) as store:
-        swept = await store.sweep()
+        swept = await store.cleanup()
 
     assert swept.unfinished == 1
     assert (half.exists(), whole.exists()) == (False, True)
@@ -293,7 +295,7 @@ async def test_large_files_go_in_and_out_in_pieces(storage: Knobs) -> None:
     data = os.urandom(20_000_001)
     async with opened(storage) as store:
         digest = hashlib.sha256(data).hexdigest()
-        await store.files.put(digest, InMemory(data))
+        await store.files.put(digest, BufferContent(data))
         blob = store.files.blob(digest, len(data))
         pieces = [piece async for piece in blob]
         middle = b"".join([piece async for piece in blob.between(5_000_000, 9_999_999)])
@@ -308,18 +310,18 @@ async def test_a_sweep_and_a_writer_of_the_same_bytes(storage: Knobs) -> None:
     """
     The file is being removed at the very moment in which it is needed again: it gets another name.
     """
-    image = Image(InMemory(os.urandom(1000)), "image/png", 1, 1)
+    image = Image(BufferContent(os.urandom(1000)), "image/png", 1, 1)
 
     async def added(store: ChatStore, number: int) -> Chats:
         chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
-        await store.keep(chat, str(number), Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image), None)
+        await store.save_turn(chat, str(number), Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image), None)
         return chat
 
     async with opened(storage) as store:
         await store.remove((await added(store, 1)).id, "anna")
         await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}, doomed = TRUE")
         chat = await added(store, 2)
-        swept = await store.sweep()
+        swept = await store.cleanup()
         found = (await store.get(chat.id, "anna")).turns[0].image
         assert found
         kept = b"".join([piece async for piece in found.content])
@@ -332,16 +334,16 @@ async def test_a_fork_and_the_end_of_what_it_is_forked_from(storage: Knobs) -> N
     """
     At the same moment, many times: a fork has all of the other's files, or there is none.
     """
-    image = Image(InMemory(os.urandom(1000)), "image/png", 1, 1)
+    image = Image(BufferContent(os.urandom(1000)), "image/png", 1, 1)
     async with opened(storage) as store:
         for number in range(10):
             chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
-            await store.keep(chat, str(number), Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image), None)
+            await store.save_turn(chat, str(number), Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image), None)
             fork, removed = await asyncio.gather(
                 store.fork(chat.id, "anna", None), store.remove(chat.id, "anna"), return_exceptions=True
             )
             await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
-            await store.sweep()
+            await store.cleanup()
             assert removed is None
             if isinstance(fork, BaseException):
                 assert isinstance(fork, ChatNotFound)
@@ -401,7 +403,7 @@ async def test_readers_of_long_chats_who_do_not_read_hold_little(
         async with opened(storage) as store:
             for number, prompt in enumerate(prompts, start=1):
                 leased = await store.lease(chat.url.removeprefix("/chats/"), "local", str(number))
-                await store.keep(leased, str(number), Turn(number, TurnState.FAILED, prompt, "any"), None)
+                await store.save_turn(leased, str(number), Turn(number, TurnState.FAILED, prompt, "any"), None)
         request = f"GET {chat.url} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         found = await chat.read()
         readers = [
@@ -1085,7 +1087,7 @@ async def with_a_long_turn(store: ChatStore) -> Chats:
     empty = await store.add("anna", ChatDefaults(system_instruction=LONG))
     chat = await store.lease(empty.id, "anna", "me")
     turn = Turn(1, TurnState.SUCCEEDED, LONG, "any", text=LONG, generation_id="gen_1")
-    await store.keep(chat, "me", turn, None)
+    await store.save_turn(chat, "me", turn, None)
     return await store.get(chat.id, "anna")
 
 
@@ -1110,10 +1112,10 @@ async def test_a_sweep_removes_long_texts_that_nobody_refers_to(storage: Knobs) 
         fork = await store.fork(chat.id, "anna", None)
         await store.remove(chat.id, "anna")
         await execute(storage, f"UPDATE texts SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
-        await store.sweep()
+        await store.cleanup()
         kept = await store.get(fork.id, "anna")
         await store.remove(fork.id, "anna")
-        await store.sweep()
+        await store.cleanup()
         left = await kept_characters(storage)
 
     assert (kept.defaults.system_instruction, kept.turns[0].prompt) == (LONG, LONG)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.lib.base64_json import Decoder, Encoded, InMemory, InPieces, Lifter, decode
+from app.lib.base64_json import Base64Decoder, Base64Encoded, Base64Extractor, BufferContent, SegmentedContent, decode
 from app.lib.base64_json.content import PIECE_BYTES
 from tests import oracle
 
@@ -124,9 +124,9 @@ def test_what_nobody_asked_for_is_dropped_while_it_arrives(chunks: list[bytes]) 
     """
     Strings under a key without a sink are empty in the rest, and nothing is kept of them.
     """
-    lifter = Lifter[Decoder]({"thoughtSignature": None})
+    extractor = Base64Extractor[Base64Decoder]({"thoughtSignature": None})
 
-    rest = b"".join(map(lifter.feed, chunks)) + lifter.close()
+    rest = b"".join(map(extractor.feed, chunks)) + extractor.close()
 
     left: list[Any] = []
 
@@ -137,7 +137,7 @@ def test_what_nobody_asked_for_is_dropped_while_it_arrives(chunks: list[bytes]) 
     found = json.loads(rest, object_pairs_hook=pairs)
     assert set(left) <= {""}
     assert found == json.loads(b"".join(chunks), object_pairs_hook=pairs)
-    assert lifter.lifted == {}
+    assert extractor.extracted == {}
 
 
 @given(st.binary(max_size=400), st.integers(1, 50), st.sampled_from([b"+/", b"-_"]), st.booleans(), st.booleans())
@@ -148,7 +148,7 @@ def test_base64_decodes_in_pieces_as_it_does_in_one(
     text = text if padded else text.rstrip(b"=")
     text = b"\r\n".join(text[i : i + 76] for i in range(0, len(text), 76)) if wrapped else text
     pieces: list[bytes] = []
-    decoder = Decoder(pieces.append)
+    decoder = Base64Decoder(pieces.append)
 
     for start in range(0, len(text), size):
         decoder.feed(text[start : start + size])
@@ -164,7 +164,7 @@ def test_crumbs_are_gathered_before_they_are_kept() -> None:
     An image that arrives byte by byte takes no more room than one that arrives at once.
     """
     pieces: list[bytes] = []
-    decoder = Decoder(pieces.append)
+    decoder = Base64Decoder(pieces.append)
 
     for character in base64.b64encode(IMAGE):
         decoder.feed(bytes([character]))
@@ -184,8 +184,12 @@ def test_what_is_not_base64_is_not_decoded(text: str) -> None:
 async def test_content_is_encoded_in_pieces_and_announced_beforehand(length: int) -> None:
     data = (b"abcdefg" * (length // 7 + 1))[:length]
 
-    for content in (InMemory(data), InMemory(bytearray(data)), InPieces([data[:PIECE_BYTES], data[PIECE_BYTES:]])):
-        encoded = Encoded(content)
+    for content in (
+        BufferContent(data),
+        BufferContent(bytearray(data)),
+        SegmentedContent([data[:PIECE_BYTES], data[PIECE_BYTES:]]),
+    ):
+        encoded = Base64Encoded(content)
         text = b"".join([piece async for piece in encoded])
 
         assert text == base64.b64encode(data)

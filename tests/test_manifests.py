@@ -12,8 +12,8 @@ import httpx2
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.api.http.middleware import PROBES
-from app.server.settings_errors import variables
+from app.api.http.middleware import PROBE_PATHS
+from app.server.settings_errors import env_names
 from app.settings import MIB, Settings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -118,7 +118,7 @@ ENVIRONMENTS = environments()
 
 def settings_in(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name in Settings.model_fields:
-        for variable in variables(name):
+        for variable in env_names(name):
             monkeypatch.delenv(variable, raising=False)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
@@ -132,7 +132,7 @@ def test_every_file_is_yaml_and_has_something_in_it(file: Path) -> None:
 
 @pytest.mark.parametrize("place", ENVIRONMENTS)
 def test_every_variable_is_a_setting(place: str) -> None:
-    known = {variable for name in Settings.model_fields for variable in variables(name)}
+    known = {variable for name in Settings.model_fields for variable in env_names(name)}
 
     assert set(ENVIRONMENTS[place]) <= known
 
@@ -270,7 +270,7 @@ def test_probes_ask_what_the_service_answers(place: str) -> None:
 
     assert probes
     for asked in probes.values():
-        assert asked["path"] in PROBES
+        assert asked["path"] in PROBE_PATHS
         assert asked["port"] == 8000
     if place not in ("cloudrun", "overlays/demo"):
         assert set(probes) == {"startupProbe", "livenessProbe", "readinessProbe"}
@@ -352,7 +352,7 @@ def test_compose_runs_the_service_with_settings_that_it_has(name: str, monkeypat
 
     settings = settings_in(environment, monkeypatch)
 
-    assert environment.keys() <= {variable for field in Settings.model_fields for variable in variables(field)}
+    assert environment.keys() <= {variable for field in Settings.model_fields for variable in env_names(field)}
     settings.require_startable("0.0.0.0")
 
 
@@ -399,5 +399,5 @@ def test_the_proxy_asks_the_replicas_that_there_are() -> None:
     caddyfile = (DEPLOY / "compose" / "Caddyfile").read_text()
 
     assert "REPLICAS:service-a:8000 service-b:8000" in caddyfile
-    assert f"health_uri {PROBES[1]}" in caddyfile
+    assert f"health_uri {PROBE_PATHS[1]}" in caddyfile
     assert {"service-a", "service-b"} == {job for job in compose() if job.startswith("service")}

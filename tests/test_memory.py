@@ -7,20 +7,20 @@ import pytest
 
 SCRIPT = """
 import asyncio, ctypes, os
-from app.lib.idle_trim import SpareMemory
+from app.lib.idle_trim import IdleMemoryTrimmer
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1_000_000
 
 async def main():
-    spare = SpareMemory(idle_seconds=0.2)
+    spare = IdleMemoryTrimmer(idle_seconds=0.2)
     before = resident()
-    with spare.at_work():
+    with spare.busy():
         blocks = [b"x" * 100_000 for _ in range(2_000)]
         pins = blocks[::100] + [b"x" * 100_000]
         busy = resident()
         del blocks
-    with spare.at_work():
+    with spare.busy():
         await asyncio.sleep(0.6)
         still = resident()
     await asyncio.sleep(0.6)

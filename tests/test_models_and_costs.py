@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from app.domain.catalogue import Catalogue
 from app.domain.generation import Usage
 from app.emulator import Emulator, Fault
-from app.server.settings_errors import complaints
+from app.server.settings_errors import describe_errors
 from tests.conftest import Serve, picture, settings_for
 
 CATALOGUE = Catalogue("gemini-3-pro-image")
@@ -387,6 +387,6 @@ def test_a_model_that_makes_no_sense_is_said_at_start(changes: dict[str, Any]) -
     with pytest.raises(ValidationError) as refused:
         settings_for("http://127.0.0.1:1", models={"m1": changes})
 
-    said = "\n".join(map(str, complaints(refused.value)))
+    said = "\n".join(map(str, describe_errors(refused.value)))
     assert "MODELS" in said
     assert "m1" in said

@@ -20,11 +20,11 @@ from google.genai import types
 from app.emulator import Emulator
 from app.emulator.faults import Fault
 from app.gemini.transport.connection import BUFFER_BYTES
-from app.gemini.transport.exchange import Exchange
-from app.gemini.transport.pool import Network
-from app.gemini.transport.transport import LiftingTransport
-from app.lib.base64_json import InMemory
-from app.lib.scheduler import Pace
+from app.gemini.transport.exchange import ImageExchange
+from app.gemini.transport.pool import ConnectionPool
+from app.gemini.transport.transport import ImageTransport
+from app.lib.base64_json import BufferContent
+from app.lib.scheduler import FairScheduler
 from tests.conftest import Serve, called, picture
 
 ASK = {"prompt": "A lighthouse"}
@@ -172,7 +172,7 @@ async def test_a_header_behind_megabytes_of_metadata_is_found(client: httpx2.Asy
 @pytest.fixture
 def left() -> Iterator[Callable[[], list[str]]]:
     """What holds images and is still there, with nobody to collect what holds itself."""
-    kinds = ("_Received", "InPieces", "InMemory", "InlineFile")
+    kinds = ("_Received", "InPieces", "BufferContent", "InlineFile")
     gc.collect()
     gc.disable()
     yield lambda: [kind for one in gc.get_objects() if (kind := type(one).__name__) in kinds]
@@ -325,7 +325,9 @@ def _images_sent(gemini: Emulator) -> list[bytes]:
 
 @asynccontextmanager
 async def sdk(url: str, max_bytes: int = 10**8) -> AsyncGenerator[genai.Client]:
-    http = httpx2.AsyncClient(transport=LiftingTransport(Network(Pace(), trust_env=False), max_bytes), trust_env=False)
+    http = httpx2.AsyncClient(
+        transport=ImageTransport(ConnectionPool(FairScheduler(), trust_env=False), max_bytes), trust_env=False
+    )
     options = types.HttpOptions(
         base_url=url,
         api_version="v1beta",
@@ -346,7 +348,7 @@ async def test_a_stream_is_lifted_while_it_arrives(gemini: Emulator, gemini_url:
     texts, images = [], []
 
     async with sdk(gemini_url) as client:
-        with Exchange() as exchange:
+        with ImageExchange() as exchange:
             stream = await client.aio.models.generate_content_stream(
                 model="gemini-3-pro-image", contents="A lighthouse", config=config
             )
@@ -358,7 +360,7 @@ async def test_a_stream_is_lifted_while_it_arrives(gemini: Emulator, gemini_url:
                     elif part.inline_data and part.inline_data.data:
                         token = base64.b64encode(part.inline_data.data).decode()
                         assert len(token) == 36
-                        images.append(exchange.received(token).head(10**9))
+                        images.append(exchange.content_for(token).head(10**9))
 
     assert texts == ["Here it is."]
     assert [image[:3] for image in images] == [b"\xff\xd8\xff"]
@@ -372,10 +374,12 @@ async def test_an_exchange_may_be_sent_again(gemini: Emulator, gemini_url: str) 
     config = types.GenerateContentConfig(response_modalities=["IMAGE"], should_return_http_response=True)
 
     async with sdk(gemini_url) as client:
-        with Exchange(keep_signatures=True) as exchange:
+        with ImageExchange(keep_signatures=True) as exchange:
             parts = [
                 types.Part(text="Blue"),
-                types.Part(inline_data=types.Blob(data=exchange.sending(InMemory(content)), mime_type="image/png")),
+                types.Part(
+                    inline_data=types.Blob(data=exchange.placeholder_for(BufferContent(content)), mime_type="image/png")
+                ),
             ]
             bodies = []
             for _ in range(2):
@@ -385,9 +389,9 @@ async def test_an_exchange_may_be_sent_again(gemini: Emulator, gemini_url: str) 
                 assert response.sdk_http_response and response.sdk_http_response.body
                 bodies.append(json.loads(response.sdk_http_response.body)["candidates"][0]["content"]["parts"][0])
             first, second = bodies
-            assert exchange.received(second["inlineData"]["data"]).head(3) == b"\xff\xd8\xff"
-            assert len(exchange.received(second["thoughtSignature"])) > 0
-            assert exchange.received(first["inlineData"]["data"]).head(99).hex() not in first["inlineData"]["data"]
+            assert exchange.content_for(second["inlineData"]["data"]).head(3) == b"\xff\xd8\xff"
+            assert len(exchange.content_for(second["thoughtSignature"])) > 0
+            assert exchange.content_for(first["inlineData"]["data"]).head(99).hex() not in first["inlineData"]["data"]
 
     for call in gemini.calls:
         assert base64.b64decode(call.body["contents"][0]["parts"][1]["inlineData"]["data"]) == content
@@ -421,12 +425,12 @@ async def test_of_a_long_error_the_status_is_enough(client: httpx2.AsyncClient, 
 def test_signatures_are_kept_for_those_who_ask() -> None:
     text = b'{"thoughtSignature": "QUJD", "thought_signature": "REVG", "data": "R0hJ"}'
 
-    with Exchange() as plain, Exchange(keep_signatures=True) as keeping:
-        dropped, kept = json.loads(plain.lift(text)), json.loads(keeping.lift(text))
+    with ImageExchange() as plain, ImageExchange(keep_signatures=True) as keeping:
+        dropped, kept = json.loads(plain.extract(text)), json.loads(keeping.extract(text))
 
         assert (dropped["thoughtSignature"], dropped["thought_signature"]) == ("", "")
-        assert plain.received(dropped["data"]).head(9) == b"GHI"
-        assert [keeping.received(kept[key]).head(9) for key in kept] == [b"ABC", b"DEF", b"GHI"]
+        assert plain.content_for(dropped["data"]).head(9) == b"GHI"
+        assert [keeping.content_for(kept[key]).head(9) for key in kept] == [b"ABC", b"DEF", b"GHI"]
 
 
 # Connections.
@@ -457,7 +461,7 @@ async def test_an_idle_connection_that_ends_is_not_used_again(gemini_url: str) -
     port = server.sockets[0].getsockname()[1]
     async with server, sdk(f"http://127.0.0.1:{port}") as client:
         for _ in range(3):
-            with Exchange():
+            with ImageExchange():
                 await client.aio.models.generate_content(
                     model="m", contents="x", config=types.GenerateContentConfig(should_return_http_response=True)
                 )

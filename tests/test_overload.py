@@ -11,8 +11,8 @@ import pytest
 
 from app.domain.errors import Overloaded
 from app.emulator import Emulator, Fault
-from app.lib.byte_budget import Room, Share
-from app.service.resilience.admission import Gate
+from app.lib.byte_budget import ByteBudget, Reservation
+from app.service.resilience.admission import AdmissionController
 from tests.conftest import Serve, called, picture
 from tests.processes import process
 
@@ -25,57 +25,57 @@ IMAGE = base64.b64encode(JPEG).decode()
 
 
 async def test_callers_take_turns_however_often_they_have_asked() -> None:
-    gate, order = Gate(1, 100, 60), list[str]()
+    admission, order = AdmissionController(1, 100, 60), list[str]()
 
     async def work(caller: str) -> None:
-        async with gate.place(caller):
+        async with admission.admit(caller):
             order.append(caller)
             await asyncio.sleep(0.001)
 
     await asyncio.gather(*(work(caller) for caller in "aaaaaabbc"))
 
     assert order == list("aabcabaaa") or order[1:5] == list("abca"), order
-    assert gate.under_way == gate.queued == 0
+    assert admission.in_flight == admission.queued == 0
 
 
 async def test_a_full_queue_makes_room_for_whoever_has_asked_for_less() -> None:
-    gate, served = Gate(1, 4, 60), list[str]()
+    admission, served = AdmissionController(1, 4, 60), list[str]()
 
     async def work(caller: str) -> None:
-        async with gate.place(caller):
+        async with admission.admit(caller):
             served.append(caller)
             await asyncio.sleep(0.01)
 
     greedy = [asyncio.create_task(work("a")) for _ in range(5)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        gate.require_room("a")
-    gate.require_room("b")
+        admission.check_capacity("a")
+    admission.check_capacity("b")
     modest = asyncio.create_task(work("b"))
     await asyncio.gather(modest, *greedy, return_exceptions=True)
 
     assert served == list("aabaa") or served == list("abaaa"), served
     assert sum(isinstance(one.exception(), Overloaded) for one in greedy) == 1
-    assert gate.under_way == gate.queued == 0
+    assert admission.in_flight == admission.queued == 0
 
 
 async def test_whoever_would_wait_too_long_is_told_at_once() -> None:
     """
     How long is known from how long it has taken lately, and is what `Retry-After` says.
     """
-    gate = Gate(1, 100, 1)
-    async with gate.place("a"):
+    admission = AdmissionController(1, 100, 1)
+    async with admission.admit("a"):
         await asyncio.sleep(0.6)
 
     async def work() -> None:
-        async with gate.place("a"):
+        async with admission.admit("a"):
             await asyncio.sleep(0.6)
 
     running = [asyncio.create_task(work()) for _ in range(2)]
     await asyncio.sleep(0.01)
     began = time.perf_counter()
     with pytest.raises(Overloaded) as refused:
-        gate.require_room("c")
+        admission.check_capacity("c")
 
     assert time.perf_counter() - began < 0.1
     assert refused.value.retry_after == 2
@@ -83,26 +83,26 @@ async def test_whoever_would_wait_too_long_is_told_at_once() -> None:
 
 
 async def test_a_full_queue_and_a_wait_that_is_over_are_overload() -> None:
-    gate = Gate(1, 1, 0.05)
-    async with gate.place("a"):
-        waiting = asyncio.create_task(gate.place("b").__aenter__())
+    admission = AdmissionController(1, 1, 0.05)
+    async with admission.admit("a"):
+        waiting = asyncio.create_task(admission.admit("b").__aenter__())
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            gate.require_room("c")
+            admission.check_capacity("c")
         with pytest.raises(Overloaded, match=r"0\.05"):
             await waiting
 
-    assert gate.under_way == gate.queued == 0
+    assert admission.in_flight == admission.queued == 0
 
 
 async def test_cancelled_waiters_lose_no_place() -> None:
     """
     Not even if they are cancelled in the moment in which a place comes free.
     """
-    gate = Gate(1, 100, 60)
+    admission = AdmissionController(1, 100, 60)
 
     async def work() -> None:
-        async with gate.place("a"):
+        async with admission.admit("a"):
             await asyncio.sleep(0)
 
     for _ in range(200):
@@ -112,32 +112,32 @@ async def test_cancelled_waiters_lose_no_place() -> None:
         second.cancel()
         await asyncio.gather(first, second, third, return_exceptions=True)
 
-    assert gate.under_way == gate.queued == 0
+    assert admission.in_flight == admission.queued == 0
 
 
 async def test_room_is_shared_in_order_and_given_back() -> None:
-    room = Room(100)
-    one, two, three = Share(room), Share(room), Share(room)
-    await one.take(80)
-    waiting = [asyncio.create_task(two.take(50)), asyncio.create_task(three.take(10))]
+    room = ByteBudget(100)
+    one, two, three = Reservation(room), Reservation(room), Reservation(room)
+    await one.acquire(80)
+    waiting = [asyncio.create_task(two.acquire(50)), asyncio.create_task(three.acquire(10))]
     await asyncio.sleep(0)
-    assert room.held == 80
+    assert room.used == 80
     assert not room.fits(1), "nobody may overtake whoever waits"
 
-    one.become(20)
+    one.resize(20)
     await asyncio.gather(*waiting)
 
-    assert room.held == 80
+    assert room.used == 80
     for share in (one, two, three):
-        share.become(0)
-    assert room.held == 0
-    await one.take(1000)  # alone, anything fits
-    cancelled = asyncio.create_task(two.take(1))
+        share.resize(0)
+    assert room.used == 0
+    await one.acquire(1000)  # alone, anything fits
+    cancelled = asyncio.create_task(two.acquire(1))
     await asyncio.sleep(0)
     cancelled.cancel()
     await asyncio.gather(cancelled, return_exceptions=True)
-    one.become(0)
-    assert room.held == 0
+    one.resize(0)
+    assert room.used == 0
 
 
 # The service.

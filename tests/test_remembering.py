@@ -8,9 +8,9 @@ import pytest
 from app.domain.catalogue import Catalogue, Model
 from app.domain.chat import Turn, TurnState
 from app.domain.errors import InvalidRequest
-from app.domain.generation import GenerationRequest, Image, Part, Recollection, Reference
-from app.lib.base64_json import Content, InMemory
-from app.service.chats.history import recall
+from app.domain.generation import ChatContext, GenerationRequest, Image, Part, Reference
+from app.lib.base64_json import BufferContent, Content
+from app.service.chats.history import select_context
 
 CATALOGUE = Catalogue("gemini-3-pro-image")
 PRO = CATALOGUE.resolve("gemini-3-pro-image").model
@@ -18,7 +18,7 @@ OLD = CATALOGUE.resolve("gemini-2.5-flash-image").model
 UNLISTED = CATALOGUE.resolve("gemini-9-image").model
 
 
-class Megabytes(InMemory):
+class Megabytes(BufferContent):
     """Content of which only the size matters."""
 
     def __init__(self, count: float) -> None:
@@ -30,7 +30,7 @@ class Megabytes(InMemory):
 
 
 def image(content: bytes | Megabytes = b"image") -> Image:
-    return Image(content if isinstance(content, Megabytes) else InMemory(content), "image/png", 1, 1)
+    return Image(content if isinstance(content, Megabytes) else BufferContent(content), "image/png", 1, 1)
 
 
 def turn(
@@ -40,7 +40,7 @@ def turn(
     drawn: bytes | Megabytes = b"drawn",
     model: Model = PRO,
     prompt: str = "prompt",
-    restarted: bool = False,
+    context_inlined: bool = False,
     as_thought: bool = False,
 ) -> Turn:
     references = tuple(Reference(image(f"upload {number}.{place}".encode())) for place in range(uploads))
@@ -50,11 +50,11 @@ def turn(
         state=TurnState.SUCCEEDED,
         prompt=f"{prompt} {number}",
         model=model.id,
-        user=(Part.words(f"{prompt} {number}"), *(Part.picture(one.image) for one in references)),
-        answer=(Part.words("Here."), *(() if as_thought else (Part.picture(final),))),
+        user=(Part.from_text(f"{prompt} {number}"), *(Part.from_image(one.image) for one in references)),
+        answer=(Part.from_text("Here."), *(() if as_thought else (Part.from_image(final),))),
         references=references,
         image=final,
-        restarted=restarted or number == 1,
+        context_inlined=context_inlined or number == 1,
     )
 
 
@@ -62,8 +62,8 @@ def asked(*, uploads: int = 0, prompt: str = "new") -> GenerationRequest:
     return GenerationRequest(prompt, references=tuple(Reference(image()) for _ in range(uploads)))
 
 
-def told(recollection: Recollection) -> list[str]:
-    return [past.user[0].text for past in recollection.turns]
+def told(chat_context: ChatContext) -> list[str]:
+    return [past.user[0].text for past in chat_context.turns]
 
 
 def pictures(parts: tuple[Part, ...]) -> int:
@@ -71,25 +71,25 @@ def pictures(parts: tuple[Part, ...]) -> int:
 
 
 def test_the_first_turn_has_nothing_to_remember() -> None:
-    assert recall((), asked(), PRO) == (Recollection(), [])
+    assert select_context((), asked(), PRO) == (ChatContext(), [])
 
 
 def test_everything_goes_along_as_long_as_there_is_room() -> None:
     chain = [turn(1, uploads=3), turn(2), turn(3, uploads=1)]
 
-    recollection, warnings = recall(chain, asked(), PRO)
+    chat_context, warnings = select_context(chain, asked(), PRO)
 
-    assert [(past.user, past.answer) for past in recollection.turns] == [(one.user, one.answer) for one in chain]
+    assert [(past.user, past.answer) for past in chat_context.turns] == [(one.user, one.answer) for one in chain]
     assert warnings == []
 
 
 def test_the_first_uploads_go_along_when_their_turn_does_not() -> None:
     chain = [turn(1, uploads=3), *(turn(number) for number in range(2, 13))]
 
-    recollection, warnings = recall(chain, asked(uploads=2), PRO)
+    chat_context, warnings = select_context(chain, asked(uploads=2), PRO)
 
-    assert told(recollection) == [f"prompt {number}" for number in range(4, 13)]
-    first, *rest = recollection.turns
+    assert told(chat_context) == [f"prompt {number}" for number in range(4, 13)]
+    first, *rest = chat_context.turns
     assert [part.text for part in first.user[:2]] == ["prompt 4", "From the beginning of this conversation:"]
     assert pictures(first.user) == 3
     assert sum(map(pictures, [past.user + past.answer for past in rest])) == 8
@@ -99,10 +99,10 @@ def test_the_first_uploads_go_along_when_their_turn_does_not() -> None:
 def test_the_first_uploads_are_those_of_the_first_turn_that_has_any() -> None:
     chain = [turn(1), turn(2, uploads=2), *(turn(number) for number in range(3, 16))]
 
-    recollection, _ = recall(chain, asked(), PRO)
+    chat_context, _ = select_context(chain, asked(), PRO)
 
-    assert pictures(recollection.turns[0].user) == 2
-    assert sum(pictures(past.user + past.answer) for past in recollection.turns) == 14
+    assert pictures(chat_context.turns[0].user) == 2
+    assert sum(pictures(past.user + past.answer) for past in chat_context.turns) == 14
 
 
 def test_nothing_older_goes_along_than_a_turn_that_did_not() -> None:
@@ -111,16 +111,16 @@ def test_nothing_older_goes_along_than_a_turn_that_did_not() -> None:
     """
     chain = [turn(1), turn(2, uploads=1), turn(3, uploads=12), turn(4)]
 
-    recollection, warnings = recall(chain, asked(), PRO)
+    chat_context, warnings = select_context(chain, asked(), PRO)
 
-    assert told(recollection) == ["prompt 4"]
+    assert told(chat_context) == ["prompt 4"]
     assert "Turns 1 to 3" in warnings[0]
 
 
 def test_the_newest_image_goes_along_before_the_first_uploads() -> None:
-    recollection, warnings = recall([turn(1, uploads=14)], asked(), PRO)
+    chat_context, warnings = select_context([turn(1, uploads=14)], asked(), PRO)
 
-    (past,) = recollection.turns
+    (past,) = chat_context.turns
     assert (pictures(past.user), pictures(past.answer)) == (13, 1)
     assert warnings == ["1 of the first uploads did not go along: gemini-3-pro-image takes in only so much at once."]
 
@@ -129,9 +129,9 @@ def test_the_newest_image_goes_along_before_the_first_uploads() -> None:
 def test_uploads_leave_a_place_for_the_newest_image(model: Model, uploads: int) -> None:
     chain = [turn(1, model=model)]
 
-    recall(chain, asked(uploads=uploads - 1), model)
+    select_context(chain, asked(uploads=uploads - 1), model)
     with pytest.raises(InvalidRequest, match="newest image of the chat"):
-        recall(chain, asked(uploads=uploads), model)
+        select_context(chain, asked(uploads=uploads), model)
 
 
 def test_a_long_prompt_takes_its_tokens() -> None:
@@ -140,9 +140,9 @@ def test_a_long_prompt_takes_its_tokens() -> None:
     """
     chain = [turn(number, prompt="x" * 50_000) for number in range(1, 6)]
 
-    recollection, warnings = recall(chain, asked(), PRO)
+    chat_context, warnings = select_context(chain, asked(), PRO)
 
-    assert len(recollection.turns) == 3
+    assert len(chat_context.turns) == 3
     assert "Turns 1 to 2" in warnings[0]
 
 
@@ -152,33 +152,33 @@ def test_large_images_take_their_bytes() -> None:
     """
     chain = [turn(number, drawn=Megabytes(15)) for number in range(1, 8)]
 
-    recollection, warnings = recall(chain, asked(), PRO)
+    chat_context, warnings = select_context(chain, asked(), PRO)
 
-    assert len(recollection.turns) == 4
+    assert len(chat_context.turns) == 4
     assert "Turns 1 to 3" in warnings[0]
 
 
 def test_a_model_that_nobody_knows_has_no_limits_but_google_s() -> None:
     chain = [turn(number, model=UNLISTED) for number in range(1, 101)]
 
-    recollection, warnings = recall(chain, asked(uploads=50), UNLISTED)
+    chat_context, warnings = select_context(chain, asked(uploads=50), UNLISTED)
 
-    assert (len(recollection.turns), warnings) == (100, [])
+    assert (len(chat_context.turns), warnings) == (100, [])
 
 
 def test_a_conversation_begins_where_it_was_restarted() -> None:
-    chain = [turn(1, model=OLD), turn(2, restarted=True), turn(3)]
+    chain = [turn(1, model=OLD), turn(2, context_inlined=True), turn(3)]
 
-    recollection, warnings = recall(chain, asked(), PRO)
+    chat_context, warnings = select_context(chain, asked(), PRO)
 
-    assert (told(recollection), warnings) == (["prompt 2", "prompt 3"], [])
+    assert (told(chat_context), warnings) == (["prompt 2", "prompt 3"], [])
 
 
 @pytest.mark.parametrize(
     ("chain", "options", "why"),
     [
         (lambda: [turn(1, model=OLD), turn(2, model=OLD)], {}, "because gemini-2.5-flash-image made them"),
-        (lambda: [turn(1), turn(2, model=OLD, restarted=True)], {}, "because gemini-2.5-flash-image made them"),
+        (lambda: [turn(1), turn(2, model=OLD, context_inlined=True)], {}, "because gemini-2.5-flash-image made them"),
         (lambda: [turn(1), turn(2)], {"distrusted": True}, "because Gemini does not accept their thought signatures"),
         (lambda: [turn(1), turn(2, as_thought=True)], {}, "as a thought"),
     ],
@@ -186,10 +186,10 @@ def test_a_conversation_begins_where_it_was_restarted() -> None:
 def test_images_go_along_as_references_where_a_conversation_cannot_be_had(
     chain: Callable[[], list[Turn]], options: dict[str, Any], why: str
 ) -> None:
-    recollection, warnings = recall(chain(), asked(), PRO, **options)
+    chat_context, warnings = select_context(chain(), asked(), PRO, **options)
 
-    assert recollection.turns == ()
-    assert [part.text for part in recollection.parts if part.data is None] == [
+    assert chat_context.turns == ()
+    assert [part.text for part in chat_context.parts if part.data is None] == [
         "Drawn in turn 1 for: prompt 1",
         "Drawn in turn 2 for: prompt 2",
     ]
@@ -199,9 +199,9 @@ def test_images_go_along_as_references_where_a_conversation_cannot_be_had(
 def test_references_are_told_in_the_order_in_which_they_came_about() -> None:
     chain = [turn(1, uploads=2), *(turn(number, drawn=str(number).encode()) for number in range(2, 15))]
 
-    recollection, _ = recall(chain, asked(uploads=1), PRO, distrusted=True)
+    chat_context, _ = select_context(chain, asked(uploads=1), PRO, distrusted=True)
 
-    held = [part.data.head(10).decode() for part in recollection.parts if part.data is not None]
+    held = [part.data.head(10).decode() for part in chat_context.parts if part.data is not None]
     assert held == ["upload 1.0", "upload 1.1", *(str(number) for number in range(4, 15))]
 
 
@@ -209,15 +209,15 @@ def test_what_is_lost_does_not_go_along() -> None:
     chain = [turn(1), turn(2)]
     lost: set[Content] = {chain[1].image.content} if chain[1].image else set()
 
-    recollection, warnings = recall(chain, asked(), PRO, lost=lost)
+    chat_context, warnings = select_context(chain, asked(), PRO, lost=lost)
 
-    assert [part.text for part in recollection.parts if part.data is None] == ["Drawn in turn 1 for: prompt 1"]
+    assert [part.text for part in chat_context.parts if part.data is None] == ["Drawn in turn 1 for: prompt 1"]
     assert "missing from the storage" in warnings[0]
 
 
 def test_long_prompts_are_quoted_in_short() -> None:
     chain = [turn(1, prompt="word " * 100, model=OLD)]
 
-    recollection, _ = recall(chain, asked(), PRO)
+    chat_context, _ = select_context(chain, asked(), PRO)
 
-    assert len(recollection.parts[0].text) < 250
+    assert len(chat_context.parts[0].text) < 250

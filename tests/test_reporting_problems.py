@@ -8,11 +8,11 @@ import pytest
 
 from app.domain.catalogue import Catalogue
 from app.domain.generation import GenerationRequest
-from app.domain.progress import Journey
+from app.domain.progress import GenerationProgress
 from app.emulator import Emulator, Fault
-from app.gemini import Gemini
-from app.lib.byte_budget import Room, Share
-from app.lib.scheduler import Pace
+from app.gemini import GeminiClient
+from app.lib.byte_budget import ByteBudget, Reservation
+from app.lib.scheduler import FairScheduler
 from app.settings import Settings
 from tests.conftest import picture
 from tests.test_logs import broken
@@ -72,13 +72,13 @@ async def test_a_bug_after_gemini_was_asked_is_not_to_be_tried_again(settings: S
     assert [one["problem"]["code"] for one in turns] == (["internal"] if path == "turns" else [])
 
 
-class Buggy(Share):
+class Buggy(Reservation):
     """A share of memory with a bug, which shows when the first bytes of an image are counted."""
 
-    def become(self, count: int) -> None:
+    def resize(self, count: int) -> None:
         if count > 0:
             raise ValueError("a bug of ours")
-        super().become(count)
+        super().resize(count)
 
 
 @pytest.mark.parametrize("listener", [None, lambda _: None], ids=["plain", "stream"])
@@ -89,8 +89,8 @@ async def test_a_bug_under_the_sdk_is_not_taken_for_an_answer_of_gemini_s(
     While an answer is read our own code runs inside the SDK. (A unit test: no request from outside shows a bug that is
     not there.)
     """
-    journey = Journey(10, Buggy(Room(0)), listener)
+    progress = GenerationProgress(10, Buggy(ByteBudget(0)), listener)
     model = Catalogue("gemini-3-pro-image", {}, {}).resolve("gemini-3-pro-image").model
-    async with Gemini(settings, Pace()) as client:
+    async with GeminiClient(settings, FairScheduler()) as client:
         with pytest.raises(ValueError, match="a bug of ours"):
-            await client.generate(GenerationRequest(prompt="x", image_size="1K"), model, journey)
+            await client.generate(GenerationRequest(prompt="x", image_size="1K"), model, progress)

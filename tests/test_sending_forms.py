@@ -298,7 +298,7 @@ async def test_the_examples_of_the_documentation_ask_for_nothing_but_a_prompt(
 
     for name in ("GenerationCreate", "TurnCreate", "ChatCreate"):
         assert [list(example) for example in schemas[name]["examples"]] == [["prompt"]], name
-    for name in ("FormCreate", "TurnForm"):
+    for name in ("GenerationForm", "TurnForm"):
         assert all(
             "prompt" in example and set(example) <= {"prompt", "images"} for example in schemas[name]["examples"]
         )

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator
-from app.lib.base64_json import Lifter
+from app.lib.base64_json import Base64Extractor
 from tests.conftest import health_while, picture
 from tests.oracle import Kept
 from tests.test_uploading_references import inline_parts, sent_bytes
@@ -281,10 +281,10 @@ def test_base64_with_escapes_takes_no_longer_than_json_does(name: str) -> None:
     chunks = [document[start : start + 65536] for start in range(0, len(document), 65536)]
 
     def lift() -> bytes:
-        lifter = Lifter({"data": Kept})
+        extractor = Base64Extractor({"data": Kept})
         for chunk in chunks:
-            lifter.feed(chunk)
-        (sink,) = lifter.lifted.values()
+            extractor.feed(chunk)
+        (sink,) = extractor.extracted.values()
         assert sink.valid
         return b"".join(sink.pieces)
 

@@ -18,8 +18,8 @@ from pydantic_core import PydanticUndefined
 from app.domain import errors
 from app.emulator import Emulator, served
 from app.main import create_app
-from app.server.start_checks import examine_environment
-from app.settings import Settings, UnsafeSettings
+from app.server.start_checks import check_environment
+from app.settings import Settings, UnsafeConfiguration
 from tests.storages import S3_ENVIRONMENT, environment
 
 ROOT = Path(__file__).parent.parent
@@ -204,8 +204,8 @@ def test_whatever_the_environment_gets_wrong_is_named(
     """
     without_a_cloud = dict.fromkeys(S3_ENVIRONMENT, "")  # other tests of this process may have set them
     with chdir(tmp_path), environment(PORT="0", **without_a_cloud | variables):
-        examined = examine_environment(listening=True)
-        with pytest.raises(UnsafeSettings) as refused:
+        examined = check_environment(listening=True)
+        with pytest.raises(UnsafeConfiguration) as refused:
             examined.require_startable(examined.settings.host)
 
     for word in words:
@@ -224,8 +224,8 @@ def test_whatever_the_environment_gets_wrong_is_named(
 )
 def test_names_in_a_file_that_no_setting_has_are_named(tmp_path: Path, content: bytes, words: list[str]) -> None:
     (tmp_path / ".env").write_bytes(content)
-    with chdir(tmp_path), environment(GEMINI_API_KEY="k"), pytest.raises(UnsafeSettings) as refused:
-        examine_environment().require_startable()
+    with chdir(tmp_path), environment(GEMINI_API_KEY="k"), pytest.raises(UnsafeConfiguration) as refused:
+        check_environment().require_startable()
 
     for word in words:
         assert word in str(refused.value)
@@ -235,7 +235,7 @@ def test_names_in_a_file_that_no_setting_has_are_named(tmp_path: Path, content: 
 def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfGEMINI_API_KEY=k\r\nPORT=9\r\n")
     with chdir(tmp_path):
-        settings = examine_environment().require_startable()
+        settings = check_environment().require_startable()
 
     assert settings.port == 9
     assert settings.gemini_api_key
@@ -253,7 +253,7 @@ async def test_a_proxy_that_is_not_used_is_no_fault(
     gemini: Emulator, gemini_url: str, tmp_path: Path, variables: dict[str, str]
 ) -> None:
     with chdir(tmp_path), environment(**variables, GOOGLE_GEMINI_BASE_URL=gemini_url):
-        settings = examine_environment().require_startable()
+        settings = check_environment().require_startable()
         async with (
             served(create_app(settings)) as url,
             httpx2.AsyncClient(base_url=url, timeout=20, trust_env=False) as client,
@@ -296,7 +296,7 @@ async def test_other_ways_to_start_name_what_is_wrong_too(
 
 def test_a_model_that_nobody_knows_is_a_warning(tmp_path: Path) -> None:
     with chdir(tmp_path), environment(GEMINI_API_KEY="k", DEFAULT_MODEL="gemini-3-pro-imag"):
-        warnings = examine_environment().warnings
+        warnings = check_environment().warnings
 
     assert "Is gemini-3-pro-image meant?" in str(warnings[0])
 
@@ -360,7 +360,7 @@ def test_the_readme_names_every_problem_code() -> None:
     classes: list[type[errors.ServiceError]] = [
         errors.Internal,
         *errors.CallerError.__subclasses__(),
-        *errors.Refused.__subclasses__(),
+        *errors.GenerationRefused.__subclasses__(),
     ]
     classes += [errors.UpstreamError, *errors.UpstreamError.__subclasses__(), *errors.StorageError.__subclasses__()]
     readme = (ROOT / "README.md").read_text()

@@ -9,18 +9,18 @@ import pytest
 
 from app.emulator import Emulator
 from app.emulator.faults import Fault
-from app.lib.scheduler import WORK_PER_ITERATION, Pace
+from app.lib.scheduler import WORK_PER_ITERATION, FairScheduler
 from tests.test_moving_images import JPEG, image_of
 
 
-async def _iterations(order: list[int], pace: Pace, number: int, work: int) -> None:
-    await pace.turn(work)
+async def _iterations(order: list[int], scheduler: FairScheduler, number: int, work: int) -> None:
+    await scheduler.slot(work)
     order.append(number)
 
 
 async def test_an_iteration_does_a_little_and_everybody_has_a_turn_in_order() -> None:
-    pace, order = Pace(), []  # type: ignore[var-annotated]
-    tasks = [asyncio.create_task(_iterations(order, pace, number, 1)) for number in range(20)]
+    scheduler, order = FairScheduler(), []  # type: ignore[var-annotated]
+    tasks = [asyncio.create_task(_iterations(order, scheduler, number, 1)) for number in range(20)]
 
     done = []
     while len(order) < 20:
@@ -33,8 +33,8 @@ async def test_an_iteration_does_a_little_and_everybody_has_a_turn_in_order() ->
 
 
 async def test_who_leaves_the_queue_does_not_stop_it() -> None:
-    pace, order = Pace(), []  # type: ignore[var-annotated]
-    tasks = [asyncio.create_task(_iterations(order, pace, number, WORK_PER_ITERATION)) for number in range(6)]
+    scheduler, order = FairScheduler(), []  # type: ignore[var-annotated]
+    tasks = [asyncio.create_task(_iterations(order, scheduler, number, WORK_PER_ITERATION)) for number in range(6)]
     await asyncio.sleep(0)
 
     for number in (1, 2, 4):

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator
-from app.settings import Settings, UnsafeSettings, is_loopback
+from app.settings import Settings, UnsafeConfiguration, is_loopback
 from tests.conftest import Serve, picture
 
 KEYS = "web:first-secret,web:second-secret,batch:third:with:colons"
@@ -334,7 +334,7 @@ def _own_address() -> str | None:
 def test_it_refuses_to_start_by_accident(settings: Settings, knobs: dict[str, object], names: list[str]) -> None:
     changed = settings.model_copy(update=knobs)
 
-    with pytest.raises(UnsafeSettings) as refused:
+    with pytest.raises(UnsafeConfiguration) as refused:
         changed.require_startable(changed.host)
 
     for name in names:

@@ -14,4 +14,4 @@ router = APIRouter(tags=["health"])
 )
 async def metrics(metrics: MetricsDep) -> Response:
     """What is under way, what came of what was, and what it cost, in Prometheus' text format."""
-    return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+    return Response(metrics.render(), media_type="text/plain; version=0.0.4")

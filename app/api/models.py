@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from app.api.http.dependencies import CatalogueDep, SettingsDep, caller
-from app.api.http.problems import documented
+from app.api.http.problems import problem_responses
 from app.api.images.request import MAX_PROMPT_CHARS
 from app.domain import errors
 from app.domain.catalogue import Catalogue, Model
@@ -18,7 +18,7 @@ from app.settings import Settings
 router = APIRouter(
     prefix="/models",
     tags=["models"],
-    responses=documented(errors.Unauthorized, errors.ForbiddenOrigin, errors.ForbiddenHost),
+    responses=problem_responses(errors.Unauthorized, errors.ForbiddenOrigin, errors.ForbiddenHost),
     dependencies=[Depends(caller)],
 )
 

@@ -6,26 +6,26 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from app.api.http.dependencies import GateDep, SettingsDep
-from app.api.http.problems import documented
+from app.api.http.problems import problem_responses
 from app.domain.errors import Overloaded
 
 router = APIRouter(tags=["health"])
 
 
-class Alive(BaseModel):
+class LivenessRead(BaseModel):
     status: Literal["alive"] = "alive"
 
 
-class Ready(BaseModel):
+class ReadinessRead(BaseModel):
     status: Literal["ready"] = "ready"
     demo: bool
 
 
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", responses={200: {"content": {"application/json": {"example": {"status": "alive"}}}}})
-async def alive() -> Alive:
+async def alive() -> LivenessRead:
     """Answer as long as the process does."""
-    return Alive()
+    return LivenessRead()
 
 
 @router.head("/readyz", include_in_schema=False)
@@ -33,12 +33,12 @@ async def alive() -> Alive:
     "/readyz",
     responses={
         200: {"content": {"application/json": {"example": {"status": "ready", "demo": False}}}},
-        **documented(Overloaded),
+        **problem_responses(Overloaded),
     },
 )
-async def ready(settings: SettingsDep, gate: GateDep) -> Ready:
+async def ready(settings: SettingsDep, admission: GateDep) -> ReadinessRead:
     """Answer as soon as requests can be served, and no more once the service has been told to stop. `demo` says whether
     an emulator draws the pictures."""
-    if gate.stopping:
+    if admission.stopping:
         raise Overloaded("This service is about to stop.", retry_after=1)
-    return Ready(demo=settings.demo)
+    return ReadinessRead(demo=settings.demo)

@@ -45,7 +45,7 @@ class Turn:
     """What was sent as the caller's side of this turn."""
     answer: tuple[Part, ...] = ()
     """What Gemini sent, part for part, without its thoughts."""
-    restarted: bool = False
+    context_inlined: bool = False
     """Whether Gemini heard of earlier turns only through what `user` holds of them."""
     references: tuple[Reference, ...] = ()
     """The caller's uploads."""
@@ -67,7 +67,7 @@ class Turn:
     """Whether it was made, and paid, in the chat that this one was forked from."""
 
     @property
-    def chained(self) -> bool:
+    def is_in_history(self) -> bool:
         """Whether later turns build upon it."""
         return self.state is TurnState.SUCCEEDED and self.replaced_by is None
 
@@ -95,11 +95,11 @@ class Chat:
     """Empty where only the chat itself was asked for."""
 
     @property
-    def last_that_counts(self) -> int:
+    def last_image_turn(self) -> int:
         """The latest turn with an image; those behind it have changed nothing."""
         return max((turn.number for turn in self.turns if turn.state is TurnState.SUCCEEDED), default=0)
 
     @property
-    def chain(self) -> tuple[Turn, ...]:
+    def history(self) -> tuple[Turn, ...]:
         """The turns that the next one builds upon."""
-        return tuple(turn for turn in self.turns if turn.chained)
+        return tuple(turn for turn in self.turns if turn.is_in_history)

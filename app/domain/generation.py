@@ -61,11 +61,11 @@ class Part:
     """Its `thoughtSignature`."""
 
     @classmethod
-    def words(cls, text: str) -> "Part":
+    def from_text(cls, text: str) -> "Part":
         return cls({"text": text})
 
     @classmethod
-    def picture(cls, image: Image) -> "Part":
+    def from_image(cls, image: Image) -> "Part":
         return cls({"inlineData": {"mimeType": image.mime_type}}, image.content)
 
     @property
@@ -84,7 +84,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class PastTurn:
+class ContextTurn:
     """A turn that goes to Gemini again, so that the next one can build upon it."""
 
     user: tuple[Part, ...]
@@ -92,10 +92,10 @@ class PastTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class Recollection:
+class ChatContext:
     """What of a chat goes along with its next turn."""
 
-    turns: tuple[PastTurn, ...] = ()
+    turns: tuple[ContextTurn, ...] = ()
     """Word for word, as a conversation."""
     parts: tuple[Part, ...] = ()
     """Within the turn itself, where a conversation cannot be had."""
@@ -124,7 +124,7 @@ class GenerationRequest:
     """Whom to ask if the model is out of capacity; an id or an alias."""
     accepted_types: tuple[str, ...] = ()
     """The image types the caller can take; empty when any will do."""
-    recollection: Recollection | None = None
+    chat_context: ChatContext | None = None
     """What of a chat goes along. `None` is a request outside of any, whose answer need not be remembered."""
 
 
@@ -140,7 +140,7 @@ class Usage:
     tool_tokens: int = 0
     estimated_cost_usd: float | None = None
 
-    def costing(self, usd: float | None) -> "Usage":
+    def with_cost(self, usd: float | None) -> "Usage":
         return replace(self, estimated_cost_usd=usd)
 
 
@@ -161,7 +161,7 @@ class ImageSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Support:
+class GroundingSupport:
     """A piece of the answer's text and the sources, by their place in the chunks Gemini listed, that it rests on."""
 
     text: str
@@ -175,7 +175,7 @@ class Grounding:
     queries: tuple[str, ...] = ()
     sources: tuple[WebSource, ...] = ()
     image_sources: tuple[ImageSource, ...] = ()
-    supports: tuple[Support, ...] = ()
+    supports: tuple[GroundingSupport, ...] = ()
     search_suggestions_html: str | None = None
 
 
@@ -196,11 +196,11 @@ class Generation:
     warnings: tuple[str, ...] = ()
     attempts: int = 1
     """Calls to Gemini that it took."""
-    sent: tuple[Part, ...] = ()
+    request_parts: tuple[Part, ...] = ()
     """For a chat: what was the caller's side."""
-    parts: tuple[Part, ...] = ()
+    response_parts: tuple[Part, ...] = ()
     """For a chat: what Gemini said, part for part, without its thoughts."""
-    recollection: Recollection | None = None
+    chat_context: ChatContext | None = None
     """For a chat: what of it Gemini was told again."""
     chat_id: str | None = None
     turn: int | None = None
@@ -209,7 +209,7 @@ class Generation:
     @property
     def held_bytes(self) -> int:
         """What its images, and whatever else of it is large, take in memory."""
-        kept = {id(one): len(one) for part in self.parts for one in part.contents}
+        kept = {id(one): len(one) for part in self.response_parts for one in part.contents}
         images = {id(image.content): len(image.content) for image in (self.image, *self.drafts)}
         return sum((kept | images).values())
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.domain.generation import Image
-from app.lib.byte_budget import Share
+from app.lib.byte_budget import Reservation
 
 _CLOCK_SECONDS = 0.005
 
@@ -20,13 +20,13 @@ class Stage(StrEnum):
     """Waiting for a place."""
     FIRST_BYTE = "first_byte"
     """Gemini is being reached, and draws."""
-    ROOM = "room"
+    MEMORY_WAIT = "room"
     """Its answer is there, and waits until there is memory for it."""
     TRANSFER = "transfer"
     """Its answer arrives."""
     RETRY = "retry"
     """Waiting before another attempt."""
-    ANSWER = "answer"
+    RESPONSE = "answer"
     """Ours is on its way to the caller."""
 
 
@@ -57,13 +57,15 @@ class Draft:
     image: Image
 
 
-Notice = Started | Retrying | Thought | Draft
+ProgressEvent = Started | Retrying | Thought | Draft
 
 
-class Journey:
+class GenerationProgress:
     """One generation's. It begins when it is made, waiting for a place."""
 
-    def __init__(self, seconds: float, share: Share, listener: Callable[[Notice], None] | None = None) -> None:
+    def __init__(
+        self, seconds: float, share: Reservation, listener: Callable[[ProgressEvent], None] | None = None
+    ) -> None:
         """
         Args:
             seconds: how long all of it may take, waiting and further attempts included.
@@ -73,43 +75,43 @@ class Journey:
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self._listener = listener
-        self.share = share
+        self.memory = share
         self.seconds = seconds
         self.deadline = self._since + seconds
         """In the event loop's time."""
         self.stage = Stage.QUEUE
-        self.took: defaultdict[Stage, float] = defaultdict(float)
+        self.stage_seconds: defaultdict[Stage, float] = defaultdict(float)
         """Seconds by stage, of stages that are over."""
-        self.asked: Counter[str] = Counter()
+        self.calls_by_model: Counter[str] = Counter()
         """Calls to Gemini, by model."""
-        self.doubts = 0
+        self.ambiguous_failures = 0
         """Those of them that broke off on their way, and may have been billed."""
         self.received_bytes = 0
         """From Gemini, in the last attempt."""
 
     @property
-    def listened_to(self) -> bool:
+    def is_streaming(self) -> bool:
         return self._listener is not None
 
-    def tell(self, notice: Notice) -> None:
+    def notify(self, notice: ProgressEvent) -> None:
         if self._listener is not None:
             self._listener(notice)
 
     @property
     def attempts(self) -> int:
-        return self.asked.total()
+        return self.calls_by_model.total()
 
     def count(self, model: str) -> None:
         """One more call is made."""
-        self.asked[model] += 1
+        self.calls_by_model[model] += 1
 
     def take_back(self, model: str) -> None:
         """The call was none: its request broke off on our side, and Gemini never had all of it."""
-        self.asked[model] -= 1
+        self.calls_by_model[model] -= 1
 
     def enter(self, stage: Stage) -> None:
         now = self._loop.time()
-        self.took[self.stage] += now - self._since
+        self.stage_seconds[self.stage] += now - self._since
         self.stage, self._since = stage, now
 
     def in_stage(self) -> float:

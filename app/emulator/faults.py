@@ -71,15 +71,16 @@ class Fault:
     """Laid over the answer's JSON: objects are merged, `{"0": …}` changes an item of a list, the rest is replaced."""
 
 
-def patched(document: Any, patch: Any) -> Any:
+def merge_patch(document: Any, patch: Any) -> Any:
     """`document` with `patch` laid over it."""
     if isinstance(document, dict) and isinstance(patch, dict):
         return {
-            key: patched(document.get(key), patch[key]) if key in patch else document[key] for key in document | patch
+            key: merge_patch(document.get(key), patch[key]) if key in patch else document[key]
+            for key in document | patch
         }
     if isinstance(document, list) and isinstance(patch, dict):
         return [
-            patched(item, patch[str(index)]) if str(index) in patch else item for index, item in enumerate(document)
+            merge_patch(item, patch[str(index)]) if str(index) in patch else item for index, item in enumerate(document)
         ]
     return patch
 

@@ -10,7 +10,7 @@ from PIL import Image
 from app.emulator import signatures
 from app.emulator.drawing import draw
 from app.emulator.faults import Fault
-from app.emulator.validation import Asked
+from app.emulator.validation import ParsedRequest
 from app.emulator.wire import to_base64
 
 _WORDS = 120
@@ -20,7 +20,7 @@ _THOUGHTS = 208
 _PLAN = "**Planning the picture**\n\nI choose the colours first, then the horizon, then where the words go.\n"
 
 
-def answer(asked: Asked, fault: Fault, signature_bytes: int) -> dict[str, Any]:
+def answer(asked: ParsedRequest, fault: Fault, signature_bytes: int) -> dict[str, Any]:
     """The JSON of a 200 for `asked`, bent by `fault`."""
     if fault.block_reason:
         document: dict[str, Any] = {
@@ -35,7 +35,7 @@ def answer(asked: Asked, fault: Fault, signature_bytes: int) -> dict[str, Any]:
     return document
 
 
-def _refused(asked: Asked, fault: Fault) -> dict[str, Any]:
+def _refused(asked: ParsedRequest, fault: Fault) -> dict[str, Any]:
     message = fault.finish_message or (
         "Unable to show the generated image. The model could not generate the image based on the prompt provided. "
         "You will not be charged for this request. Try rephrasing the prompt."
@@ -57,7 +57,7 @@ def _refused(asked: Asked, fault: Fault) -> dict[str, Any]:
     return {"candidates": [candidate], "usageMetadata": usage}
 
 
-def _drawn(asked: Asked, fault: Fault, signature_bytes: int) -> dict[str, Any]:
+def _drawn(asked: ParsedRequest, fault: Fault, signature_bytes: int) -> dict[str, Any]:
     parts = _parts(asked, fault)
     if fault.shape == "empty_candidate":
         candidates: list[dict[str, Any]] = [{"content": {}, "finishReason": "STOP", "index": 0}]
@@ -78,7 +78,7 @@ def _drawn(asked: Asked, fault: Fault, signature_bytes: int) -> dict[str, Any]:
     return {"candidates": candidates, "usageMetadata": _usage(asked, pictures)}
 
 
-def _parts(asked: Asked, fault: Fault) -> list[dict[str, Any]]:
+def _parts(asked: ParsedRequest, fault: Fault) -> list[dict[str, Any]]:
     text = {"text": fault.text or ("Here it is." if asked.turn == 1 else f"Here it is, changed (turn {asked.turn}).")}
     if fault.shape == "text_only" or "IMAGE" not in asked.modalities:
         return [{"text": fault.text or "I would rather talk about it than draw it."}]
@@ -101,11 +101,11 @@ def _parts(asked: Asked, fault: Fault) -> list[dict[str, Any]]:
     return [*parts, text, final] if wants_text else [*parts, final]
 
 
-def _inline(asked: Asked, data: str, mime_type: str | None = None) -> dict[str, Any]:
+def _inline(asked: ParsedRequest, data: str, mime_type: str | None = None) -> dict[str, Any]:
     return {"inlineData": {"mimeType": mime_type or f"image/{asked.model.format.lower()}", "data": data}}
 
 
-def _picture(asked: Asked) -> bytes:
+def _picture(asked: ParsedRequest) -> bytes:
     ratio = asked.ratio or _followed(asked) or "1:1"
     size = asked.model.pixels(ratio, asked.size)
     return draw(
@@ -113,13 +113,13 @@ def _picture(asked: Asked) -> bytes:
     )
 
 
-def _draft(asked: Asked, note: str) -> bytes:
+def _draft(asked: ParsedRequest, note: str) -> bytes:
     """Drafts are drawn at 1K, whatever the size of the final image."""
     size = asked.model.pixels(asked.ratio or "1:1", "1K")
     return draw(" ".join(asked.texts), size, [], asked.model.format, note=note)
 
 
-def _followed(asked: Asked) -> str | None:
+def _followed(asked: ParsedRequest) -> str | None:
     """Without a ratio the picture takes that of the last image sent in."""
     for data in [*reversed(asked.images), *filter(None, [asked.previous_image()])]:
         try:
@@ -131,7 +131,7 @@ def _followed(asked: Asked) -> str | None:
     return None
 
 
-def _grounding(asked: Asked, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _grounding(asked: ParsedRequest, parts: list[dict[str, Any]]) -> dict[str, Any]:
     query = " ".join(" ".join(asked.texts).split()[:8])
     redirect = "https://vertexaisearch.cloud.google.com/grounding-api-redirect/emulated-"
     chunks: list[dict[str, Any]] = [
@@ -160,7 +160,7 @@ def _grounding(asked: Asked, parts: list[dict[str, Any]]) -> dict[str, Any]:
     return metadata
 
 
-def _usage(asked: Asked, pictures: int) -> dict[str, Any]:
+def _usage(asked: ParsedRequest, pictures: int) -> dict[str, Any]:
     prompt, drawn = prompt_tokens(asked), pictures * asked.model.sizes[asked.size]
     level = (asked.thinking_level or "").upper()
     thinks = asked.model.thinks_by_default if not level else level != "MINIMAL"
@@ -180,9 +180,9 @@ def _usage(asked: Asked, pictures: int) -> dict[str, Any]:
     return usage
 
 
-def _text_tokens(asked: Asked) -> int:
+def _text_tokens(asked: ParsedRequest) -> int:
     return sum(len(text.encode()) // 4 + 1 for text in asked.texts)
 
 
-def prompt_tokens(asked: Asked) -> int:
+def prompt_tokens(asked: ParsedRequest) -> int:
     return _text_tokens(asked) + 516 * len(asked.images)

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.types import Receive, Scope, Send
 
 from app.emulator import recordings, responses, validation
-from app.emulator.faults import CANONICAL, Fault, patched
+from app.emulator.faults import CANONICAL, Fault, merge_patch
 from app.emulator.models import MODELS, Model
 from app.emulator.serving import RESET
 from app.emulator.wire import ApiError, camel
@@ -133,7 +133,7 @@ class Emulator:
         try:
             recording = self._recordings.get(recordings.prompt_of(body))
             if recording is None:
-                asked = validation.asked(match["model"], match["version"], body, vertex=bool(match["vertex"]))
+                asked = validation.parse(match["model"], match["version"], body, vertex=bool(match["vertex"]))
         except (AttributeError, KeyError, TypeError) as error:
             raise ApiError(400, "Invalid JSON payload received. Invalid value.") from error
         if recording is not None:
@@ -143,7 +143,7 @@ class Emulator:
         if match["method"] not in ("generateContent", "streamGenerateContent"):
             return HTMLResponse(_PAGE, 404)
         document = await anyio.to_thread.run_sync(responses.answer, asked, fault, self.signature_bytes)
-        document = patched(document, fault.patch)
+        document = merge_patch(document, fault.patch)
         if match["method"] == "generateContent":
             return await _prepared(request, json.dumps(document, indent=2).encode(), {}, fault)
         chunks = _chunks(document)

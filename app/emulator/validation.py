@@ -25,7 +25,7 @@ _REQUEST = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """A request that passed, and what there is to draw for it."""
 
     model: Model
@@ -56,7 +56,7 @@ class Asked:
         return None
 
 
-def asked(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) -> Asked:
+def parse(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) -> ParsedRequest:
     """Check a `generateContent` body.
 
     Raises:
@@ -98,7 +98,7 @@ def asked(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) ->
         )
         raise ApiError(400, message)
     search, image_search = _search(body.get("tools") or [], model)
-    return Asked(
+    return ParsedRequest(
         model=model,
         contents=contents,
         texts=texts,

@@ -4,6 +4,6 @@ One client per process; the API version pinned; no retrying, continuing or funct
 of our own around every call. What comes out is a `Generation` with an image in hand, or a `ServiceError`.
 """
 
-from app.gemini.client import Gemini
+from app.gemini.client import GeminiClient
 
-__all__ = ["Gemini"]
+__all__ = ["GeminiClient"]

@@ -15,17 +15,17 @@ from google.genai import types
 
 from app.domain.catalogue import Model
 from app.domain.generation import Generation, GenerationRequest
-from app.domain.progress import Journey, Stage
+from app.domain.progress import GenerationProgress, Stage
 from app.gemini import requests, response_schema, responses
-from app.gemini.chunks import Chunks
+from app.gemini.chunks import ResponseChunks
 from app.gemini.errors import as_service_errors
-from app.gemini.responses import Unfolding
+from app.gemini.responses import StreamObserver
 from app.gemini.tracing import Telemetry
-from app.gemini.transport.exchange import AnswerTooLarge, Exchange, Trip
-from app.gemini.transport.pool import Network
-from app.gemini.transport.transport import LiftingTransport
-from app.lib.byte_budget import Room, Share
-from app.lib.scheduler import Pace
+from app.gemini.transport.exchange import ImageExchange, ResponseTooLarge, Trip
+from app.gemini.transport.pool import ConnectionPool
+from app.gemini.transport.transport import ImageTransport
+from app.lib.byte_budget import ByteBudget, Reservation
+from app.lib.scheduler import FairScheduler
 from app.settings import Settings
 
 _EXPECTED_BYTES = {"512": 500_000, "1K": 1_000_000, "2K": 4_000_000, "4K": 15_000_000}
@@ -34,13 +34,13 @@ _EXPECTED_BYTES = {"512": 500_000, "1K": 1_000_000, "2K": 4_000_000, "4K": 15_00
 _EXPECTED_SIGNATURES_BYTES = 4_000_000
 """What the thought signatures of an answer take: two parts of up to 2.2 MB have been recorded."""
 
-_PREPARING = 4
-"""The SDK takes one to two milliseconds to turn a request into JSON; in the units of `Pace`."""
+_BUILD_COST = 4
+"""The SDK takes one to two milliseconds to turn a request into JSON; in the units of `FairScheduler`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """What Gemini offers these credentials."""
+class ModelListing:
+    """What GeminiClient offers these credentials."""
 
     models: frozenset[str]
     """Their ids."""
@@ -48,10 +48,10 @@ class Listing:
     """The time by Google's clock."""
 
 
-class Gemini:
-    """Gemini as the rest of the service sees it."""
+class GeminiClient:
+    """GeminiClient as the rest of the service sees it."""
 
-    def __init__(self, settings: Settings, pace: Pace, base_url: str | None = None) -> None:
+    def __init__(self, settings: Settings, scheduler: FairScheduler, base_url: str | None = None) -> None:
         """Build the SDK's client from the settings alone.
 
         Args:
@@ -61,13 +61,13 @@ class Gemini:
         """
         self._timeout = settings.upstream_timeout_seconds
         self._room_timeout = settings.queue_timeout_seconds
-        self._pace = pace
+        self._scheduler = scheduler
         self._telemetry = Telemetry(vertex=settings.google_genai_use_vertexai)
         # Named, not detected: with aiohttp installed the SDK would change transports by itself. A demo's emulator is on
         # loopback, where the environment's proxies have nothing to do.
-        network = Network(pace, trust_env=not settings.demo)
+        network = ConnectionPool(scheduler, trust_env=not settings.demo)
         self._http = httpx2.AsyncClient(
-            transport=LiftingTransport(network, settings.max_upstream_body_bytes),
+            transport=ImageTransport(network, settings.max_upstream_body_bytes),
             trust_env=False,
             event_hooks={
                 "request": [
@@ -110,95 +110,107 @@ class Gemini:
         else:
             self._sdk = genai.Client(vertexai=True, api_key=key, http_options=options)
 
-    async def listing(self) -> Listing:
+    async def listing(self) -> ModelListing:
         """Ask Gemini which models there are: it costs nothing, and needs credentials that are good.
 
         Raises:
             ServiceError: as for an image.
         """
-        journey = Journey(self._timeout, Share(Room(0)))
-        with as_service_errors(journey):
+        progress = GenerationProgress(self._timeout, Reservation(ByteBudget(0)))
+        with as_service_errors(progress):
             pager = await self._sdk.aio.models.list(config=types.ListModelsConfig(page_size=1000))
             names = [response_schema.well_formed(model.name) async for model in pager if model.name]
         headers = pager.sdk_http_response.headers if pager.sdk_http_response else None
         said = (headers or {}).get("date")
-        return Listing(frozenset(name.rpartition("/")[2] for name in names), _date(said))
+        return ModelListing(frozenset(name.rpartition("/")[2] for name in names), _date(said))
 
-    async def generate(self, request: GenerationRequest, model: Model, journey: Journey) -> Generation:
+    async def generate(self, request: GenerationRequest, model: Model, progress: GenerationProgress) -> Generation:
         """Ask Gemini once for the image that `request` describes.
 
         Raises:
             ServiceError: every way this can fail, refusals and answers without an image included.
         """
-        await self._pace.turn(_PREPARING)
-        journey.enter(Stage.FIRST_BYTE)
+        await self._scheduler.slot(_BUILD_COST)
+        progress.enter(Stage.FIRST_BYTE)
         expected = _EXPECTED_BYTES.get(request.image_size or "", _EXPECTED_BYTES["2K"])
-        in_chat = request.recollection is not None
-        trip = Trip(journey, expected + (_EXPECTED_SIGNATURES_BYTES if in_chat else 0), self._room_timeout)
+        in_chat = request.chat_context is not None
+        trip = Trip(progress, expected + (_EXPECTED_SIGNATURES_BYTES if in_chat else 0), self._room_timeout)
         with self._telemetry.attempt(model.id, request) as attempt:
             try:
-                with Exchange(trip, keep_signatures=in_chat) as exchange:
-                    with as_service_errors(journey):
+                with ImageExchange(trip, keep_signatures=in_chat) as exchange:
+                    with as_service_errors(progress):
                         async with aclosing(exchange):
-                            chunks = await self._arrived(request, model, exchange, journey)
+                            chunks = await self._arrived(request, model, exchange, progress)
                         answer = chunks.answer()
-                    generation = responses.generation(answer, exchange, request, model)
+                    generation = responses.to_generation(answer, exchange, request, model)
                     if chunks.warning:
                         generation = replace(generation, warnings=(*generation.warnings, chunks.warning))
             except BaseException:
-                journey.share.become(0)
+                progress.memory.resize(0)
                 raise
             if in_chat:
                 sent = requests.user_parts(request)
-                generation = replace(generation, sent=sent, recollection=request.recollection)
-            journey.share.become(generation.held_bytes)
+                generation = replace(generation, request_parts=sent, chat_context=request.chat_context)
+            progress.memory.resize(generation.held_bytes)
             attempt.answered(generation)
             return generation
 
-    async def _arrived(self, request: GenerationRequest, model: Model, exchange: Exchange, journey: Journey) -> Chunks:
-        """Ask, and return what Gemini answers once all of it has arrived, or as much as is needed."""
-        streamed = journey.listened_to
-        chunks = Chunks(exchange, Unfolding(exchange, request, journey.tell).see if streamed else None)
+    async def _arrived(
+        self, request: GenerationRequest, model: Model, exchange: ImageExchange, progress: GenerationProgress
+    ) -> ResponseChunks:
+        """Ask, and return what GeminiClient answers once all of it has arrived, or as much as is needed."""
+        streamed = progress.is_streaming
+        chunks = ResponseChunks(exchange, StreamObserver(exchange, request, progress.notify).see if streamed else None)
         try:
-            async with asyncio.timeout(min(self._timeout, journey.remaining())):
-                await (self._streamed if streamed else self._asked)(request, model, exchange, journey, chunks)
+            async with asyncio.timeout(min(self._timeout, progress.remaining())):
+                await (self._streamed if streamed else self._asked)(request, model, exchange, progress, chunks)
         except (
             httpcore2.NetworkError,
             httpcore2.ProtocolError,
             httpcore2.TimeoutException,
             httpx2.DecodingError,
             TimeoutError,
-            AnswerTooLarge,
+            ResponseTooLarge,
         ):
             if not chunks.break_off():
                 raise
         return chunks
 
     async def _asked(
-        self, request: GenerationRequest, model: Model, exchange: Exchange, journey: Journey, _: Chunks
+        self,
+        request: GenerationRequest,
+        model: Model,
+        exchange: ImageExchange,
+        progress: GenerationProgress,
+        _: ResponseChunks,
     ) -> None:
         await self._sdk.aio.models.generate_content(
             model=model.id,
-            contents=requests.INSTEAD_OF_CONTENTS,
-            config=requests.config(request, model, exchange, seconds=self._less_than_usual(journey)),
+            contents=requests.CONTENTS_IN_CONFIG,
+            config=requests.config(request, model, exchange, seconds=self._less_than_usual(progress)),
         )
 
     async def _streamed(
-        self, request: GenerationRequest, model: Model, exchange: Exchange, journey: Journey, chunks: Chunks
+        self,
+        request: GenerationRequest,
+        model: Model,
+        exchange: ImageExchange,
+        progress: GenerationProgress,
+        chunks: ResponseChunks,
     ) -> None:
         """The SDK drives the stream; what is in it we read ourselves, as everywhere."""
         stream = await self._sdk.aio.models.generate_content_stream(
             model=model.id,
-            contents=requests.INSTEAD_OF_CONTENTS,
-            config=requests.config(request, model, exchange, stream=True, seconds=self._less_than_usual(journey)),
+            contents=requests.CONTENTS_IN_CONFIG,
+            config=requests.config(request, model, exchange, stream=True, seconds=self._less_than_usual(progress)),
         )
         async with aclosing(cast("AsyncGenerator[object]", stream)) as signs:
             async for _ in signs:
                 chunks.take()
 
-    def _less_than_usual(self, journey: Journey) -> float | None:
+    def _less_than_usual(self, progress: GenerationProgress) -> float | None:
         """The seconds that are left, where they are fewer than a call may take anyway."""
-        left = journey.remaining()
+        left = progress.remaining()
         return left if left < self._timeout else None
 
     async def __aenter__(self) -> Self:

@@ -20,24 +20,24 @@ from google.auth.exceptions import GoogleAuthError
 from google.genai import errors as sdk
 
 from app.domain.errors import (
-    Again,
     BillingExhausted,
     FieldError,
     InvalidRequest,
+    InvalidThoughtSignature,
     Overloaded,
     QuotaExhausted,
+    RetrySafety,
     ServiceError,
     TooLarge,
-    UnusableSignatures,
     UpstreamBusy,
     UpstreamError,
     UpstreamInvalidResponse,
     UpstreamRejectedCredentials,
     UpstreamTimeout,
 )
-from app.domain.progress import Journey, Stage
+from app.domain.progress import GenerationProgress, Stage
 from app.gemini import response_schema
-from app.gemini.transport.exchange import AnswerTooLarge, NoRoom
+from app.gemini.transport.exchange import MemoryBudgetTimeout, ResponseTooLarge
 
 BUSY_RETRY_AFTER_SECONDS = 10
 """What to tell callers when Gemini is short of capacity and does not say for how long."""
@@ -85,7 +85,7 @@ _RATE_REASONS = {"RATE_LIMIT_EXCEEDED", "RESOURCE_QUOTA_EXCEEDED"}
 
 
 @contextmanager
-def as_service_errors(journey: Journey) -> Iterator[None]:
+def as_service_errors(progress: GenerationProgress) -> Iterator[None]:
     """Raise whatever goes wrong between us and Gemini inside the block as a `ServiceError`."""
     try:
         yield
@@ -94,23 +94,23 @@ def as_service_errors(journey: Journey) -> Iterator[None]:
     except httpcore2.ConnectTimeout as exc:
         late = UpstreamTimeout("No connection to Gemini could be made in time.", cause=_name(exc))
         late.waited_for = "connection"
-        raise late.to_be_tried(Again.SAFE) from exc
+        raise late.with_retry(RetrySafety.SAFE) from exc
     except (httpcore2.TimeoutException, TimeoutError) as exc:
-        raise _late(journey, exc) from exc
+        raise _late(progress, exc) from exc
     except (httpcore2.ConnectError, httpcore2.ProxyError, httpcore2.UnsupportedProtocol) as exc:
         # A certificate that is not trusted is none the next moment either.
-        again = Again.NEVER if isinstance(exc.__cause__, ssl.SSLCertVerificationError) else Again.SAFE
-        raise UpstreamError("No connection to Gemini could be made.", cause=_why(exc)).to_be_tried(again) from exc
-    except NoRoom as exc:
+        again = RetrySafety.NEVER if isinstance(exc.__cause__, ssl.SSLCertVerificationError) else RetrySafety.SAFE
+        raise UpstreamError("No connection to Gemini could be made.", cause=_why(exc)).with_retry(again) from exc
+    except MemoryBudgetTimeout as exc:
         raise Overloaded(str(exc), retry_after=10) from exc
-    except AnswerTooLarge as exc:
+    except ResponseTooLarge as exc:
         raise UpstreamInvalidResponse("Gemini's answer is larger than this service takes.", cause=str(exc)) from exc
     except httpx2.DecodingError as exc:
         raise UpstreamInvalidResponse("Gemini's answer cannot be unpacked.", cause=_name(exc)) from exc
     except httpcore2.LocalProtocolError as exc:
         raise UpstreamError("The request to Gemini could not be written.", cause=_name(exc)) from exc
     except (httpcore2.NetworkError, httpcore2.ProtocolError, httpx2.HTTPError) as exc:
-        raise UpstreamError("The connection to Gemini broke.", cause=_name(exc)).to_be_tried(Again.ONCE) from exc
+        raise UpstreamError("The connection to Gemini broke.", cause=_name(exc)).with_retry(RetrySafety.ONCE) from exc
     except GoogleAuthError as exc:
         detail = "This service has no valid Google Cloud credentials."
         raise UpstreamRejectedCredentials(detail, cause=_name(exc)) from exc
@@ -120,20 +120,20 @@ def as_service_errors(journey: Journey) -> Iterator[None]:
         raise UpstreamInvalidResponse("Gemini's answer is not JSON.", cause=_name(exc)) from exc
 
 
-def _late(journey: Journey, exc: BaseException) -> UpstreamTimeout:
+def _late(progress: GenerationProgress, exc: BaseException) -> UpstreamTimeout:
     """It may have been drawn and billed all the same, so nobody should ask again unawares."""
-    if journey.remaining() <= 0:
-        detail = f"There was no image within the {journey.seconds:g} seconds that it may take."
-    elif journey.stage is Stage.ROOM:
+    if progress.remaining() <= 0:
+        detail = f"There was no image within the {progress.seconds:g} seconds that it may take."
+    elif progress.stage is Stage.MEMORY_WAIT:
         detail = "Gemini's answer was there, but this service had no memory to spare for it."
-    elif journey.stage is Stage.TRANSFER:
+    elif progress.stage is Stage.TRANSFER:
         detail = "Gemini stopped in the middle of its answer."
     else:
-        detail = f"Gemini did not answer within {round(journey.in_stage(), 1):g} seconds."
-    late = UpstreamTimeout(detail, cause=f"{_name(exc)} in {journey.stage}")
-    late.waited_for = str(journey.stage)
+        detail = f"Gemini did not answer within {round(progress.in_stage(), 1):g} seconds."
+    late = UpstreamTimeout(detail, cause=f"{_name(exc)} in {progress.stage}")
+    late.waited_for = str(progress.stage)
     late.may_have_cost = True
-    late.gemini_s = journey.remaining() > 0 and journey.stage is not Stage.ROOM
+    late.upstream_was_slow = progress.remaining() > 0 and progress.stage is not Stage.MEMORY_WAIT
     return late
 
 
@@ -152,7 +152,7 @@ _MAX_DETAILS = 100
 """So many of its details. Google sends up to four."""
 
 
-class _Told:
+class _ErrorDetails:
     """What Google's error document tells, whatever shape it came in."""
 
     def __init__(self, exc: sdk.APIError) -> None:
@@ -242,17 +242,17 @@ def _retry_after_header(exc: sdk.APIError) -> int | None:
 def api_error(exc: sdk.APIError) -> ServiceError:
     """Google's error document, as ours."""
     try:
-        told = _Told(exc)
+        told = _ErrorDetails(exc)
     except RecursionError as too_deep:
         return UpstreamInvalidResponse("Gemini's answer is not JSON.", cause=_name(too_deep))
     error = _matching(told)
-    error.quote = told.message
+    error.upstream_message = told.message
     if isinstance(error, UpstreamError) and not isinstance(error, UpstreamRejectedCredentials):
-        error.to_be_tried(_again(told, error), told.retry_after)
+        error.with_retry(_again(told, error), told.retry_after)
     return error
 
 
-def error_in_answer(error: object, *, begun: bool, holds_images: bool) -> ServiceError:
+def error_in_response(error: object, *, begun: bool, holds_images: bool) -> ServiceError:
     """An error that Gemini sends in the place of an answer, or of the rest of one.
 
     It is what the same error is outside of an answer, but for trying again: something has been done, and billed
@@ -268,8 +268,8 @@ def error_in_answer(error: object, *, begun: bool, holds_images: bool) -> Servic
         return UpstreamInvalidResponse("Gemini sent an error that is none of Google's.", cause="error in an answer")
     failure = api_error(sdk.APIError(code, {"error": error}))
     if isinstance(failure, UpstreamError):
-        again = Again.NEVER if holds_images or failure.again is Again.NEVER else Again.ONCE
-        failure.to_be_tried(again, failure.asked_wait)
+        again = RetrySafety.NEVER if holds_images or failure.retry_safety is RetrySafety.NEVER else RetrySafety.ONCE
+        failure.with_retry(again, failure.retry_delay)
     failure.may_have_cost = failure.may_have_cost or begun or holds_images
     return failure
 
@@ -301,18 +301,18 @@ _CODES = {
 """From google/rpc/code.proto."""
 
 
-def _again(told: _Told, error: UpstreamError) -> Again:
+def _again(told: _ErrorDetails, error: UpstreamError) -> RetrySafety:
     """Google's errors say that nothing was drawn; of its own deadline that is not so clear."""
     if told.code == 504:
-        return Again.ONCE
+        return RetrySafety.ONCE
     if told.code not in (408, 429, 500, 502, 503):
-        return Again.NEVER
+        return RetrySafety.NEVER
     if isinstance(error, QuotaExhausted):
-        return Again.NEVER if error.scope == "day" or told.not_on_this_tier else Again.SAFE
-    return Again.NEVER if isinstance(error, BillingExhausted) else Again.SAFE
+        return RetrySafety.NEVER if error.scope == "day" or told.not_on_this_tier else RetrySafety.SAFE
+    return RetrySafety.NEVER if isinstance(error, BillingExhausted) else RetrySafety.SAFE
 
 
-def _matching(told: _Told) -> ServiceError:
+def _matching(told: _ErrorDetails) -> ServiceError:
     cause = told.cause
     if told.about_money:
         detail = (
@@ -331,7 +331,7 @@ def _matching(told: _Told) -> ServiceError:
     if told.code == 413 or (told.code == 400 and told.says("payload size exceeds")):
         return TooLarge("The request is larger than Gemini takes.", cause=cause)
     if told.code == 400 and told.says("thought.?signature"):
-        return UnusableSignatures("Gemini does not accept the thought signatures of this chat.", cause=cause)
+        return InvalidThoughtSignature("Gemini does not accept the thought signatures of this chat.", cause=cause)
     if told.code == 400:
         return InvalidRequest([_complaint(told)], cause=cause)
     if told.code == 404:
@@ -349,7 +349,7 @@ def _matching(told: _Told) -> ServiceError:
     return UpstreamError("Gemini failed inside.", cause=cause, retry_after=told.retry_after)
 
 
-def _from_429(told: _Told) -> ServiceError:
+def _from_429(told: _ErrorDetails) -> ServiceError:
     """Tell a quota from a shortage: both are 429, and only a quota comes with details or says its name."""
     limited = told.violations or told.retry_info or _RATE_REASONS & {*told.reasons}
     if not limited and not told.says("current quota|quota exceeded|limit: 0"):
@@ -369,7 +369,7 @@ def _from_429(told: _Told) -> ServiceError:
     )
 
 
-def _complaint(told: _Told) -> FieldError:
+def _complaint(told: _ErrorDetails) -> FieldError:
     if too_many := re.search(_TOO_MANY_TOKENS, told.message, re.IGNORECASE):
         count, most = too_many.groups()
         numbers = f" ({int(count):,} tokens, {int(most):,} at most)" if count and most else ""

@@ -1,6 +1,6 @@
 """What Gemini looked up, for the caller to show."""
 
-from app.domain.generation import Grounding, ImageSource, Support, WebSource
+from app.domain.generation import Grounding, GroundingSupport, ImageSource, WebSource
 from app.gemini import response_schema
 
 
@@ -44,9 +44,9 @@ def _queries(metadata: response_schema.GroundingMetadata) -> list[str]:
     return [query for query in (metadata.web_search_queries or []) + (metadata.image_search_queries or []) if query]
 
 
-def _support(support: response_schema.Support, places: dict[int, int]) -> Support:
+def _support(support: response_schema.Support, places: dict[int, int]) -> GroundingSupport:
     segment = support.segment or response_schema.Segment()
-    return Support(
+    return GroundingSupport(
         text=segment.text or "",
         start_index=segment.start_index or 0,
         end_index=segment.end_index or 0,

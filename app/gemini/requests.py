@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from app.domain.catalogue import Model
-from app.domain.errors import UnusableSignatures
+from app.domain.errors import InvalidThoughtSignature
 from app.domain.generation import GenerationRequest, Part, Reference, Role
-from app.gemini.transport.exchange import Exchange
+from app.gemini.transport.exchange import ImageExchange
 
-INSTEAD_OF_CONTENTS = "in the config"
+CONTENTS_IN_CONFIG = "in the config"
 """The SDK insists on contents, and spends a millisecond on every other turn of a chat to turn its own types into JSON.
 So it gets them in JSON, by way of the config."""
 
@@ -43,30 +43,30 @@ class _Config(types.GenerateContentConfig):
 def user_parts(request: GenerationRequest) -> tuple[Part, ...]:
     """The prompt, whatever of a chat goes along within the turn, then the references, each behind a sentence that says
     what it is."""
-    parts = [Part.words(request.prompt), *(request.recollection.parts if request.recollection else ())]
+    parts = [Part.from_text(request.prompt), *(request.chat_context.parts if request.chat_context else ())]
     for number, reference in enumerate(request.references, start=1):
         if (label := _label(number, reference)) is not None:
-            parts.append(Part.words(label))
-        parts.append(Part.picture(reference.image))
+            parts.append(Part.from_text(label))
+        parts.append(Part.from_image(reference.image))
     return tuple(parts)
 
 
-def _contents(request: GenerationRequest, exchange: Exchange) -> list[dict[str, Any]]:
+def _contents(request: GenerationRequest, exchange: ImageExchange) -> list[dict[str, Any]]:
     """What the chat has, if there is one, then the user's turn, in JSON. Images and signatures go with the exchange."""
     said = [("user", user_parts(request))]
-    for turn in reversed(request.recollection.turns if request.recollection else ()):
+    for turn in reversed(request.chat_context.turns if request.chat_context else ()):
         said[:0] = [("user", turn.user), ("model", turn.answer)]
     contents = ({"parts": _all_written(parts, exchange), "role": role} for role, parts in said)
     return [content for content in contents if content["parts"]]
 
 
-def _all_written(parts: Iterable[Part], exchange: Exchange) -> list[dict[str, Any]]:
+def _all_written(parts: Iterable[Part], exchange: ImageExchange) -> list[dict[str, Any]]:
     """The parts that carry something. Chats may hold others, as Gemini sent them; it refuses to take those back."""
     written = (_written(part, exchange) for part in parts)
     return [part for part in written if part is not None]
 
 
-def _written(part: Part, exchange: Exchange) -> dict[str, Any] | None:
+def _written(part: Part, exchange: ImageExchange) -> dict[str, Any] | None:
     """As the SDK writes it, down to the names of its fields: Google reads both spellings.
 
     A signature that came without data is sent with an empty text, as Gemini sends it. `None` is a part that carries
@@ -79,18 +79,18 @@ def _written(part: Part, exchange: Exchange) -> dict[str, Any] | None:
     return {"text": ""} | written if written.get("thoughtSignature") else None
 
 
-def _part(part: Part, exchange: Exchange) -> types.Part:
+def _part(part: Part, exchange: ImageExchange) -> types.Part:
     """As the SDK knows it; what it does not know, or knows otherwise, is left out, as it does itself with what Gemini
     sends.
 
     Raises:
-        UnusableSignatures: it would not be the same without.
+        InvalidThoughtSignature: it would not be the same without.
     """
     fields = dict(part.fields)
     if part.data is not None:
-        fields["inlineData"] = {**(fields.get("inlineData") or {}), "data": exchange.sending(part.data)}
+        fields["inlineData"] = {**(fields.get("inlineData") or {}), "data": exchange.placeholder_for(part.data)}
     if part.signature is not None:
-        fields["thoughtSignature"] = exchange.sending(part.signature)
+        fields["thoughtSignature"] = exchange.placeholder_for(part.signature)
     while True:
         try:
             return types.Part.model_validate(fields)
@@ -101,7 +101,7 @@ def _part(part: Part, exchange: Exchange) -> types.Part:
             fields = _without(fields, one["loc"])
             of_the_image |= one["type"] != "extra_forbidden" and one["loc"][0] in ("inlineData", "inline_data")
         if fields == known or of_the_image:
-            raise UnusableSignatures("A part of this chat cannot be sent back.", cause="not the SDK's part")
+            raise InvalidThoughtSignature("A part of this chat cannot be sent back.", cause="not the SDK's part")
 
 
 def _without(fields: Mapping[str, Any], location: tuple[int | str, ...]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _without(fields: Mapping[str, Any], location: tuple[int | str, ...]) -> dict
 def config(
     request: GenerationRequest,
     model: Model,
-    exchange: Exchange,
+    exchange: ImageExchange,
     *,
     stream: bool = False,
     seconds: float | None = None,
@@ -182,7 +182,7 @@ def _tools(request: GenerationRequest) -> types.ToolListUnion | None:
 
 def _thinking_config(request: GenerationRequest, model: Model) -> types.ThinkingConfig | None:
     # Some drafts are thoughts, and come only if these do.
-    thoughts = request.include_thoughts or (request.include_drafts and (model.include_thoughts or not model.listed))
+    thoughts = request.include_thoughts or (request.include_drafts and (model.include_thoughts or not model.is_known))
     if request.thinking_level is None and not thoughts:
         return None
     return types.ThinkingConfig(

@@ -156,7 +156,7 @@ class ModelStatus(_Wire):
     retirement_time: str | None = None
 
 
-class Answer(_Wire):
+class GenerateContentResponse(_Wire):
     error: Any = None
     """An error in the body of a 200 is none of Google's habits, but gateways have it."""
     candidates: Several[Candidate] | None = None
@@ -166,7 +166,7 @@ class Answer(_Wire):
     model_status: Lenient[ModelStatus] = None
 
 
-def joined(chunks: Sequence[Answer]) -> Answer:
+def merge_chunks(chunks: Sequence[GenerateContentResponse]) -> GenerateContentResponse:
     """The chunks of a stream as one answer. Reason, sources and usage come in whichever of them, or in several."""
     candidates = [one for one in map(_first, chunks) if one]
     parts = [part for one in candidates if one.content for part in one.content.parts or []]
@@ -176,7 +176,7 @@ def joined(chunks: Sequence[Answer]) -> Answer:
         finish_message=_last(one.finish_message for one in candidates),
         grounding_metadata=_merged(GroundingMetadata, [one.grounding_metadata for one in candidates]),
     )
-    return Answer(
+    return GenerateContentResponse(
         error=_last(chunk.error for chunk in chunks),
         candidates=[candidate] if candidates else None,
         prompt_feedback=_merged(PromptFeedback, [chunk.prompt_feedback for chunk in chunks]),
@@ -186,7 +186,7 @@ def joined(chunks: Sequence[Answer]) -> Answer:
     )
 
 
-def _first(chunk: Answer) -> Candidate | None:
+def _first(chunk: GenerateContentResponse) -> Candidate | None:
     return next((one for one in chunk.candidates or [] if not one.index), None)
 
 

@@ -14,17 +14,17 @@ from pydantic import ValidationError
 from app.domain.catalogue import Model
 from app.domain.errors import (
     ContentBlocked,
+    GenerationRefused,
+    InvalidThoughtSignature,
     NoImage,
     Recitation,
-    Refused,
-    UnusableSignatures,
     UpstreamInvalidResponse,
     UpstreamRejectedCredentials,
 )
 from app.domain.generation import Generation, GenerationRequest, Image, Part, Usage
-from app.domain.progress import Draft, Notice, Thought
+from app.domain.progress import Draft, ProgressEvent, Thought
 from app.gemini import grounding, response_schema
-from app.gemini.transport.exchange import Exchange
+from app.gemini.transport.exchange import ImageExchange
 from app.lib.imagefile import UnreadableImage, read_content_header
 
 _NOT_CHARGED = re.compile(r"(\bnot|n['’]t) (be |been |being )?(charged|billed)\b", re.IGNORECASE)
@@ -51,8 +51,8 @@ _MAX_CHARACTERS_WITH_BASE64 = 256 * 1024
 """So much is looked at of a text with base64 in it, and the rest is left out."""
 
 
-def generation(
-    answer: response_schema.Answer, exchange: Exchange, request: GenerationRequest, model: Model
+def to_generation(
+    answer: response_schema.GenerateContentResponse, exchange: ImageExchange, request: GenerationRequest, model: Model
 ) -> Generation:
     """What Gemini answered to `request`.
 
@@ -74,9 +74,9 @@ def generation(
     usage = _usage(answer.usage_metadata, pictures, model.image_tokens.get(request.image_size or _size(model)))
     queries = grounding.billed_queries(candidate.grounding_metadata)
     if _is_free(answer, candidate):
-        usage = usage.costing(0)
+        usage = usage.with_cost(0)
     elif usage.total_tokens:
-        usage = usage.costing(model.cost(usage, queries))
+        usage = usage.with_cost(model.cost(usage, queries))
     text = _joined(part.text for part in parts if not part.thought)
     refused = _refusal(answer, candidate, has_final=any(not part.thought for part in pictures), has_any=bool(pictures))
     if refused is not None:
@@ -103,11 +103,11 @@ def generation(
         grounding=found,
         usage=usage,
         warnings=tuple(_warnings(answer, candidate, model, request, sum(not part.thought for part in drafts))),
-        parts=_verbatim(parts, exchange) if request.recollection is not None else (),
+        response_parts=_verbatim(parts, exchange) if request.chat_context is not None else (),
     )
 
 
-def read(body: str) -> response_schema.Answer:
+def parse(body: str) -> response_schema.GenerateContentResponse:
     """Read the JSON of an answer, or of one chunk of it.
 
     Raises:
@@ -115,14 +115,14 @@ def read(body: str) -> response_schema.Answer:
     """
     body = body.removeprefix("\ufeff")
     try:
-        return response_schema.Answer.model_validate_json(body)
+        return response_schema.GenerateContentResponse.model_validate_json(body)
     except ValidationError as error:
         wrong = error.errors(include_input=False)
     try:
         if wrong[0]["type"] != "json_invalid":
             raise ValueError("another shape")
         # Pydantic refuses JSON with a lone surrogate in it; a paid image must not be lost for that.
-        return response_schema.Answer.model_validate(response_schema.well_formed(json.loads(body)))
+        return response_schema.GenerateContentResponse.model_validate(response_schema.well_formed(json.loads(body)))
     except (ValueError, RecursionError) as error:
         places = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['type']}" for e in wrong[:5])
         raise UpstreamInvalidResponse("Gemini sent something that is not an answer.", cause=places) from error
@@ -132,14 +132,14 @@ def _parts(candidate: response_schema.Candidate) -> list[response_schema.Part]:
     return [part for part in (candidate.content.parts if candidate.content else None) or [] if part]
 
 
-def _verbatim(parts: list[response_schema.Part], exchange: Exchange) -> tuple[Part, ...]:
+def _verbatim(parts: list[response_schema.Part], exchange: ImageExchange) -> tuple[Part, ...]:
     """What a chat has to send back: every part as it came, without thoughts, which Gemini does not need, and without
     parts that carry nothing, which Gemini would refuse in the next turn."""
     kept = (_part(part, exchange) for part in parts if not part.thought)
     return tuple(part for part in kept if not part.is_empty)
 
 
-def _part(part: response_schema.Part, exchange: Exchange) -> Part:
+def _part(part: response_schema.Part, exchange: ImageExchange) -> Part:
     fields = part.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)
     data = fields.get("inlineData", {}).pop("data", "")
     signature = fields.pop("thoughtSignature", "")
@@ -148,14 +148,14 @@ def _part(part: response_schema.Part, exchange: Exchange) -> Part:
     try:
         return Part(
             fields,
-            exchange.received(data) if data else None,
-            exchange.received(signature) if signature else None,
+            exchange.content_for(data) if data else None,
+            exchange.content_for(signature) if signature else None,
         )
     except ValueError as error:
         raise UpstreamInvalidResponse("Gemini sent base64 that is none.") from error
 
 
-def _final(pictures: list[response_schema.Part], exchange: Exchange) -> tuple[response_schema.Part, Image]:
+def _final(pictures: list[response_schema.Part], exchange: ImageExchange) -> tuple[response_schema.Part, Image]:
     """The last image that is no thought, or the last of all; what turns out to be no image does not count.
 
     Raises:
@@ -171,37 +171,39 @@ def _final(pictures: list[response_schema.Part], exchange: Exchange) -> tuple[re
     raise first_error
 
 
-def is_whole(answer: response_schema.Answer) -> bool:
+def is_complete(answer: response_schema.GenerateContentResponse) -> bool:
     """Whether an answer has said all it had to say, as far as one can see: why it ended, or at least an image."""
-    return has_ended(answer) or has_image(answer) or is_refusal(answer)
+    return has_finish_reason(answer) or has_image(answer) or is_refusal(answer)
 
 
-def has_ended(answer: response_schema.Answer) -> bool:
+def has_finish_reason(answer: response_schema.GenerateContentResponse) -> bool:
     return any(candidate.finish_reason for candidate in answer.candidates or [])
 
 
-def is_refusal(answer: response_schema.Answer) -> bool:
+def is_refusal(answer: response_schema.GenerateContentResponse) -> bool:
     """Whether Gemini has said why there is no image, or none to be shown."""
     reasons = {candidate.finish_reason for candidate in answer.candidates or []}
     return bool(reasons - _FINISHED or (answer.prompt_feedback and answer.prompt_feedback.block_reason))
 
 
-def has_image(answer: response_schema.Answer) -> bool:
+def has_image(answer: response_schema.GenerateContentResponse) -> bool:
     """Whether the image is there that is the answer."""
     parts = [part for candidate in answer.candidates or [] for part in _parts(candidate)]
     return any(part.inline_data and part.inline_data.data and not part.thought for part in parts)
 
 
-class Unfolding:
+class StreamObserver:
     """A stream as it arrives: what there is to tell on the way."""
 
-    def __init__(self, exchange: Exchange, request: GenerationRequest, tell: Callable[[Notice], None]) -> None:
+    def __init__(
+        self, exchange: ImageExchange, request: GenerationRequest, tell: Callable[[ProgressEvent], None]
+    ) -> None:
         self._exchange = exchange
         self._request = request
         self._tell = tell
         self._latest: response_schema.Part | None = None
 
-    def see(self, chunk: response_schema.Answer) -> None:
+    def see(self, chunk: response_schema.GenerateContentResponse) -> None:
         for candidate in chunk.candidates or []:
             for part in _parts(candidate):
                 if part.thought and part.text and self._request.include_thoughts:
@@ -219,22 +221,26 @@ class Unfolding:
                 self._tell(Draft(image))
 
 
-def _readable(drafts: list[response_schema.Part], exchange: Exchange) -> Iterator[Image]:
+def _readable(drafts: list[response_schema.Part], exchange: ImageExchange) -> Iterator[Image]:
     for draft in drafts:
         with suppress(UpstreamInvalidResponse):
             yield _image(draft, exchange)
 
 
 def _refusal(
-    answer: response_schema.Answer, candidate: response_schema.Candidate, *, has_final: bool, has_any: bool
-) -> tuple[type[Refused], str] | None:
+    answer: response_schema.GenerateContentResponse,
+    candidate: response_schema.Candidate,
+    *,
+    has_final: bool,
+    has_any: bool,
+) -> tuple[type[GenerationRefused], str] | None:
     """Which refusal this is and the sentence for it, Gemini's own where there is one. `None` is an image in hand."""
     reason, feedback = candidate.finish_reason, answer.prompt_feedback
     said = without_base64(candidate.finish_message or (feedback.block_reason_message if feedback else None))
     if reason == "PUP_LIMITED_DISABLED":
         raise UpstreamRejectedCredentials("Google has limited this service's account.", cause=reason)
     if reason == "MISSING_THOUGHT_SIGNATURE":
-        raise UnusableSignatures("Gemini misses a thought signature in this chat.", cause=reason)
+        raise InvalidThoughtSignature("Gemini misses a thought signature in this chat.", cause=reason)
     if reason in _RECITED:
         return Recitation, said or f"Gemini stopped with {reason}: the image came too close to an existing work."
     if reason in _BLOCKED:
@@ -248,11 +254,11 @@ def _refusal(
     return NoImage, said or f"Gemini sent no image ({reason or 'without a reason'})."
 
 
-def _image(part: response_schema.Part, exchange: Exchange) -> Image:
+def _image(part: response_schema.Part, exchange: ImageExchange) -> Image:
     """Look at what a part really holds; the type that Gemini declares has been wrong."""
     assert part.inline_data and part.inline_data.data
     try:
-        content = exchange.received(part.inline_data.data)
+        content = exchange.content_for(part.inline_data.data)
     except ValueError as error:
         raise UpstreamInvalidResponse("Gemini's image is not valid base64.") from error
     try:
@@ -311,7 +317,7 @@ def _size(model: Model) -> str:
     return model.image_sizes[0] if len(model.image_sizes) == 1 else ""
 
 
-def _is_free(answer: response_schema.Answer, candidate: response_schema.Candidate) -> bool:
+def _is_free(answer: response_schema.GenerateContentResponse, candidate: response_schema.Candidate) -> bool:
     """Whether Gemini says that it does not charge for an answer, as it does with some refusals."""
     feedback = answer.prompt_feedback
     said = (candidate.finish_message, feedback.block_reason_message if feedback else None)
@@ -319,7 +325,7 @@ def _is_free(answer: response_schema.Answer, candidate: response_schema.Candidat
 
 
 def _warnings(
-    answer: response_schema.Answer,
+    answer: response_schema.GenerateContentResponse,
     candidate: response_schema.Candidate,
     model: Model,
     request: GenerationRequest,

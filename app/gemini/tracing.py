@@ -13,7 +13,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from app import __version__
-from app.domain.errors import Refused, ServiceError
+from app.domain.errors import GenerationRefused, ServiceError
 from app.domain.generation import Generation, GenerationRequest
 
 _NAME = "app.gemini"
@@ -38,7 +38,7 @@ class Telemetry:
         )
 
     @contextmanager
-    def attempt(self, model: str, request: GenerationRequest) -> Iterator["Attempt"]:
+    def attempt(self, model: str, request: GenerationRequest) -> Iterator["AttemptSpan"]:
         """The block is one call to Gemini. Nothing of the prompt or the images is recorded."""
         about = self._common | {"gen_ai.request.model": model}
         asked = {"gen_ai.output.type": "image"}
@@ -52,7 +52,7 @@ class Telemetry:
             record_exception=False,  # messages can quote prompts
             set_status_on_exception=False,
         ) as span:
-            attempt = Attempt(span)
+            attempt = AttemptSpan(span)
             try:
                 yield attempt
             except BaseException as error:
@@ -60,7 +60,7 @@ class Telemetry:
                 span.set_attribute("error.type", code)
                 span.set_status(StatusCode.ERROR, code)
                 about["error.type"] = code
-                if isinstance(error, Refused):
+                if isinstance(error, GenerationRefused):
                     attempt.refused(error)
                 raise
             finally:
@@ -69,7 +69,7 @@ class Telemetry:
                     self._tokens.record(count, about | {"gen_ai.token.type": kind})
 
 
-class Attempt:
+class AttemptSpan:
     def __init__(self, span: trace.Span) -> None:
         self._span = span
         self.tokens: dict[str, int] = {}
@@ -78,7 +78,7 @@ class Attempt:
         self._set(generation.model_version, generation.finish_reason)
         self._count(generation.usage.prompt_tokens, generation.usage.total_tokens)
 
-    def refused(self, refusal: Refused) -> None:
+    def refused(self, refusal: GenerationRefused) -> None:
         self._set(None, refusal.finish_reason or refusal.block_reason)
         if refusal.usage:
             self._count(refusal.usage.prompt_tokens, refusal.usage.total_tokens)

@@ -14,7 +14,7 @@ IDLE_SECONDS = 3.0
 """How long nobody has to be at work. Asking costs some milliseconds, and those who come back pay for the pages anew."""
 
 
-class SpareMemory:
+class IdleMemoryTrimmer:
     """Knows whether anybody is at work, and gives back what is free once nobody has been for a while."""
 
     def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
@@ -24,7 +24,7 @@ class SpareMemory:
         self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def busy(self) -> Iterator[None]:
         """Somebody is at work inside the block."""
         if self._timer is not None:
             self._timer.cancel()
@@ -39,7 +39,7 @@ class SpareMemory:
                 self._timer = loop.call_later(self._idle_seconds, loop.run_in_executor, None, self._give_back)
 
 
-def forget_frames(error: BaseException | None) -> None:
+def clear_traceback_frames(error: BaseException | None) -> None:
     """Let go of everything that the functions an error came through have held: with images in it, it is too much to
     leave to the garbage collector."""
     seen: set[int] = set()

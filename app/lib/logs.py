@@ -20,7 +20,7 @@ _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
-def install(settings: Settings) -> None:
+def configure(settings: Settings) -> None:
     """Point the loggers of the service and of uvicorn at standard error, in the format that the settings name."""
     handler = logging.StreamHandler()
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not handler.stream.isatty())
@@ -37,7 +37,7 @@ def install(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def where(error: BaseException, *, quote: bool = False) -> str:
+def describe_exception(error: BaseException, *, quote: bool = False) -> str:
     """Where an error comes from: types and lines of the whole chain, without the messages, which can quote anything.
 
     Args:
@@ -83,4 +83,4 @@ class _Json(logging.Formatter):
 
 def _trace(record: logging.LogRecord) -> str:
     error = record.exc_info[1] if record.exc_info else None
-    return f" {where(error)}" if error is not None else ""
+    return f" {describe_exception(error)}" if error is not None else ""

@@ -20,7 +20,7 @@ def work_in(count: int) -> int:
     return min(math.ceil(count / PIECE_BYTES), WORK_PER_ITERATION)
 
 
-class Pace:
+class FairScheduler:
     """The work that one iteration of the loop may do."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Pace:
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
         self._counting = False
 
-    async def turn(self, work: int = 1) -> None:
+    async def slot(self, work: int = 1) -> None:
         """Return at once if this iteration has work to spare, else in the first one that has.
 
         Args:

@@ -6,13 +6,13 @@
 from fastapi import FastAPI
 
 from app import main
-from app.server.start_checks import examine_environment
+from app.server.start_checks import check_environment
 
 
 def create_app() -> FastAPI:
     """Build the service for the settings of the environment.
 
     Raises:
-        UnsafeSettings: something is wrong with the environment; the message names each variable.
+        UnsafeConfiguration: something is wrong with the environment; the message names each variable.
     """
-    return main.create_app(examine_environment().require_startable())
+    return main.create_app(check_environment().require_startable())

@@ -18,14 +18,14 @@ from typing import Any
 from pydantic import SecretStr
 
 from app.domain.errors import ServiceError
-from app.gemini import Gemini
-from app.lib.base64_json import InMemory
-from app.lib.scheduler import Pace
-from app.server.error_causes import in_words
-from app.server.exit import leave
-from app.server.settings_errors import variables
-from app.server.start_checks import examine_environment, why_not_listening
-from app.settings import Settings, UnsafeSettings
+from app.gemini import GeminiClient
+from app.lib.base64_json import BufferContent
+from app.lib.scheduler import FairScheduler
+from app.server.error_causes import describe_cause
+from app.server.exit import exit_process
+from app.server.settings_errors import env_names
+from app.server.start_checks import check_environment, why_not_listening
+from app.settings import Settings, UnsafeConfiguration
 from app.store import Storage
 
 _PROCESS_BYTES = 150 * 1024 * 1024
@@ -75,13 +75,13 @@ def skipped(about: str, said: str) -> Finding:
     return Finding(Verdict.SKIPPED, about, said)
 
 
-def shown(settings: Settings) -> list[str]:
+def changed_settings(settings: Settings) -> list[str]:
     """A line for each setting that is not as it comes, secrets masked."""
     lines = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if value != field.get_default(call_default_factory=True):
-            lines.append(f"{variables(name)[-1]}={_masked(name, value)}")
+            lines.append(f"{env_names(name)[-1]}={_masked(name, value)}")
     return lines
 
 
@@ -91,13 +91,13 @@ def _masked(name: str, value: Any) -> str:
     return "***" if isinstance(value, SecretStr) else re.sub(r"//[^/@]*@", "//***@", str(value))
 
 
-async def check_door(settings: Settings) -> AsyncGenerator[Finding]:
+async def check_access(settings: Settings) -> AsyncGenerator[Finding]:
     if taken := why_not_listening(settings.host, settings.port):
         # The service itself may run already, which is the usual case in a container.
         yield (warning if taken.variable == "PORT" else failure)("start", str(taken))
     try:
         settings.require_startable(settings.host)
-    except UnsafeSettings as error:
+    except UnsafeConfiguration as error:
         for line in str(error).splitlines():
             yield failure("start", line)
         return
@@ -109,17 +109,21 @@ async def check_door(settings: Settings) -> AsyncGenerator[Finding]:
 
 async def check_gemini(settings: Settings) -> AsyncGenerator[Finding]:
     if settings.demo or not settings.has_credentials:
-        why = "of DEMO, which does not call Gemini" if settings.demo else "there are no credentials for Gemini"
+        why = (
+            "of DEMO, which does not call GeminiClient"
+            if settings.demo
+            else "there are no credentials for GeminiClient"
+        )
         yield skipped("credentials", f"not checked, nor are models and Google's clock, because {why}.")
         return
-    async with Gemini(settings, Pace()) as gemini:
+    async with GeminiClient(settings, FairScheduler()) as gemini:
         try:
             listing = await gemini.listing()
         except ServiceError as error:
-            yield failure("credentials", f"{error.detail} ({in_words(error)})")
+            yield failure("credentials", f"{error.detail} ({describe_cause(error)})")
             yield skipped("models", "not checked, nor is Google's clock, because Gemini could not be asked.")
             return
-    yield ok("credentials", f"Gemini accepts them and offers {len(listing.models)} models.")
+    yield ok("credentials", f"GeminiClient accepts them and offers {len(listing.models)} models.")
     for finding in _models(settings, listing.models):
         yield finding
     if listing.date is not None:
@@ -139,7 +143,9 @@ def _models(settings: Settings, offered: frozenset[str]) -> list[Finding]:
         if model.id in offered:
             findings.append(ok("models", f"{setting} {model.id} is offered."))
         else:
-            findings.append(failure("models", f"{setting} {model.id} is not among the models Gemini offers this key."))
+            findings.append(
+                failure("models", f"{setting} {model.id} is not among the models GeminiClient offers this key.")
+            )
         if model.retires is not None and model.retires <= date.today() + _SOON:  # noqa: DTZ011 - the operator's day
             instead = f"; {model.replacement} replaces it" if model.replacement else ""
             findings.append(warning("models", f"Google may switch off {model.id} from {model.retires}{instead}."))
@@ -163,7 +169,7 @@ async def check_storage(settings: Settings) -> AsyncGenerator[Finding]:
             await migrate(database, allowed=settings.migrate)
             now = await database.read(lambda connection: connection.execute(select(database.now)).scalar_one())
     except ServiceError as error:
-        yield failure("database", f"{error.detail} ({in_words(error)}) See DATABASE_URL, DATA_DIR.")
+        yield failure("database", f"{error.detail} ({describe_cause(error)}) See DATABASE_URL, DATA_DIR.")
         yield skipped("blobs", "not checked, because that takes a database.")
         return
     kind = "SQLite, for one replica" if database.is_sqlite else "PostgreSQL"
@@ -178,7 +184,7 @@ async def check_storage(settings: Settings) -> AsyncGenerator[Finding]:
 async def _blobs(settings: Settings) -> AsyncGenerator[Finding]:
     from app.store.blobs import digest_of
 
-    content = InMemory(b"Written by python -m app doctor; it can be deleted.")
+    content = BufferContent(b"Written by python -m app doctor; it can be deleted.")
     try:
         async with aclosing(Storage(settings)) as storage:
             files = (await storage.chats()).files
@@ -188,7 +194,7 @@ async def _blobs(settings: Settings) -> AsyncGenerator[Finding]:
             await files.read(files.blob(digest, len(content)), 0, len(content))
             await files.delete([digest])
     except ServiceError as error:
-        yield failure("blobs", f"{error.detail} ({in_words(error)}) See BLOB_URL, DATA_DIR.")
+        yield failure("blobs", f"{error.detail} ({describe_cause(error)}) See BLOB_URL, DATA_DIR.")
     else:
         where = (settings.blob_url or "file").partition(":")[0]
         yield ok("blobs", f"{where}: a file was written, read and deleted.")
@@ -237,7 +243,7 @@ _OF_STORAGE = (
 )
 
 CHECKS: tuple[tuple[str, Check, tuple[str, ...]], ...] = (
-    ("start", check_door, ("HOST", "PORT", "SERVICE_API_KEYS", "ALLOW_ANONYMOUS")),
+    ("start", check_access, ("HOST", "PORT", "SERVICE_API_KEYS", "ALLOW_ANONYMOUS")),
     ("credentials", check_gemini, _OF_GEMINI),
     ("database", check_storage, _OF_STORAGE),
     ("memory", check_machine, ("MAX_HELD_BYTES",)),
@@ -245,7 +251,7 @@ CHECKS: tuple[tuple[str, Check, tuple[str, ...]], ...] = (
 """What each check is about, and the variables without which it means nothing."""
 
 
-async def examine(settings: Settings, tell: Callable[[Finding], Any], wrong: Set[str] = frozenset()) -> bool:
+async def run_checks(settings: Settings, tell: Callable[[Finding], Any], wrong: Set[str] = frozenset()) -> bool:
     """Make every check; whether a service would work.
 
     Args:
@@ -267,21 +273,21 @@ async def examine(settings: Settings, tell: Callable[[Finding], Any], wrong: Set
             tell(failure(about, f"no answer within {_CHECK_SECONDS} seconds"))
             works = False
         except Exception as error:  # whatever it is, the other checks are to be made
-            tell(failure(about, f"the check failed: {in_words(error)}"))
+            tell(failure(about, f"the check failed: {describe_cause(error)}"))
             works = False
     return works
 
 
 def main() -> None:
-    examined = examine_environment()
+    examined = check_environment()
     settings = examined.settings
     for fault in examined.faults:
         print(failure("settings", str(fault)))
     for one in examined.warnings:
         print(warning("settings", str(one)))
-    changed = shown(settings)
+    changed = changed_settings(settings)
     if not examined.faults:
         print(ok("settings", f"{len(Settings.model_fields)} settings, {len(changed)} of them not as they come"))
     for line in changed:
         print(f"{'':<22}{line}")
-    leave(0 if asyncio.run(examine(settings, print, examined.wrong)) else 1)
+    exit_process(0 if asyncio.run(run_checks(settings, print, examined.wrong)) else 1)

@@ -26,7 +26,7 @@ _WORDS = {
 """By the name of the exception's class, for libraries that need not be loaded to tell."""
 
 
-def in_words(error: BaseException) -> str:
+def describe_cause(error: BaseException) -> str:
     """The most telling cause in `error`'s chain of causes, as part of a sentence."""
     chain = list(_chain(error))
     for one in reversed(chain):

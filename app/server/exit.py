@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End the process without taking the interpreter down.
 
     The blob store's threads may be about to tell Python that something is done. A Python that is being taken down ends

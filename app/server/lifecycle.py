@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.server.protocol import create_protocol
-from app.service.resilience.admission import Gate
+from app.service.resilience.admission import AdmissionController
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _LAST_WORDS_SECONDS = 0.1
 """For telling callers that they were sent away."""
 
 
-def server_of(app: FastAPI, settings: Settings) -> "Server":
+def create_server(app: FastAPI, settings: Settings) -> "Server":
     """A server for the app that `create_app` has built with these settings; its gate is at `app.state.gate`."""
     config = uvicorn.Config(
         app,
@@ -38,13 +38,15 @@ def server_of(app: FastAPI, settings: Settings) -> "Server":
         host=settings.host,
         port=settings.port,
     )
-    return Server(config, app.state.gate, settings.shutdown_notice_seconds, settings.shutdown_grace_seconds)
+    return Server(config, app.state.admission, settings.shutdown_notice_seconds, settings.shutdown_grace_seconds)
 
 
 class Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, gate: Gate, notice_seconds: float, grace_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, admission: AdmissionController, notice_seconds: float, grace_seconds: float
+    ) -> None:
         super().__init__(config)
-        self._gate = gate
+        self._admission = admission
         self._notice = notice_seconds
         self._grace = grace_seconds
         self._draining: asyncio.Task[None] | None = None
@@ -60,17 +62,17 @@ class Server(uvicorn.Server):
                 signal.signal(sig, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._gate.stopping:
+        if self._admission.stopping:
             self.force_exit = True
         else:
-            self._gate.stopping = True  # at once, whatever the event loop is doing
-            self._gate.draining = not self._notice
+            self._admission.stopping = True  # at once, whatever the event loop is doing
+            self._admission.draining = not self._notice
 
     async def on_tick(self, counter: int) -> bool:
-        if self._gate.stopping and self._draining is None:
+        if self._admission.stopping and self._draining is None:
             self._draining = asyncio.create_task(self.drain())
         if self.force_exit:
-            self._gate.end()
+            self._admission.abort_all()
             await asyncio.sleep(_LAST_WORDS_SECONDS)
             return True
         return await super().on_tick(counter)
@@ -78,15 +80,15 @@ class Server(uvicorn.Server):
     async def drain(self) -> None:
         """Let whoever balances the load notice; let whatever is under way finish, as long as the grace lasts; stop."""
         await asyncio.sleep(self._notice)
-        self._gate.drain()
-        log.info("stopping", extra={"underWay": self._gate.under_way})
+        self._admission.drain()
+        log.info("stopping", extra={"underWay": self._admission.in_flight})
         try:
             async with asyncio.timeout(self._grace):
-                await self._gate.emptied()
+                await self._admission.wait_idle()
         except TimeoutError:
-            log.warning("sending away whoever is left", extra={"underWay": self._gate.under_way})
-            self._gate.end()
+            log.warning("sending away whoever is left", extra={"underWay": self._admission.in_flight})
+            self._admission.abort_all()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
-                    await self._gate.emptied()
+                    await self._admission.wait_idle()
         self.should_exit = True

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from app.domain.errors import StorageError
-from app.server.start_checks import examine_environment
+from app.server.start_checks import check_environment
 from app.store.database import Database
 from app.store.migrate import HEAD, migrate
 
@@ -18,7 +18,7 @@ def main() -> None:
 
 
 async def _migrate() -> None:
-    settings = examine_environment().require_sound()
+    settings = check_environment().require_sound()
     database = Database.of(settings)
     try:
         await migrate(database)

@@ -18,20 +18,20 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.api.http.middleware import PROBES, new_request_id
+from app.api.http.middleware import PROBE_PATHS, new_request_id
 from app.api.http.problems import MEDIA_TYPE, report
 from app.api.http.response_writer import CONNECTION
 from app.domain.errors import HeaderTooLarge, InvalidHttp, Overloaded, ServiceError
 from app.settings import Settings
 
-_FOR_PROBES = 50
+_PROBE_CONNECTIONS = 50
 """Connections beyond `MAX_CONNECTIONS` on which only health checks are answered."""
 
 _LINGER_SECONDS = 1.0
 """How long a refused caller's bytes are read and dropped. If the socket closed at once, the kernel would send a reset,
 and the caller could lose the answer."""
 
-_MOST_FIELDS = 200
+_MAX_HEADER_FIELDS = 200
 """Header fields of a request, trailers included. Each costs a microsecond in the parser and in each search for one."""
 
 _PIECE_BYTES = 32 * 1024
@@ -43,7 +43,7 @@ _FULL = Overloaded("This service has as many connections as it takes.", retry_af
 def create_protocol(settings: Settings) -> type[asyncio.Protocol]:
     """The protocol class for uvicorn, with the limits of these settings."""
 
-    class Protocol(LimitedProtocol):
+    class Protocol(LimitedHttpProtocol):
         max_connections = settings.max_connections
         max_head_bytes = settings.max_header_bytes
         head_seconds = settings.head_timeout_seconds
@@ -52,7 +52,7 @@ def create_protocol(settings: Settings) -> type[asyncio.Protocol]:
     return Protocol
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class LimitedHttpProtocol(HttpToolsProtocol):
     """One connection of a caller.
 
     The bytes of a head are counted and collected up to its blank line; the parser gets it in one piece, without
@@ -81,10 +81,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._head, self._parts = bytearray(), list[bytes]()
-        self._counted = CountedTransport(transport, self._watch_reader, self._linger)
+        self._counted = MeasuredTransport(transport, self._watch_reader, self._linger)
         super().connection_made(cast("asyncio.Transport", self._counted))
         beyond = len(self.connections) - self.max_connections
-        if beyond > _FOR_PROBES:
+        if beyond > _PROBE_CONNECTIONS:
             self._refuse(_FULL)
             self.transport.close()
         else:
@@ -202,7 +202,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._ignoring:
             return
         self._fields += 1
-        if self._fields > _MOST_FIELDS:
+        if self._fields > _MAX_HEADER_FIELDS:
             raise ValueError("too many fields")  # which the parser turns into an error of its own
         if not self._reading_body:  # trailers are not headers
             super().on_header(name, value)
@@ -214,7 +214,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        if self._probes_only and self.url.partition(b"?")[0].decode("latin-1") not in PROBES:
+        if self._probes_only and self.url.partition(b"?")[0].decode("latin-1") not in PROBE_PATHS:
             self._refuse(_FULL)
             return
         super().on_headers_complete()
@@ -245,8 +245,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._chunked = bool(codings)
 
     def send_400_response(self, msg: str) -> None:
-        if self._fields > _MOST_FIELDS:
-            return self._refuse(HeaderTooLarge(f"A request may have {_MOST_FIELDS} header fields."))
+        if self._fields > _MAX_HEADER_FIELDS:
+            return self._refuse(HeaderTooLarge(f"A request may have {_MAX_HEADER_FIELDS} header fields."))
         self._refuse(InvalidHttp("This is not HTTP that can be read."))
 
     # What leaves.
@@ -344,10 +344,10 @@ class LimitedProtocol(HttpToolsProtocol):
     # A caller who does not read.
 
     @property
-    def congested(self) -> bool:
+    def is_write_paused(self) -> bool:
         return self.flow.write_paused
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         self.cut_off = True
         # Lingering for zero seconds makes the kernel forget what it still holds for a reader who takes nothing.
         sock = self.transport.get_extra_info("socket")
@@ -365,12 +365,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if taken == self._counted.written:
             return
         if taken <= taken_before:
-            self.cut()
+            self.abort()
         else:
             self._reader_timer = self.loop.call_later(self.slow_seconds, self._require_reader, taken)
 
 
-class CountedTransport:
+class MeasuredTransport:
     """A transport that knows how many of the bytes written to it have reached the other side's system."""
 
     def __init__(

@@ -24,8 +24,8 @@ from pydantic import ValidationError
 
 from app.domain.errors import StorageError
 from app.lib.proxies import BadProxy, proxy_for
-from app.server.settings_errors import Complaint, complaints, variables
-from app.settings import Settings, UnsafeSettings, is_http_url
+from app.server.settings_errors import SettingError, describe_errors, env_names
+from app.settings import Settings, UnsafeConfiguration, is_http_url
 
 ENV_FILE = Path(".env")
 
@@ -40,13 +40,13 @@ _PLACEHOLDERS = {"gemini_api_key": "to-be-put-right", "google_cloud_project": "t
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class CheckedEnvironment:
     """The settings, and what is wrong with them and with their environment."""
 
     settings: Settings
     """With the default, or a placeholder, for each setting that is wrong."""
-    faults: list[Complaint] = field(default_factory=list)
-    warnings: list[Complaint] = field(default_factory=list)
+    faults: list[SettingError] = field(default_factory=list)
+    warnings: list[SettingError] = field(default_factory=list)
 
     demo_for_want_of_key: bool = False
 
@@ -59,10 +59,10 @@ class Examined:
         """The settings.
 
         Raises:
-            UnsafeSettings: something is wrong with them or their environment.
+            UnsafeConfiguration: something is wrong with them or their environment.
         """
         if self.faults:
-            raise UnsafeSettings("\n".join(map(str, self.faults)))
+            raise UnsafeConfiguration("\n".join(map(str, self.faults)))
         return self.settings
 
     def require_startable(self, host: str | None = None) -> Settings:
@@ -72,19 +72,19 @@ class Examined:
             host: the address that will be listened on, where it is known.
 
         Raises:
-            UnsafeSettings: something is wrong, or the service would serve by accident.
+            UnsafeConfiguration: something is wrong, or the service would serve by accident.
         """
         sentences = list(map(str, self.faults))
         try:
             self.settings.require_startable(host)
-        except UnsafeSettings as error:
+        except UnsafeConfiguration as error:
             sentences.append(str(error))
         if sentences:
-            raise UnsafeSettings("\n".join([*sentences, *map(str, self.warnings)]))
+            raise UnsafeConfiguration("\n".join([*sentences, *map(str, self.warnings)]))
         return self.settings
 
 
-def examine_environment(*, demo_without_key: bool = False, listening: bool = False) -> Examined:
+def check_environment(*, demo_without_key: bool = False, listening: bool = False) -> CheckedEnvironment:
     """Read the settings and find everything that is wrong with them and with what libraries read from the environment.
 
     Args:
@@ -112,19 +112,19 @@ def examine_environment(*, demo_without_key: bool = False, listening: bool = Fal
         faults += [fault for fault in check(settings) if fault.variable not in mistaken]
     if listening and not mistaken & {"HOST", "PORT"}:
         faults += filter(None, [why_not_listening(settings.host, settings.port)])
-    return Examined(settings, faults, [*_near_misses(), *_unlisted_models(settings)], instead)
+    return CheckedEnvironment(settings, faults, [*_near_misses(), *_unlisted_models(settings)], instead)
 
 
-def _settings(read_env_file: bool) -> tuple[Settings, list[Complaint]]:
+def _settings(read_env_file: bool) -> tuple[Settings, list[SettingError]]:
     """The settings, and what is wrong with them; with a default in place of each that is wrong."""
     instead: dict[str, Any] = {}
-    found: list[Complaint] = []
+    found: list[SettingError] = []
     source: dict[str, Any] = {} if read_env_file else {"_env_file": None}
     while True:
         try:
             return Settings(**source, **instead), found
         except ValidationError as error:
-            new = complaints(error)
+            new = describe_errors(error)
             found += new
             names = [name for one in new for name in _fields_of(one.variable) if name not in instead]
             assert names, "a fault of no setting"
@@ -136,20 +136,20 @@ def _settings(read_env_file: bool) -> tuple[Settings, list[Complaint]]:
 def _fields_of(variable: str) -> list[str]:
     if variable == "MODELS":
         return ["models", "model_aliases"]
-    return [name for name in Settings.model_fields if variable in variables(name)]
+    return [name for name in Settings.model_fields if variable in env_names(name)]
 
 
 @functools.cache
-def _known() -> tuple[str, ...]:
-    return tuple(variable for name in Settings.model_fields for variable in variables(name))
+def _known_variables() -> tuple[str, ...]:
+    return tuple(variable for name in Settings.model_fields for variable in env_names(name))
 
 
 def _nearest(name: str, likeness: float = _NEAR) -> str | None:
-    found = difflib.get_close_matches(name.upper(), _known(), 1, likeness)
+    found = difflib.get_close_matches(name.upper(), _known_variables(), 1, likeness)
     return found[0] if found else None
 
 
-def _faults_of_env_file() -> tuple[list[Complaint], bool]:
+def _faults_of_env_file() -> tuple[list[SettingError], bool]:
     """What is wrong with `.env`, and whether its settings can be read."""
     if not ENV_FILE.is_file():
         return [], False
@@ -157,47 +157,47 @@ def _faults_of_env_file() -> tuple[list[Complaint], bool]:
         with ENV_FILE.open(encoding="utf-8-sig") as stream:
             lines = list(parse_stream(stream))
     except UnicodeDecodeError:
-        return [Complaint.that(".env", "is not UTF-8; save it as UTF-8.")], False
+        return [SettingError.that(".env", "is not UTF-8; save it as UTF-8.")], False
     except OSError as error:
-        return [Complaint.that(".env", f"cannot be read: {error.strerror}.")], False
+        return [SettingError.that(".env", f"cannot be read: {error.strerror}.")], False
     faults = []
     for line in lines:
         if line.error or (line.key and line.value is None):
             faults.append(
-                Complaint.that(".env", f"has a line {line.original.line} that is not of the form NAME=value.")
+                SettingError.that(".env", f"has a line {line.original.line} that is not of the form NAME=value.")
             )
-        elif line.key and line.key.upper() not in _known():
+        elif line.key and line.key.upper() not in _known_variables():
             nearest = _nearest(line.key, _ALIKE)
             # Anything else may be a key that was pasted alone; some end in an equals sign.
             name = line.key if nearest or re.fullmatch("[A-Z_][A-Z0-9_]*", line.key) else f"Line {line.original.line}"
             meant = f" Is {nearest} meant?" if nearest else " Variables for other programs go into the environment."
-            faults.append(Complaint.that(name, f"in .env does not name a setting.{meant}"))
+            faults.append(SettingError.that(name, f"in .env does not name a setting.{meant}"))
     return faults, True
 
 
-def _near_misses() -> Iterator[Complaint]:
+def _near_misses() -> Iterator[SettingError]:
     """Variables that look like a mistyped setting. Others may own them, so they do not stop the service."""
-    known = set(_known())
+    known = set(_known_variables())
     for name in os.environ:
         if name.upper() not in known and len(name) > 5 and (nearest := _nearest(name)) and nearest not in os.environ:
-            yield Complaint.that(name, f"is no setting, and this service does not read it. Is {nearest} meant?")
+            yield SettingError.that(name, f"is no setting, and this service does not read it. Is {nearest} meant?")
 
 
-def _unlisted_models(settings: Settings) -> Iterator[Complaint]:
+def _unlisted_models(settings: Settings) -> Iterator[SettingError]:
     catalogue = settings.catalogue
     for variable, name in (("DEFAULT_MODEL", settings.default_model), ("FALLBACK_MODEL", settings.fallback_model)):
-        if name is not None and not catalogue.resolve(name).model.listed:
+        if name is not None and not catalogue.resolve(name).model.is_known:
             near = difflib.get_close_matches(name, [*catalogue.models, *catalogue.aliases], 1)
             meant = f" Is {near[0]} meant?" if near else ""
-            yield Complaint.that(variable, f"{name} is not a model that this service knows.{meant}")
+            yield SettingError.that(variable, f"{name} is not a model that this service knows.{meant}")
 
 
-def _demo(settings: Settings) -> Iterator[Complaint]:
+def _demo(settings: Settings) -> Iterator[SettingError]:
     if settings.demo and find_spec("PIL") is None:
-        yield Complaint.that("DEMO", "needs Pillow, with which the emulator draws: pip install pillow.")
+        yield SettingError.that("DEMO", "needs Pillow, with which the emulator draws: pip install pillow.")
 
 
-def _proxies(settings: Settings) -> Iterator[Complaint]:
+def _proxies(settings: Settings) -> Iterator[SettingError]:
     if settings.demo:
         return
     reported = set()
@@ -207,7 +207,7 @@ def _proxies(settings: Settings) -> Iterator[Complaint]:
         except BadProxy as error:
             if error.variable not in reported:
                 reported.add(error.variable)
-                yield Complaint(error.variable, str(error))
+                yield SettingError(error.variable, str(error))
 
 
 def _addresses(settings: Settings) -> list[str]:
@@ -220,7 +220,7 @@ def _addresses(settings: Settings) -> list[str]:
     return [vertex, "https://oauth2.googleapis.com"] if settings.google_cloud_project else [vertex]
 
 
-def _certificates(settings: Settings) -> Iterator[Complaint]:
+def _certificates(settings: Settings) -> Iterator[SettingError]:
     files = ["SSL_CERT_FILE"]
     if settings.google_genai_use_vertexai:
         files += ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]  # google-auth fetches tokens with requests
@@ -231,20 +231,20 @@ def _certificates(settings: Settings) -> Iterator[Complaint]:
             try:
                 ssl.create_default_context(cafile=path)
             except ssl.SSLError:
-                yield Complaint.that(variable, "names a file without a certificate in PEM format.")
+                yield SettingError.that(variable, "names a file without a certificate in PEM format.")
             except OSError as error:
-                yield Complaint.that(variable, f"names a file that cannot be read: {error.strerror}.")
+                yield SettingError.that(variable, f"names a file that cannot be read: {error.strerror}.")
     if (folder := os.environ.get("SSL_CERT_DIR")) and not any(Path(one).is_dir() for one in folder.split(os.pathsep)):
-        yield Complaint.that("SSL_CERT_DIR", "names no folder that exists.")
+        yield SettingError.that("SSL_CERT_DIR", "names no folder that exists.")
     if log := os.environ.get("SSLKEYLOGFILE"):
         try:
             with Path(log).open("a"):
                 pass
         except OSError as error:
-            yield Complaint.that("SSLKEYLOGFILE", f"names a file that cannot be written: {error.strerror}.")
+            yield SettingError.that("SSLKEYLOGFILE", f"names a file that cannot be written: {error.strerror}.")
 
 
-def _google_credentials(settings: Settings) -> Iterator[Complaint]:
+def _google_credentials(settings: Settings) -> Iterator[SettingError]:
     variable = "GOOGLE_APPLICATION_CREDENTIALS"
     path = os.environ.get(variable)
     on_vertex = settings.google_genai_use_vertexai and settings.google_cloud_project and not settings.demo
@@ -253,15 +253,15 @@ def _google_credentials(settings: Settings) -> Iterator[Complaint]:
     try:
         content = json.loads(Path(path).read_bytes())
     except OSError as error:
-        yield Complaint.that(variable, f"names a file that cannot be read: {error.strerror}.")
+        yield SettingError.that(variable, f"names a file that cannot be read: {error.strerror}.")
     except ValueError:
-        yield Complaint.that(variable, "names a file that is not JSON.")
+        yield SettingError.that(variable, "names a file that is not JSON.")
     else:
         if not isinstance(content, Mapping) or not isinstance(content.get("type"), str):
-            yield Complaint.that(variable, "names a JSON file that holds no Google credentials: it has no `type`.")
+            yield SettingError.that(variable, "names a JSON file that holds no Google credentials: it has no `type`.")
 
 
-def _storage(settings: Settings) -> Iterator[Complaint]:
+def _storage(settings: Settings) -> Iterator[SettingError]:
     """Where chats are to be kept. The default folder is not looked at: a service without chats writes nothing."""
     chosen = "data_dir" in settings.model_fields_set
     folders = {"DATA_DIR": settings.data_dir} if chosen and not (settings.database_url and settings.blob_url) else {}
@@ -270,22 +270,22 @@ def _storage(settings: Settings) -> Iterator[Complaint]:
             if folder := folder_of(settings):
                 folders[variable] = folder
         except StorageError as error:
-            yield Complaint(variable, f"{error.detail} ({error.cause})" if error.cause else error.detail)
+            yield SettingError(variable, f"{error.detail} ({error.cause})" if error.cause else error.detail)
     if (settings.blob_url or "").startswith("s3"):
         yield from _s3()
     for variable, folder in folders.items():
         if why := why_not_writable(folder):
-            yield Complaint.that(variable, f"names a folder that cannot be written to: {why}.")
+            yield SettingError.that(variable, f"names a folder that cannot be written to: {why}.")
 
 
-def _s3() -> Iterator[Complaint]:
+def _s3() -> Iterator[SettingError]:
     for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         if (url := os.environ.get(variable)) and not is_http_url(url):
-            yield Complaint.that(variable, "is no URL such as https://host or http://host:port.")
+            yield SettingError.that(variable, "is no URL such as https://host or http://host:port.")
     pair = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     for variable, other in (pair, pair[::-1]):
         if os.environ.get(other) and not os.environ.get(variable):
-            yield Complaint.that(variable, f"is missing, while {other} is set.")
+            yield SettingError.that(variable, f"is missing, while {other} is set.")
 
 
 def _database_folder(settings: Settings) -> Path | None:
@@ -305,33 +305,35 @@ def _blob_folder(settings: Settings) -> Path | None:
     return folder_of(settings.blob_url)
 
 
-def _temporary_folder(_: Settings) -> Iterator[Complaint]:
+def _temporary_folder(_: Settings) -> Iterator[SettingError]:
     named = [name for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
     for variable in named:
         folder = Path(os.environ[variable])
         why = "there is none" if not folder.is_dir() else why_not_writable(folder)
         if why:
-            yield Complaint.that(
+            yield SettingError.that(
                 variable, f"names a folder that cannot be written to: {why}. Large uploads pass through it."
             )
     if not named:
         try:
             tempfile.gettempdir()
         except OSError:
-            yield Complaint.that(
+            yield SettingError.that(
                 "TMPDIR", "is not set, and no temporary folder can be written to. Large uploads need one."
             )
 
 
-def _libraries(_: Settings) -> Iterator[Complaint]:
+def _libraries(_: Settings) -> Iterator[SettingError]:
     workers = os.environ.get("WEB_CONCURRENCY")
     if workers is not None and not (workers.isascii() and workers.isdigit() and int(workers) > 0):
-        yield Complaint.that("WEB_CONCURRENCY", "is not a number of processes.")
+        yield SettingError.that("WEB_CONCURRENCY", "is not a number of processes.")
     if os.environ.get("GOOGLE_GENAI_HTTP_CLIENT", "").strip().lower() not in ("", "auto", "httpx2"):
-        yield Complaint.that("GOOGLE_GENAI_HTTP_CLIENT", "names another HTTP client than this service uses; unset it.")
+        yield SettingError.that(
+            "GOOGLE_GENAI_HTTP_CLIENT", "names another HTTP client than this service uses; unset it."
+        )
 
 
-def _telemetry(_: Settings) -> Iterator[Complaint]:
+def _telemetry(_: Settings) -> Iterator[SettingError]:
     """What FastAPI reads for OpenTelemetry."""
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return
@@ -339,20 +341,20 @@ def _telemetry(_: Settings) -> Iterator[Complaint]:
     given = [name for name in endpoints if os.environ.get(name)]
     for variable in given:
         if not is_http_url(os.environ[variable]):
-            yield Complaint.that(variable, "is no URL such as http://host:4318.")
+            yield SettingError.that(variable, "is no URL such as http://host:4318.")
     if not given:
         return
     for variable in ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"):
         if os.environ.get(variable, "").strip().lower() not in ("", "otlp", "none"):
-            yield Complaint.that(variable, "is neither otlp nor none, and nothing else is supported.")
+            yield SettingError.that(variable, "is neither otlp nor none, and nothing else is supported.")
     for part in ("", "TRACES_", "METRICS_"):
         variable = f"OTEL_EXPORTER_OTLP_{part}PROTOCOL"
         if os.environ.get(variable) not in (None, "", "http/protobuf"):
-            yield Complaint.that(variable, "is not http/protobuf, which is the only protocol that is supported.")
+            yield SettingError.that(variable, "is not http/protobuf, which is the only protocol that is supported.")
     with suppress(ModuleNotFoundError):
         if find_spec("opentelemetry.exporter.otlp.proto.http") is not None:
             return
-    yield Complaint.that(
+    yield SettingError.that(
         given[0], "needs OpenTelemetry's exporter, which is not installed: pip install 'fastapi[opentelemetry]'."
     )
 
@@ -369,21 +371,21 @@ def why_not_writable(folder: Path) -> str | None:
         return getattr(error, "strerror", None) or "it cannot be the name of a folder"
 
 
-def why_not_listening(host: str, port: int) -> Complaint | None:
+def why_not_listening(host: str, port: int) -> SettingError | None:
     """Why no server can listen there; None if one can."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        return Complaint("HOST", f"HOST={host} is not an address of this machine, or no name that can be resolved.")
+        return SettingError("HOST", f"HOST={host} is not an address of this machine, or no name that can be resolved.")
     for family, kind, protocol, _, address in addresses:
         try:
             with socket.socket(family, kind, protocol) as listening:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listening.bind(address)
         except PermissionError:
-            return Complaint("PORT", f"PORT={port} may not be used by this user; ports from 1024 on may.")
+            return SettingError("PORT", f"PORT={port} may not be used by this user; ports from 1024 on may.")
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return Complaint("PORT", f"PORT={port} is in use by another program on {host}.")
-            return Complaint("HOST", f"HOST={host} is not an address of this machine: {error.strerror}.")
+                return SettingError("PORT", f"PORT={port} is in use by another program on {host}.")
+            return SettingError("HOST", f"HOST={host} is not an address of this machine: {error.strerror}.")
     return None

@@ -7,7 +7,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.domain.generation import Usage
-from app.domain.progress import Journey
+from app.domain.progress import GenerationProgress
 
 _SECONDS = (0.01, 0.05, 0.25, 1, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600)
 
@@ -64,11 +64,13 @@ class Metrics:
             registry=self._registry,
         )
 
-    def watch(self, gauges: Gauges) -> None:
+    def register_gauges(self, gauges: Gauges) -> None:
         """Report what `gauges` returns whenever somebody looks: by name a number, or numbers by label."""
         self._registry.register(_Now(gauges))
 
-    def count(self, model: str, outcome: str, journey: Journey, usage: Usage | None, abandoned_in: str | None) -> None:
+    def record_generation(
+        self, model: str, outcome: str, progress: GenerationProgress, usage: Usage | None, abandoned_in: str | None
+    ) -> None:
         """A generation is over.
 
         Args:
@@ -80,9 +82,9 @@ class Metrics:
         """
         model = model if model in self._models else "other"
         self._outcomes.labels(model, outcome).inc()
-        for asked, times in journey.asked.items():
+        for asked, times in progress.calls_by_model.items():
             self._attempts.labels(asked if asked in self._models else "other").inc(times)
-        for stage, seconds in journey.took.items():
+        for stage, seconds in progress.stage_seconds.items():
             self._stages.labels(str(stage)).observe(seconds)
         if abandoned_in is not None:
             self._abandoned.labels(abandoned_in).inc()
@@ -91,7 +93,7 @@ class Metrics:
             self._tokens.labels(model, "output").inc(max(0, usage.total_tokens - usage.prompt_tokens))
             self._dollars.labels(model).inc(usage.estimated_cost_usd or 0)
 
-    def refuse(self, outcome: str) -> None:
+    def record_rejection(self, outcome: str) -> None:
         """A request for a generation came to nothing before it became one, through no fault of its caller's.
 
         Args:
@@ -99,7 +101,7 @@ class Metrics:
         """
         self._outcomes.labels("none", outcome).inc()
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self._registry)
 

@@ -50,7 +50,7 @@ class Storage:
     async def _opened(self) -> "ChatStore":
         # The event loop has better things to do than to read a few hundred modules, or to wait for a disk.
         await anyio.to_thread.run_sync(importlib.import_module, "app.store.chats")
-        from app.store.blobs import Blobs
+        from app.store.blobs import BlobStore
         from app.store.chats import ChatStore, Limits
         from app.store.database import Database
         from app.store.migrate import migrate
@@ -59,7 +59,7 @@ class Storage:
         if self._database is None:
             self._database = await anyio.to_thread.run_sync(Database.of, settings)
         await migrate(self._database, allowed=settings.migrate)
-        files = await anyio.to_thread.run_sync(Blobs, settings.blob_url, settings.data_dir)
+        files = await anyio.to_thread.run_sync(BlobStore, settings.blob_url, settings.data_dir)
         ttl = settings.chat_ttl.total_seconds() or None
         limits = Limits(settings.max_chats_per_caller, settings.max_stored_bytes_per_caller)
         return ChatStore(self._database, files, ttl, settings.chat_lease_seconds, limits)

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from app.lib.base64_json import Content
-from app.store.blobs import Blob, Blobs, digest_of
+from app.store.blobs import Blob, BlobStore, digest_of
 from app.store.database import Database
 from app.store.tables import blobs, turn_blobs
 
@@ -27,8 +27,8 @@ KEEP_SECONDS = 300
 _BATCH = 100
 
 
-class Ledger:
-    def __init__(self, database: Database, files: Blobs) -> None:
+class BlobIndex:
+    def __init__(self, database: Database, files: BlobStore) -> None:
         self._database = database
         self._files = files
 
@@ -47,7 +47,7 @@ class Ledger:
         async def store(digest: str, one: Content) -> None:
             name = names[digest]
             if known.get(digest) == name and await self._files.has(name, len(one)):
-                await self._files.settle(name)  # whoever has written it may not be done
+                await self._files.fsync(name)  # whoever has written it may not be done
             else:
                 await self._files.put(name, one)
 

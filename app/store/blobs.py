@@ -55,8 +55,8 @@ class Blob:
     name: str
     """The SHA-256 of its bytes; with a suffix, if the file of that name was being removed when it was needed anew."""
     size: int
-    store: "Blobs" = field(compare=False, repr=False)
-    far: ClassVar[bool] = True
+    store: "BlobStore" = field(compare=False, repr=False)
+    is_remote: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return self.size
@@ -92,7 +92,7 @@ class Blob:
             yield piece
 
 
-class Blobs:
+class BlobStore:
     def __init__(self, url: str | None, directory: Path) -> None:
         """
         Args:
@@ -144,14 +144,14 @@ class Blobs:
                     await self._store.put_async(_path(name), whole, use_multipart=False)
                 else:
                     await self._store.put_async(_path(name), aiter(content), use_multipart=True)
-            await self.settle(name)
+            await self.fsync(name)
         except (StorageUnavailable, StorageFull):
             self._took_one_at = -_TRUST_SECONDS
             raise
         self._damaged.discard(name)
         self._took_one_at = time.monotonic()
 
-    async def settle(self, name: str) -> None:
+    async def fsync(self, name: str) -> None:
         """Return once a file that is there is durable. (What a bucket has, is.)"""
         if self._directory is not None:
             with as_storage_errors("blobs"):
@@ -220,7 +220,7 @@ class Blobs:
                     with suppress(FileNotFoundError):
                         await self._store.delete_async(_path(name))
 
-    async def tidy(self) -> int:
+    async def remove_partial_files(self) -> int:
         """Remove what writers have left unfinished; how many files that was. (Buckets do so by a lifecycle rule.)"""
         if self._directory is None:
             return 0

@@ -21,14 +21,14 @@ from app.domain.errors import (
     ChatNotFound,
     FieldError,
     InvalidRequest,
+    LeaseLost,
     StaleTurn,
     TurnInProgress,
-    TurnLost,
 )
 from app.lib.base64_json import Content
 from app.store import serialization, texts
-from app.store.blob_index import KEEP_SECONDS, Ledger
-from app.store.blobs import Blobs
+from app.store.blob_index import KEEP_SECONDS, BlobIndex
+from app.store.blobs import BlobStore
 from app.store.database import Database
 from app.store.errors import as_storage_errors
 from app.store.tables import chats, turn_blobs, turns
@@ -65,7 +65,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class CleanupResult:
     chats: int = 0
     blobs: int = 0
     unfinished: int = 0
@@ -77,7 +77,7 @@ class ChatStore:
     def __init__(
         self,
         database: Database,
-        files: Blobs,
+        files: BlobStore,
         ttl_seconds: float | None,
         lease_seconds: float,
         limits: Limits | None = None,
@@ -91,7 +91,7 @@ class ChatStore:
             limits: what one owner may keep.
         """
         self.files = files
-        self._ledger = Ledger(database, files)
+        self._ledger = BlobIndex(database, files)
         self._database = database
         self._ttl = ttl_seconds
         self._lease_seconds = lease_seconds
@@ -153,7 +153,7 @@ class ChatStore:
             self._found(connection, chat_id, owner)
             wanted = turns.c.chat_id == chat_id, turns.c.number.between(first, last)
             rows = connection.execute(select(*_TURN).where(*wanted).order_by(turns.c.number))
-            return [serialization.turn_read(row, self.files.blob) for row in rows]
+            return [serialization.load_turn(row, self.files.blob) for row in rows]
 
         return await self._database.read(work)
 
@@ -168,7 +168,7 @@ class ChatStore:
             self._found(connection, chat_id, owner)
             rows = connection.execute(select(*_TURN).where(turns.c.chat_id == chat_id, turns.c.number == number))
             row = rows.one_or_none()
-            return serialization.turn_read(row, self.files.blob) if row else None
+            return serialization.load_turn(row, self.files.blob) if row else None
 
         return await self._database.read(work)
 
@@ -249,7 +249,7 @@ class ChatStore:
         chat_id: str,
         owner: str,
         holder: str,
-        latest_in: Collection[int] | None = None,
+        expected_last_turns: Collection[int] | None = None,
         expected_bytes: int = 0,
     ) -> Chat:
         """Keep others from adding turns, until `keep`, `release`, or a while after the last `renew`.
@@ -277,7 +277,9 @@ class ChatStore:
             if left:
                 raise _in_progress(left)
             chat = self._with_turns(connection, chat)
-            if latest_in is not None and not any(chat.last_that_counts <= one <= chat.last_turn for one in latest_in):
+            if expected_last_turns is not None and not any(
+                chat.last_image_turn <= one <= chat.last_turn for one in expected_last_turns
+            ):
                 raise StaleTurn(f"The latest turn of this chat is {chat.last_turn}.", last_turn=chat.last_turn)
             self._require_within_limits(connection, owner, more_chats=0, more_bytes=expected_bytes)
             connection.execute(
@@ -309,7 +311,7 @@ class ChatStore:
 
         await self._database.write(work)
 
-    async def keep(self, chat: Chat, holder: str, turn: Turn, replaces: int | None) -> None:
+    async def save_turn(self, chat: Chat, holder: str, turn: Turn, replaces: int | None) -> None:
         """Add a turn, and give the lease back.
 
         Args:
@@ -319,13 +321,13 @@ class ChatStore:
             replaces: the turn that it stands in for.
 
         Raises:
-            TurnLost: the lease ran out and somebody else took it. Nothing is kept.
+            LeaseLost: the lease ran out and somebody else took it. Nothing is kept.
         """
         with as_storage_errors("blobs"):
             async with asyncio.timeout(KEEP_SECONDS):
                 stored = await self._ledger.stored(_contents(turn))
         document = serialization.text_of(
-            serialization.turn_written(turn, lambda content: (stored[id(content)].name, len(content)))
+            serialization.dump_turn(turn, lambda content: (stored[id(content)].name, len(content)))
         )
         sizes = {one.digest: len(one) for one in stored.values()}
         size = len(document) + sum(sizes.values())
@@ -380,13 +382,13 @@ class ChatStore:
         document = rows.scalar_one_or_none()
         if document is not None and turn.generation_id == json.loads(document)["generation_id"] is not None:
             return
-        raise TurnLost("The chat has gone on, or is gone: this turn took too long and is not kept.")
+        raise LeaseLost("The chat has gone on, or is gone: this turn took too long and is not kept.")
 
-    async def sweep(self) -> Swept:
+    async def cleanup(self) -> CleanupResult:
         """Remove chats that have expired and bytes that nobody refers to."""
         chats_swept = await self._sweep_chats()
         await texts.sweep(self._database)
-        return Swept(chats_swept, await self._ledger.sweep(), await self.files.tidy())
+        return CleanupResult(chats_swept, await self._ledger.sweep(), await self.files.remove_partial_files())
 
     async def _sweep_chats(self) -> int:
         if self._ttl is None:
@@ -531,14 +533,14 @@ class ChatStore:
 
     def _with_turns(self, connection: Connection, chat: Chat) -> Chat:
         rows = connection.execute(select(*_TURN).where(turns.c.chat_id == chat.id).order_by(turns.c.number))
-        return replace(chat, turns=tuple(serialization.turn_read(row, self.files.blob) for row in rows))
+        return replace(chat, turns=tuple(serialization.load_turn(row, self.files.blob) for row in rows))
 
 
 def _in_progress(seconds: float) -> TurnInProgress:
     return TurnInProgress("Another turn of this chat is being made.", retry_after=max(1, ceil(seconds)))
 
 
-@serialization.damage_told
+@serialization.raises_storage_damaged
 def _chat(row: Any, *, whole: bool = False) -> Chat:
     """The chat of a row; unless it is wanted `whole`, with an excerpt of a long system instruction."""
     document: dict[str, Any] = json.loads(row.document)

@@ -22,14 +22,14 @@ Named = Callable[[Content], tuple[str, int]]
 Opened = Callable[[str, int], Content]
 """The way back."""
 
-_PLAIN = ("prompt", "model", "restarted", "generation_id", "text", "model_version", "finish_reason", "problem")
+_PLAIN = ("prompt", "model", "context_inlined", "generation_id", "text", "model_version", "finish_reason", "problem")
 
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def damage_told(read: Callable[P, R]) -> Callable[P, R]:
+def raises_storage_damaged(read: Callable[P, R]) -> Callable[P, R]:
     """What reads a document says so if that is none: `StorageDamaged`."""
 
     @wraps(read)
@@ -61,7 +61,7 @@ def excerpt(text: str, chars: int) -> str:
     return text if len(text) <= chars else f"{text[:chars]}…"
 
 
-def turn_written(turn: Turn, named: Named) -> dict[str, Any]:
+def dump_turn(turn: Turn, named: Named) -> dict[str, Any]:
     """A document of the turn, but for what has columns."""
 
     def part(one: Part) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def turn_written(turn: Turn, named: Named) -> dict[str, Any]:
     }
 
 
-@damage_told
-def turn_read(row: Any, opened: Opened) -> Turn:
+@raises_storage_damaged
+def load_turn(row: Any, opened: Opened) -> Turn:
     """The turn of a row."""
     written: dict[str, Any] = json.loads(row.document)
 

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from fastapi import Request
 
-from app.api.http.response_writer import Sending
-from app.api.http.storage_response import Counted
+from app.api.http.response_writer import WriteOptions
+from app.api.http.storage_response import StorageResponse
 from app.api.http.streaming import EXTENSIONS
 from app.domain.errors import RangeNotSatisfiable
 from app.domain.generation import Image
@@ -17,7 +17,7 @@ HELD_BYTES = 1024 * 1024
 """What a reader takes in memory, whatever the file: a piece that was read, and one that is being sent."""
 
 
-class Stored(Protocol):
+class SeekableContent(Protocol):
     """Content that can be read from anywhere in it."""
 
     @property
@@ -28,10 +28,10 @@ class Stored(Protocol):
     def between(self, start: int, stop: int) -> AsyncIterator[bytes]: ...
 
 
-class StoredImage(Counted):
+class ImageFileResponse(StorageResponse):
     """A stored image, whole or the range that was asked for."""
 
-    def __init__(self, image: Image, file: Stored, name: str, request: Request, sending: Sending) -> None:
+    def __init__(self, image: Image, file: SeekableContent, name: str, request: Request, options: WriteOptions) -> None:
         """
         Args:
             image: what it is.
@@ -63,7 +63,7 @@ class StoredImage(Counted):
                 **told,
             },
             request,
-            sending,
+            options,
         )
         self.status_code = status
         if unchanged:

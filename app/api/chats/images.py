@@ -5,7 +5,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Path, Request, Response
 
-from app.api.chats.image_file import Stored, StoredImage
+from app.api.chats.image_file import ImageFileResponse, SeekableContent
 from app.api.chats.parameters import ChatId, Number, stored_chats_router
 from app.api.http.dependencies import (
     CallerDep,
@@ -14,8 +14,8 @@ from app.api.http.dependencies import (
     SettingsDep,
     made_of,
 )
-from app.api.http.problems import documented
-from app.api.http.response_writer import Sending
+from app.api.http.problems import problem_responses
+from app.api.http.response_writer import WriteOptions
 from app.domain import errors
 from app.domain.generation import Image
 
@@ -25,7 +25,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
     206: {"description": "The range that was asked for."},
     304: {"description": "The caller has it already."},
-    **documented(errors.ChatNotFound, errors.TurnNotFound, errors.RangeNotSatisfiable),
+    **problem_responses(errors.ChatNotFound, errors.TurnNotFound, errors.RangeNotSatisfiable),
 }
 
 
@@ -35,11 +35,11 @@ class _Showing:
 
     request: Request
     settings: SettingsDep
-    pace: PaceDep
+    scheduler: PaceDep
 
     def show(self, image: Image, name: str) -> Response:
-        sending = Sending(self.pace, self.settings.deadline_seconds, lambda _: None)
-        return StoredImage(image, cast("Stored", image.content), name, self.request, sending)
+        options = WriteOptions(self.scheduler, self.settings.deadline_seconds, lambda _: None)
+        return ImageFileResponse(image, cast("SeekableContent", image.content), name, self.request, options)
 
 
 Showing = Annotated[_Showing, Depends(made_of(_Showing))]

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path
 from app.api.http.dependencies import (
     caller,
 )
-from app.api.http.problems import documented
+from app.api.http.problems import problem_responses
 from app.domain import errors
 
 CHAT_ID_PATTERN = r"chat_[0-9a-f]{32}"
@@ -25,7 +25,7 @@ def stored_chats_router() -> APIRouter:
     return APIRouter(
         prefix="/chats",
         tags=["chats"],
-        responses=documented(
+        responses=problem_responses(
             *EDGE_ERRORS, *STORAGE_ERRORS, errors.InvalidRequest, errors.HeaderTooLarge, errors.Overloaded
         ),
         dependencies=[Depends(caller)],

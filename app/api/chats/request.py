@@ -14,7 +14,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from app.api.http.schema import NullIsAbsent, RequestModel, no_flag
-from app.api.images.request import MAX_PROMPT_CHARS, FormCreate, GenerationCreate
+from app.api.images.request import MAX_PROMPT_CHARS, GenerationCreate, GenerationForm
 from app.domain.chat import ChatDefaults
 
 _AFTER = Field(
@@ -48,7 +48,7 @@ class TurnCreate(GenerationCreate):
     replace_turn: Annotated[int, Field(ge=1, le=_MAX_TURN), BeforeValidator(no_flag)] | None = _REPLACE
 
 
-class TurnForm(FormCreate):
+class TurnForm(GenerationForm):
     """The next turn of a chat as a form, with references as files."""
 
     model_config = ConfigDict(

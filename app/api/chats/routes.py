@@ -21,16 +21,16 @@ from app.api.http.dependencies import (
     PaceDep,
     ReferencesDep,
     SettingsDep,
-    body_of,
     caller,
     made_of,
+    require_content_type,
 )
-from app.api.http.inline_images import LiftingRoute
+from app.api.http.inline_images import ExtractingRoute
 from app.api.http.negotiation import AnswerWanted
-from app.api.http.problems import GENERATION, documented, merged
-from app.api.http.response_writer import Sending
-from app.api.http.storage_response import Counted
-from app.api.images.references import Asked, inline_references
+from app.api.http.problems import GENERATION, merge_responses, problem_responses
+from app.api.http.response_writer import WriteOptions
+from app.api.http.storage_response import StorageResponse
+from app.api.images.references import ParsedRequest, inline_references
 from app.domain import errors
 from app.domain.chat import ChatDefaults
 from app.domain.generation import GenerationRequest
@@ -52,7 +52,7 @@ _BASE_BYTES = 64 * 1024
 creation_router = APIRouter(
     prefix="/chats",
     tags=["chats"],
-    route_class=LiftingRoute,
+    route_class=ExtractingRoute,
     default_response_class=Response,
     dependencies=[Depends(caller)],
 )
@@ -69,7 +69,7 @@ class _Reading:
     caller: CallerDep
     chats: ChatsDep
     settings: SettingsDep
-    pace: PaceDep
+    scheduler: PaceDep
 
     async def chat(self, chat_id: str) -> Response:
         """
@@ -94,9 +94,9 @@ class _Reading:
         return self._answer(_single(body), len(body), {"Content-Length": str(len(body))})
 
     def _answer(self, pieces: AsyncGenerator[bytes], held_bytes: int, headers: dict[str, str]) -> Response:
-        sending = Sending(self.pace, self.settings.deadline_seconds, lambda _: None)
+        options = WriteOptions(self.scheduler, self.settings.deadline_seconds, lambda _: None)
         headers = {"Cache-Control": "no-store", **headers}
-        return Counted(pieces, _BASE_BYTES + held_bytes, "application/json", headers, self.request, sending)
+        return StorageResponse(pieces, _BASE_BYTES + held_bytes, "application/json", headers, self.request, options)
 
 
 Reading = Annotated[_Reading, Depends(made_of(_Reading))]
@@ -109,10 +109,10 @@ async def _single(body: bytes) -> AsyncGenerator[bytes]:
 @creation_router.post(
     "",
     status_code=201,
-    dependencies=[Depends(body_of("application/json"))],
-    responses=merged(
+    dependencies=[Depends(require_content_type("application/json"))],
+    responses=merge_responses(
         {status: about for status, about in TURN_RESPONSES.items() if status not in (200, 404, 409, 412)},
-        documented(errors.ChatLimitReached),
+        problem_responses(errors.ChatLimitReached),
         {
             201: {
                 **TURN_RESPONSES[200],
@@ -139,7 +139,7 @@ async def create_chat(
         chat = await chats.create(caller, body.defaults())
         return await reading.created(chat.id)
     setattr(request.state, GENERATION, True)
-    asked = Asked.of(body, await inline_references(body, request, references), wanted)
+    asked = ParsedRequest.of(body, await inline_references(body, request, references), wanted)
     images.plan(asked.request, caller, ())  # what is wrong with the first turn is said before there is a chat
     chat = await chats.create(caller, body.defaults(), asked.request)
     first = ParsedTurn(asked, TurnRequest(asked.request, frozenset(body.model_fields_set)))
@@ -182,13 +182,13 @@ def _read_cursor(cursor: str | None) -> tuple[float, str] | None:
     return place
 
 
-@router.get("/{chat_id}", response_model=ChatRead, responses=documented(errors.ChatNotFound))
+@router.get("/{chat_id}", response_model=ChatRead, responses=problem_responses(errors.ChatNotFound))
 async def get_chat(chat_id: ChatId, reading: Reading) -> Response:
     """Get a chat with all its turns: prompts, texts, links to the images, what each cost."""
     return await reading.chat(chat_id)
 
 
-@router.delete("/{chat_id}", status_code=204, responses=documented(errors.ChatNotFound, errors.TurnInProgress))
+@router.delete("/{chat_id}", status_code=204, responses=problem_responses(errors.ChatNotFound, errors.TurnInProgress))
 async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> None:
     """Forget a chat. Its images are gone from the store within a quarter of an hour, unless a fork has them too."""
     await chats.remove(chat_id, caller)
@@ -197,16 +197,16 @@ async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> No
 @creation_router.post(
     "/{chat_id}/fork",
     status_code=201,
-    dependencies=[Depends(body_of("application/json", optional=True))],
+    dependencies=[Depends(require_content_type("application/json", optional=True))],
     response_model=ChatRead,
-    responses=documented(
+    responses=problem_responses(
         *EDGE_ERRORS,
         *STORAGE_ERRORS,
         errors.InvalidJson,
         errors.InvalidRequest,
         errors.ChatNotFound,
         errors.ChatLimitReached,
-        errors.SlowUpload,
+        errors.UploadTimeout,
         errors.HeaderTooLarge,
         errors.TooLarge,
         errors.UnsupportedMediaType,

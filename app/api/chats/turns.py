@@ -18,15 +18,15 @@ from app.api.http.dependencies import (
     CallerDep,
     ChatsDep,
     ReferencesDep,
-    body_of,
     caller,
     made_of,
+    require_content_type,
 )
-from app.api.http.inline_images import GeneratingRoute
+from app.api.http.inline_images import GenerationRoute
 from app.api.http.negotiation import AnswerWanted
-from app.api.http.problems import documented, merged
-from app.api.images.references import Asked, inline_references, uploaded_references
-from app.api.images.responder import ANSWERS, Answering
+from app.api.http.problems import merge_responses, problem_responses
+from app.api.images.references import ParsedRequest, inline_references, uploaded_references
+from app.api.images.responder import IMAGE_RESPONSES, Answering
 from app.api.images.response import EXAMPLE, GenerationRead
 from app.domain import errors
 from app.service.chats.service import TurnRequest
@@ -41,20 +41,20 @@ class TurnRead(GenerationRead):
     turn: int
 
 
-TURN_RESPONSES = merged(
-    ANSWERS
+TURN_RESPONSES = merge_responses(
+    IMAGE_RESPONSES
     | {
-        200: ANSWERS[200]
+        200: IMAGE_RESPONSES[200]
         | {
             "model": TurnRead,
-            "content": ANSWERS[200]["content"] | {"application/json": {"example": _TURN_EXAMPLE}},
+            "content": IMAGE_RESPONSES[200]["content"] | {"application/json": {"example": _TURN_EXAMPLE}},
         }
     },
-    documented(
+    problem_responses(
         *STORAGE_ERRORS,
         errors.ChatNotFound,
         errors.TurnInProgress,
-        errors.TurnLost,
+        errors.LeaseLost,
         errors.StaleTurn,
         errors.ChatLimitReached,
     ),
@@ -64,7 +64,7 @@ TURN_RESPONSES = merged(
 router = APIRouter(
     prefix="/chats",
     tags=["chats"],
-    route_class=GeneratingRoute,
+    route_class=GenerationRoute,
     default_response_class=Response,
     dependencies=[Depends(caller)],
 )
@@ -98,11 +98,11 @@ Matching = Annotated[frozenset[int] | None, Depends(_matching)]
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
-    asked: Asked
+    asked: ParsedRequest
     turn: TurnRequest
 
     @classmethod
-    def of(cls, asked: Asked, body: TurnCreate | TurnForm, matching: frozenset[int] | None) -> "ParsedTurn":
+    def of(cls, asked: ParsedRequest, body: TurnCreate | TurnForm, matching: frozenset[int] | None) -> "ParsedTurn":
         after = matching
         if body.after_turn is not None:
             known = frozenset({body.after_turn})
@@ -114,7 +114,7 @@ class ParsedTurn:
 async def _turn_in_json(
     body: TurnCreate, request: Request, wanted: AnswerWanted, references: ReferencesDep, matching: Matching
 ) -> ParsedTurn:
-    asked = Asked.of(body, await inline_references(body, request, references), wanted)
+    asked = ParsedRequest.of(body, await inline_references(body, request, references), wanted)
     return ParsedTurn.of(asked, body, matching)
 
 
@@ -124,10 +124,10 @@ async def _turn_in_form(
     references: ReferencesDep,
     matching: Matching,
 ) -> ParsedTurn:
-    return ParsedTurn.of(Asked.of(form, await uploaded_references(form, references), wanted), form, matching)
+    return ParsedTurn.of(ParsedRequest.of(form, await uploaded_references(form, references), wanted), form, matching)
 
 
-class _FormRoute(GeneratingRoute):
+class _FormRoute(GenerationRoute):
     """Shares its path with a route for JSON."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -150,7 +150,7 @@ class _Turning:
         self, chat_id: str, asked: ParsedTurn, *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> Response:
         turn = await self.chats.begin(chat_id, self.caller, asked.turn)
-        self.closing.push_async_callback(turn.give_up)
+        self.closing.push_async_callback(turn.close_if_attached)
         wanted = asked.asked.wanted
         return await self.answering.answer(turn.plan, wanted, turn=turn, status=status, headers=headers)
 
@@ -175,7 +175,7 @@ router.add_api_route(
 
 @router.post(
     "/{chat_id}/turns",
-    dependencies=[Depends(body_of("application/json"))],
+    dependencies=[Depends(require_content_type("application/json"))],
     responses=TURN_RESPONSES,
     openapi_extra={
         "requestBody": {"content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/TurnForm"}}}}

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.http.cors import AllowedOrigins, is_loopback_authority
-from app.api.http.middleware import PROBES, route_path
+from app.api.http.middleware import PROBE_PATHS, route_path
 from app.api.http.problems import Reporter
 from app.domain.errors import CallerError, ForbiddenHost, Unauthorized
 from app.domain.generation import Caller
@@ -23,7 +23,7 @@ _FROM_PROXY = re.compile(r"forwarded|via|x-real-ip|x-forwarded(-.*)?")
 _DOCS = ("/", "/docs", "/openapi.json")
 
 
-class Door:
+class AuthenticationMiddleware:
     def __init__(self, app: ASGIApp, *, origins: AllowedOrigins, settings: Settings, reporter: Reporter) -> None:
         self.app = app
         self._origins = origins
@@ -32,7 +32,7 @@ class Door:
         self._keys = [(key.name, _digest(key.secret.get_secret_value().encode())) for key in settings.service_api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._open_to_all(route_path(scope)):
+        if scope["type"] != "http" or self._is_public(route_path(scope)):
             return await self.app(scope, receive, send)
         try:
             caller = self._caller(scope)
@@ -41,8 +41,8 @@ class Door:
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
 
-    def _open_to_all(self, path: str) -> bool:
-        if path in PROBES:
+    def _is_public(self, path: str) -> bool:
+        if path in PROBE_PATHS:
             return True
         if path == "/metrics":
             return self._settings.metrics_access == "open"
@@ -52,7 +52,7 @@ class Door:
     def _caller(self, scope: Scope) -> Caller:
         headers = Headers(scope=scope)
         if self._keys:
-            return self._holder_of(headers)
+            return self._authenticate(headers)
         if self._settings.allow_anonymous:
             # A proxy may have changed `Host`, so nothing is asked of that.
             self._origins.require_known_page(headers, scope["method"], own_host=True)
@@ -61,7 +61,7 @@ class Door:
         self._origins.require_known_page(headers, scope["method"], own_host=False)
         return Caller("local")
 
-    def _holder_of(self, headers: Headers) -> Caller:
+    def _authenticate(self, headers: Headers) -> Caller:
         scheme, _, presented = headers.get("authorization", "").partition(" ")
         bearer = presented.strip() if scheme.lower() == "bearer" else ""
         # Both are looked at: a gateway in front may need Authorization for a token of its own.

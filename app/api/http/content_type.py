@@ -15,7 +15,7 @@ _PARAMETER = re.compile(r';\s*+([^\s=;"]++)=((?:[^";]++|"(?:[^"\\]++|\\.)*+"?)*+
 JSON, FORM = "application/json", "multipart/form-data"
 
 
-def settle(scope: Scope) -> None:
+def normalize(scope: Scope) -> None:
     """Give the request one `Content-Type`: the type that all members agree on, else everything that was sent."""
     headers = MutableHeaders(scope=scope)
     sent = ", ".join(headers.getlist("content-type"))
@@ -29,8 +29,8 @@ def media_type(headers: Headers) -> str:
     return sent if len(_members(sent)) > 1 else sent.partition(";")[0].strip().lower()
 
 
-def is_a(given: str, wanted: str) -> bool:
-    """Whether `given`, a `media_type`, is read where `wanted` is. JSON has many names."""
+def matches(given: str, wanted: str) -> bool:
+    """Whether `given`, a `media_type`, is read where `negotiate` is. JSON has many names."""
     return given == wanted or (wanted == JSON and given.startswith("application/") and given.endswith("+json"))
 
 

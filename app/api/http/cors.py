@@ -51,7 +51,7 @@ class AllowedOrigins:
         """
         origin, site = ", ".join(headers.getlist("origin")), headers.get("sec-fetch-site")
         if "origin" in headers:
-            if origin in self or (own_host and _same_origin(origin, site, headers.get("host", ""))):
+            if origin in self or (own_host and _is_same_origin(origin, site, headers.get("host", ""))):
                 return
         elif site in (None, "same-origin", "none") or _is_navigation(headers, method):
             return
@@ -61,10 +61,10 @@ class AllowedOrigins:
             origin = referer[0] if referer else "null"
             if origin in self:
                 return
-        raise refused(origin)
+        raise forbidden_origin(origin)
 
 
-def _same_origin(origin: str, site: str | None, host: str) -> bool:
+def _is_same_origin(origin: str, site: str | None, host: str) -> bool:
     """What the browser says counts; old ones, and all of them without TLS, do not say it."""
     if site is not None:
         return site == "same-origin"
@@ -77,7 +77,7 @@ def _is_navigation(headers: Headers, method: str) -> bool:
     return document and method in ("GET", "HEAD")
 
 
-def refused(origin: str) -> ForbiddenOrigin:
+def forbidden_origin(origin: str) -> ForbiddenOrigin:
     """What a page of `origin`, and the log, are told."""
     page = "A page whose origin is null" if origin == "null" else f"A page of {origin[:200]}"
     return ForbiddenOrigin(
@@ -86,7 +86,7 @@ def refused(origin: str) -> ForbiddenOrigin:
     )
 
 
-class CrossOrigin(CORSMiddleware):
+class CrossOriginMiddleware(CORSMiddleware):
     """CORS for pages of allowed origins. The preflight of any other page is refused with a problem, and logged."""
 
     def __init__(self, app: ASGIApp, *, origins: AllowedOrigins, settings: Settings, reporter: Reporter) -> None:
@@ -107,5 +107,5 @@ class CrossOrigin(CORSMiddleware):
     def preflight_response(self, request_headers: Headers) -> Response:
         origin = request_headers["origin"]
         if origin not in self._origins:
-            return self._reporter.response(refused(origin), {})
+            return self._reporter.response(forbidden_origin(origin), {})
         return super().preflight_response(request_headers)

@@ -11,21 +11,21 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from app.api.http import content_type
-from app.api.http.middleware import announced_length
+from app.api.http.middleware import content_length
 from app.api.http.problems import Reporter
-from app.api.http.uploads import Intake
+from app.api.http.uploads import UploadLimiter
 from app.domain.catalogue import Catalogue
 from app.domain.errors import ServiceError, UnsupportedMediaType
 from app.domain.generation import Caller
-from app.lib.byte_budget import Room, Share
-from app.lib.idle_trim import SpareMemory
-from app.lib.scheduler import Pace
-from app.service.chats.service import Chats
-from app.service.generation.references import References
-from app.service.generation.run import Attendance
-from app.service.generation.service import Images
+from app.lib.byte_budget import ByteBudget, Reservation
+from app.lib.idle_trim import IdleMemoryTrimmer
+from app.lib.scheduler import FairScheduler
+from app.service.chats.service import ChatService
+from app.service.generation.references import ReferenceValidator
+from app.service.generation.run import GenerationRun
+from app.service.generation.service import ImageService
 from app.service.metrics import Metrics
-from app.service.resilience.admission import Gate
+from app.service.resilience.admission import AdmissionController
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -36,14 +36,14 @@ class State(TypedDict):
 
     settings: Settings
     catalogue: Catalogue
-    images: Images
-    chats: Chats
-    references: References
-    pace: Pace
-    spare_memory: SpareMemory
-    gate: Gate
-    intake: Intake
-    room: Room
+    images: ImageService
+    chats: ChatService
+    references: ReferenceValidator
+    scheduler: FairScheduler
+    memory_trimmer: IdleMemoryTrimmer
+    admission: AdmissionController
+    upload_limiter: UploadLimiter
+    room: ByteBudget
     metrics: Metrics
     reporter: Reporter
 
@@ -71,24 +71,24 @@ async def caller(
     return cast("Caller", request.state.caller)
 
 
-async def _images(request: Request) -> Images:
-    return cast("Images", request.state.images)
+async def _images(request: Request) -> ImageService:
+    return cast("ImageService", request.state.images)
 
 
-async def _chats(request: Request) -> Chats:
-    return cast("Chats", request.state.chats)
+async def _chats(request: Request) -> ChatService:
+    return cast("ChatService", request.state.chats)
 
 
-async def _references(request: Request) -> References:
-    return cast("References", request.state.references)
+async def _references(request: Request) -> ReferenceValidator:
+    return cast("ReferenceValidator", request.state.references)
 
 
 async def _catalogue(request: Request) -> Catalogue:
     return cast("Catalogue", request.state.catalogue)
 
 
-async def _pace(request: Request) -> Pace:
-    return cast("Pace", request.state.pace)
+async def _scheduler(request: Request) -> FairScheduler:
+    return cast("FairScheduler", request.state.scheduler)
 
 
 async def _settings(request: Request) -> Settings:
@@ -99,8 +99,8 @@ async def _metrics(request: Request) -> Metrics:
     return cast("Metrics", request.state.metrics)
 
 
-async def _gate(request: Request) -> Gate:
-    return cast("Gate", request.state.gate)
+async def _admission(request: Request) -> AdmissionController:
+    return cast("AdmissionController", request.state.admission)
 
 
 async def _seconds(
@@ -119,22 +119,22 @@ async def _seconds(
     return min(x_timeout_seconds or (float(wait[1]) if wait else 0) or most, most)
 
 
-async def attendance(
+async def generation_run(
     request: Request,
     caller: Annotated[Caller, Depends(caller)],
-    images: Annotated[Images, Depends(_images)],
+    images: Annotated[ImageService, Depends(_images)],
     metrics: Annotated[Metrics, Depends(_metrics)],
     seconds: Annotated[float, Depends(_seconds)],
-) -> AsyncGenerator[Attendance]:
+) -> AsyncGenerator[GenerationRun]:
     """Holds until the answer is sent."""
-    share = Share(cast("Room", request.state.room))
+    share = Reservation(cast("ByteBudget", request.state.room))
     upload = getattr(request.state, "upload", None)
-    attending = Attendance(images, caller, share, upload, seconds, metrics, request.state.reporter, request.scope)
-    with cast("SpareMemory", request.state.spare_memory).at_work():
+    attending = GenerationRun(images, caller, share, upload, seconds, metrics, request.state.reporter, request.scope)
+    with cast("IdleMemoryTrimmer", request.state.memory_trimmer).busy():
         try:
             yield attending
         except ServiceError as error:
-            attending.failed(error)
+            attending.fail(error)
             raise
         except (HTTPException, RequestValidationError):
             raise
@@ -144,19 +144,19 @@ async def attendance(
             attending.finish()
 
 
-ImagesDep = Annotated[Images, Depends(_images)]
-ChatsDep = Annotated[Chats, Depends(_chats)]
-ReferencesDep = Annotated[References, Depends(_references)]
+ImagesDep = Annotated[ImageService, Depends(_images)]
+ChatsDep = Annotated[ChatService, Depends(_chats)]
+ReferencesDep = Annotated[ReferenceValidator, Depends(_references)]
 CallerDep = Annotated[Caller, Depends(caller)]
 CatalogueDep = Annotated[Catalogue, Depends(_catalogue)]
-PaceDep = Annotated[Pace, Depends(_pace)]
+PaceDep = Annotated[FairScheduler, Depends(_scheduler)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
-GateDep = Annotated[Gate, Depends(_gate)]
+GateDep = Annotated[AdmissionController, Depends(_admission)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
-AttendanceDep = Annotated[Attendance, Depends(attendance)]
+AttendanceDep = Annotated[GenerationRun, Depends(generation_run)]
 
 
-def body_of(type_: str, *, optional: bool = False) -> Callable[[Request], Awaitable[None]]:
+def require_content_type(type_: str, *, optional: bool = False) -> Callable[[Request], Awaitable[None]]:
     """A dependency that refuses a body of another media type, and says which one is wanted.
 
     Args:
@@ -166,9 +166,9 @@ def body_of(type_: str, *, optional: bool = False) -> Callable[[Request], Awaita
 
     async def check(request: Request) -> None:
         sent = request.headers.get("content-type", "")
-        if optional and not sent and not announced_length(request.scope):
+        if optional and not sent and not content_length(request.scope):
             return
-        if not content_type.is_a(content_type.media_type(request.headers), type_):
+        if not content_type.matches(content_type.media_type(request.headers), type_):
             raise UnsupportedMediaType(f"Send the body as {type_}: Content-Type says {sent[:200] or 'nothing'}.")
 
     return check

@@ -111,8 +111,8 @@ class _Parser(MultiPartParser):
     """Starlette's parser, which says what each part's header is, and notices that the end is missing."""
 
     spool_max_size = 8 * 1024 * 1024
-    """Bytes per file. What phones take stays in memory, where there is room for it anyway (`Intake` sees to that): the
-    way over a disk takes a visit to a thread for each piece, and a third more time on the processor."""
+    """Bytes per file that stay in memory, which `UploadLimiter` limits. Larger files go to disk, which takes a thread
+    for each piece and a third more CPU time."""
 
     def __init__(
         self,

@@ -14,19 +14,18 @@ from starlette.datastructures import FormData
 from app.api.http import content_type
 from app.api.http.forms import MAX_TEXT_BYTES, read_form
 from app.api.http.problems import GENERATION
-from app.api.http.uploads import intake_of
-from app.api.images.events import Events
+from app.api.images.events import EventStreamResponse
 from app.domain.errors import InvalidJson, TooLarge
-from app.lib.base64_json import Decoder, Lifter, TooManyMembers
-from app.lib.idle_trim import forget_frames
+from app.lib.base64_json import Base64Decoder, Base64Extractor, TooManyMembers
+from app.lib.idle_trim import clear_traceback_frames
 
 MAX_BETWEEN_STRINGS_BYTES = 4096
 """How much may stand between the strings of a body, white space not counted: braces, colons, commas, numbers. Each
 string counts as one byte more. The longest valid request needs less than half of that; a body of nothing but unknown
 keys has 1,000 of them at most."""
 
-_READING = 2
-"""What it takes to read and check a small request, in the units of `Pace`."""
+_PARSE_COST = 2
+"""What it takes to read and check a small request, in the units of `FairScheduler`."""
 
 _MAX_DECLARATION_BYTES = 32 * 1024
 """How long the beginning of a data URL may be, up to its comma. Some hold a file's name there, percent-encoded."""
@@ -36,7 +35,7 @@ _CONTROLS = bytes(range(0x21))
 """What a browser takes out of a URL, and from its beginning, before it reads it."""
 
 
-class InlineFile:
+class InlineImage:
     """The content of a `data` or `url` field: base64, or a data URL of base64, read as browsers read those (WHATWG:
     Fetch, data: URL processor; Infra, forgiving-base64 decode)."""
 
@@ -44,13 +43,13 @@ class InlineFile:
         self.data = bytearray()
         self.is_data_url = False
         self._problem: str | None = None
-        self._decoder = Decoder(self.data.extend)
+        self._decoder = Base64Decoder(self.data.extend)
         self._start: bytearray | None = bytearray()  # until it is known what this is
         self._cut_escape = b""
         self._in_fragment = False
 
     @classmethod
-    def of(cls, text: str) -> "InlineFile":
+    def of(cls, text: str) -> "InlineImage":
         """From a text that is there as a whole."""
         file = cls()
         file.feed(text.encode(errors="replace"))
@@ -140,15 +139,17 @@ def _percent_decoded(text: bytes) -> bytes:
         return text
 
 
-class LiftedRequest(Request):
+class ExtractingRequest(Request):
     """A request whose JSON body has its images beside it."""
 
-    _lifter: Lifter[InlineFile] | None = None
+    _extractor: Base64Extractor[InlineImage] | None = None
 
     async def body(self) -> bytes:
-        if self._lifter is None:
-            self._lifter = Lifter({"data": InlineFile, "url": InlineFile}, max_between_bytes=MAX_BETWEEN_STRINGS_BYTES)
-            self._body = b"" if self._is_something_else else await self._rest(self._lifter)
+        if self._extractor is None:
+            self._extractor = Base64Extractor(
+                {"data": InlineImage, "url": InlineImage}, max_between_bytes=MAX_BETWEEN_STRINGS_BYTES
+            )
+            self._body = b"" if self._is_something_else else await self._rest(self._extractor)
         return self._body
 
     async def json(self) -> Any:
@@ -173,29 +174,29 @@ class LiftedRequest(Request):
     def _is_something_else(self) -> bool:
         """Whether the body is of a type that the route will refuse, so that there is no use in reading it."""
         given = content_type.media_type(self.headers)
-        return given != "" and not content_type.is_a(given, content_type.JSON)
+        return given != "" and not content_type.matches(given, content_type.JSON)
 
-    async def _rest(self, lifter: Lifter[InlineFile]) -> bytes:
+    async def _rest(self, extractor: Base64Extractor[InlineImage]) -> bytes:
         rest = bytearray()
         try:
             async for chunk in self.stream():
-                rest += lifter.feed(chunk)
+                rest += extractor.feed(chunk)
                 if len(rest) > MAX_TEXT_BYTES:
                     raise TooLarge(
                         f"The body is larger than this service takes: {MAX_TEXT_BYTES:,} bytes without its images."
                     )
         except TooManyMembers as error:
             raise InvalidJson("The body has many more keys, values or digits than any request needs.") from error
-        return bytes(rest + lifter.close())
+        return bytes(rest + extractor.close())
 
-    def file(self, text: str) -> InlineFile:
+    def file(self, text: str) -> InlineImage:
         """The file that `text`, the value of a field in the body, stands for."""
-        lifted = self._lifter.lifted.get(text) if self._lifter else None
-        return lifted or InlineFile.of(text)
+        lifted = self._extractor.extracted.get(text) if self._extractor else None
+        return lifted or InlineImage.of(text)
 
 
-class LiftingRoute(APIRoute):
-    """A route whose handler gets a `LiftedRequest`, when its turn comes."""
+class ExtractingRoute(APIRoute):
+    """A route whose handler gets an `ExtractingRequest`."""
 
     asks_for_generation = False
     """Whether each request asks for an image."""
@@ -206,25 +207,26 @@ class LiftingRoute(APIRoute):
         async def handle(request: Request) -> Response:
             setattr(request.state, GENERATION, self.asks_for_generation)
             caller = request.state.caller.name
-            request.state.gate.require_room(caller)  # nobody uploads a hundred megabytes to be told that there is none
-            await request.state.pace.turn(_READING)
-            request.state.upload = body = intake_of(request).body(request.scope, request.receive, caller)
+            # Before the body is read: an upload that cannot be served is refused at once.
+            request.state.admission.check_capacity(caller)
+            await request.state.scheduler.slot(_PARSE_COST)
+            request.state.upload = body = request.state.upload_limiter.body(request.scope, request.receive, caller)
             try:
-                response = await handler(LiftedRequest(request.scope, body.receive))
+                response = await handler(ExtractingRequest(request.scope, body.receive))
             except BaseException as error:
-                forget_frames(error)  # they hold what has arrived
-                body.let_go()
+                clear_traceback_frames(error)  # they hold what has arrived
+                body.release()
                 raise
-            if isinstance(response, Events):
-                response.at_end = body.let_go  # its image is still to be drawn
+            if isinstance(response, EventStreamResponse):
+                response.on_close = body.release  # its image is still to be drawn
             else:
-                body.let_go()
+                body.release()
             return response
 
         return handle
 
 
-class GeneratingRoute(LiftingRoute):
+class GenerationRoute(ExtractingRoute):
     """A route that makes an image."""
 
     asks_for_generation = True

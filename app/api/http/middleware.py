@@ -16,7 +16,7 @@ from app.lib import logs
 
 log = logging.getLogger(__name__)
 
-PROBES = ("/healthz", "/readyz")
+PROBE_PATHS = ("/healthz", "/readyz")
 """Asked every few seconds by whatever runs the service: open to all, and in the log at debug level only."""
 
 MAX_FIELD_BYTES = 2_000
@@ -37,7 +37,7 @@ _PARSED = (
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 
 
-def announced_length(scope: Scope) -> int | None:
+def content_length(scope: Scope) -> int | None:
     """What a request says of its body's length."""
     said = Headers(scope=scope).get("content-length", "").lstrip("0")[:20]
     return int(said) if said.isdecimal() else None
@@ -53,7 +53,7 @@ def new_request_id() -> str:
     return f"req_{uuid.uuid4().hex}"
 
 
-class RequestContext:
+class RequestIdMiddleware:
     """Gives each request an id (the caller's, if it is a sane one) and writes its line into the log.
 
     The id and, in a demo, the notice of it are headers of every answer.
@@ -88,7 +88,7 @@ class RequestContext:
         finally:
             caller = scope.get("state", {}).get("caller")
             log.log(
-                logging.DEBUG if route_path(scope) in PROBES else logging.INFO,
+                logging.DEBUG if route_path(scope) in PROBE_PATHS else logging.INFO,
                 "%s %s",
                 scope["method"],
                 scope["path"][:200],
@@ -102,7 +102,7 @@ class RequestContext:
             logs.request_id.reset(token)
 
 
-class SafetyNet:
+class UnexpectedErrorMiddleware:
     """Turns whatever nobody expected into a 500 that says nothing, and a log line that says where it was.
 
     It sits inside CORS and the request id, where Starlette's own net does not, so that a browser can read the 500.
@@ -131,7 +131,7 @@ class SafetyNet:
             await answer(scope, receive, send)
 
 
-class HeaderFields:
+class HeaderFieldsMiddleware:
     """Bounds the headers that are parsed, before anything parses them, and settles what type the body has.
 
     Parsers of such headers are written for what clients send; some of them take seconds for 64 kB of semicolons.
@@ -151,11 +151,11 @@ class HeaderFields:
             if lengths[name.lower().encode()] > MAX_FIELD_BYTES:
                 refusal = HeaderTooLarge(f"The header {name} may have {MAX_FIELD_BYTES:,} bytes.")
                 return await self.reporter.response(refusal, scope)(scope, receive, send)
-        content_type.settle(scope)
+        content_type.normalize(scope)
         await self.app(scope, receive, send)
 
 
-class AnnouncedLength:
+class ContentLengthLimitMiddleware:
     """Refuses a body that announces itself as too large before a byte of it is read.
 
     FastAPI's own limit counts what arrives, but answers an announced length in plain text.
@@ -167,7 +167,7 @@ class AnnouncedLength:
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = announced_length(scope) if scope["type"] == "http" else None
+        length = content_length(scope) if scope["type"] == "http" else None
         if length is not None and length > self.max_body_bytes:
             refusal = TooLarge(f"A request body may have {self.max_body_bytes:,} bytes.")
             return await self.reporter.response(refusal, scope)(scope, receive, send)

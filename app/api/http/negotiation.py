@@ -14,7 +14,7 @@ EVENTS = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AcceptedFormats:
     """`image_types` are those that the caller likes better than JSON; `json` says whether JSON would do as well."""
 
     image_types: tuple[str, ...]
@@ -25,11 +25,11 @@ class Wanted:
     """Whether JSON holds each image as a data URL besides its base64."""
 
     @property
-    def insisted_types(self) -> tuple[str, ...]:
+    def required_image_types(self) -> tuple[str, ...]:
         return () if self.json else self.image_types
 
 
-async def wanted(
+async def negotiate(
     request: Request,
     _accept: Annotated[
         str | None,
@@ -39,7 +39,7 @@ async def wanted(
             "`text/event-stream` for events on the way.",
         ),
     ] = None,
-) -> Wanted:
+) -> AcceptedFormats:
     """Read the header. Without one, or with one that is no such header, the answer is JSON.
 
     Raises:
@@ -47,20 +47,20 @@ async def wanted(
     """
     accept = ",".join(request.headers.getlist("accept")).lower()  # types are the same in either case
     if not accept.strip():
-        return Wanted((), json=True)
+        return AcceptedFormats((), json=True)
     try:
         ranges = [mimeparse.parse_media_range(part) for part in accept.split(",") if part.strip()]
     except mimeparse.MimeTypeParseException:
-        return Wanted((), json=True)
+        return AcceptedFormats((), json=True)
     if not ranges:
-        return Wanted((), json=True)
+        return AcceptedFormats((), json=True)
     json_quality = mimeparse.quality_parsed(JSON, ranges)
     if mimeparse.quality_parsed(EVENTS, ranges) > json_quality:
-        return Wanted((), json=True, events=True)
+        return AcceptedFormats((), json=True, events=True)
     better = tuple(type_ for type_ in MIME_TYPES if mimeparse.quality_parsed(type_, ranges) > json_quality)
     if not better and not json_quality:
         raise NotAcceptable("The answer is JSON, an image, or a stream of events.", possible=(JSON, "image/*", EVENTS))
-    return Wanted(better, json=json_quality > 0)
+    return AcceptedFormats(better, json=json_quality > 0)
 
 
-AnswerWanted = Annotated[Wanted, Depends(wanted)]
+AnswerWanted = Annotated[AcceptedFormats, Depends(negotiate)]

@@ -28,7 +28,7 @@ def install(app: FastAPI, *, keyed: bool) -> None:
         schemas["Problem"] = Problem.model_json_schema()
         form = TurnForm.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= {**form.pop("$defs", {}), **schemas, "TurnForm": form}
-        for name in ("FormCreate", "TurnForm"):
+        for name in ("GenerationForm", "TurnForm"):
             fields = schemas[name]["properties"]
             fields["images"]["items"]["format"] = "binary"  # what Swagger UI knows a file by
             for field in fields.keys() - {"prompt"}:

@@ -20,10 +20,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from app.api.chats.request import ChatCreate, ForkCreate, TurnCreate, TurnForm
-from app.api.images.request import ReferenceCreate, Safety
+from app.api.images.request import ReferenceCreate, SafetySettingCreate
 from app.domain.errors import (
+    CallerDisconnected,
     CallerError,
-    CallerLeft,
     ChatLimitReached,
     ContentBlocked,
     FieldError,
@@ -37,13 +37,13 @@ from app.domain.errors import (
     QuotaExhausted,
     RangeNotSatisfiable,
     ServiceError,
-    SlowUpload,
     StaleTurn,
     StorageDamaged,
     StorageFull,
     StorageUnavailable,
     TooLarge,
     Unauthorized,
+    UploadTimeout,
 )
 from app.domain.generation import Usage
 from app.lib import logs
@@ -59,7 +59,7 @@ GENERATION = "asks_for_generation"
 """Name of the request's state that is true while an image is asked for, but its generation has not begun: from then on
 the generation is counted."""
 
-_BODIES = (ChatCreate, TurnCreate, TurnForm, ForkCreate, ReferenceCreate, Safety)
+_BODIES = (ChatCreate, TurnCreate, TurnForm, ForkCreate, ReferenceCreate, SafetySettingCreate)
 _FIELDS = {to_camel(name) for body in _BODIES for name in body.model_fields} | {"body", "cursor", "limit", "number"}
 _SAID_BETTER = {
     "string_pattern_mismatch": "has characters that do not belong there",
@@ -166,8 +166,8 @@ def _unexpected(error: Exception) -> ServiceError:
 def _count_refusal(error: ServiceError, scope: Scope) -> None:
     """Count a request for a generation that failed before it became one, through no fault of its caller's."""
     state = scope.get("state", {})
-    if state.get(GENERATION) and not isinstance(error, CallerError | CallerLeft):
-        state["metrics"].refuse(error.code)
+    if state.get(GENERATION) and not isinstance(error, CallerError | CallerDisconnected):
+        state["metrics"].record_rejection(error.code)
 
 
 def _document(error: ServiceError, request_id: str) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _document(error: ServiceError, request_id: str) -> dict[str, Any]:
         "error": error.detail,
         **({"retryAfter": error.retry_after} if error.retry_after is not None else {}),
         **error.members(),
-        **error.about,
+        **error.extra_members,
     }
 
 
@@ -193,7 +193,7 @@ def _headers(error: ServiceError) -> dict[str, str]:
         headers["X-Upstream-Attempts"] = str(error.attempts)
     if error.discourages_retry:
         headers["X-Should-Retry"] = "false"  # OpenAI's clients heed it: the same again may cost again
-    if isinstance(error, SlowUpload):
+    if isinstance(error, UploadTimeout):
         headers["Connection"] = "close"  # the rest of the body is still on its way
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
@@ -206,20 +206,22 @@ def _headers(error: ServiceError) -> dict[str, str]:
 
 def _log_entry(error: ServiceError, log_sensitive: bool) -> LogEntry:
     if isinstance(error, Internal) and error.__cause__ is not None:
-        return LogEntry(logging.ERROR, f"unexpected: {logs.where(error.__cause__, quote=log_sensitive)}", {})
+        return LogEntry(
+            logging.ERROR, f"unexpected: {logs.describe_exception(error.__cause__, quote=log_sensitive)}", {}
+        )
     members = error.members()
     extra = {
         "cause": error.cause,
         "finishReason": members.get("finishReason"),
         "blockReason": members.get("blockReason"),
         "fields": ",".join(map(_known, members.get("errors", ()))) or None,
-        "quote": error.quote if log_sensitive else None,
+        "quote": error.upstream_message if log_sensitive else None,
     }
     serious = error.status >= 500 or error.status == 429
     return LogEntry(logging.WARNING if serious else logging.INFO, f"problem {error.code}", extra)
 
 
-def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """What a route's OpenAPI entry says of its failures, for `responses=`."""
     by_status: dict[int, list[type[ServiceError]]] = {}
     for error in errors:
@@ -238,21 +240,21 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def merged(*documents: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+def merge_responses(*documents: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
     """What a route's OpenAPI entry says of its failures, where several descriptions have the same status."""
-    merged: dict[int | str, dict[str, Any]] = {}
+    merge_responses: dict[int | str, dict[str, Any]] = {}
     for document in documents:
         for status, about in document.items():
-            if status in merged and MEDIA_TYPE in about.get("content", {}):
-                before = merged[status]
+            if status in merge_responses and MEDIA_TYPE in about.get("content", {}):
+                before = merge_responses[status]
                 (old,), (new,) = before["content"].values(), about["content"].values()
-                merged[status] = {
+                merge_responses[status] = {
                     "description": f"{before['description']}; {about['description']}",
                     "content": {MEDIA_TYPE: old | {"examples": old["examples"] | new["examples"]}},
                 }
             else:
-                merged[status] = about
-    return merged
+                merge_responses[status] = about
+    return merge_responses
 
 
 _USED = Usage(prompt_tokens=12, output_tokens=208, thoughts_tokens=208, total_tokens=220, estimated_cost_usd=0.00252)
@@ -323,7 +325,7 @@ def _from_http(error: HTTPException) -> ServiceError:
     if isinstance(error.__cause__, ServiceError):
         return error.__cause__  # FastAPI makes a 400 of whatever is raised while it reads a body
     if isinstance(error.__cause__, ClientDisconnect):
-        return CallerLeft("The caller left before the body was there.")
+        return CallerDisconnected("The caller left before the body was there.")
     if error.status_code == 404:
         return NotFound("There is no such route; /docs lists them.")
     if error.status_code == 405:

@@ -8,18 +8,18 @@ from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
-from app.domain.errors import CallerLeft, ServiceError, SlowReader
-from app.lib.scheduler import Pace
+from app.domain.errors import CallerDisconnected, CallerTooSlow, ServiceError
+from app.lib.scheduler import FairScheduler
 
 CONNECTION = "app.connection"
 """Name of the scope extension that knows a request's connection; `app/server/lifecycle.py` brings it."""
 
 
-class Connection(Protocol):
+class ConnectionControl(Protocol):
     """What a server can tell and do that ASGI has no words for."""
 
     @property
-    def congested(self) -> bool:
+    def is_write_paused(self) -> bool:
         """Whether sending more has to wait until the caller has taken something."""
         ...
 
@@ -28,26 +28,26 @@ class Connection(Protocol):
         """Whether the server has cut the connection because the caller did not read."""
         ...
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End the connection at once, and forget what waits."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class WriteOptions:
     """How answers are sent."""
 
-    pace: Pace
+    scheduler: FairScheduler
     most_seconds: float
     """For all of an answer. How long a caller may read nothing is limited by the server."""
     failed: Callable[[ServiceError], None]
     """Told of an answer that did not arrive."""
 
 
-class Sender:
+class ResponseWriter:
     """One answer's way out."""
 
-    def __init__(self, scope: Scope, send: Send, sending: Sending) -> None:
+    def __init__(self, scope: Scope, send: Send, options: WriteOptions) -> None:
         """
         Args:
             scope: the request's.
@@ -55,7 +55,7 @@ class Sender:
             sending: how to send.
         """
         self._send = send
-        self._end = asyncio.get_running_loop().time() + sending.most_seconds
+        self._end = asyncio.get_running_loop().time() + options.most_seconds
         self._connection = _connection(scope)
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -66,7 +66,7 @@ class Sender:
         """Send the next piece, once there is room for it.
 
         Raises:
-            SlowReader: nothing was taken for too long, or all of it takes too long; the connection is cut.
+            CallerTooSlow: nothing was taken for too long, or all of it takes too long; the connection is cut.
         """
         await self._put({"type": "http.response.body", "body": body, "more_body": True})
 
@@ -74,13 +74,13 @@ class Sender:
         """Send the pieces, as long as somebody is there.
 
         Raises:
-            SlowReader, CallerLeft: not all of it was taken.
+            CallerTooSlow, CallerDisconnected: not all of it was taken.
         """
-        async with until_gone(receive) as gone:
+        async with disconnect_watcher(receive) as gone:
             async for piece in pieces:
                 self._require_reader()
                 if gone.done():
-                    raise CallerLeft("The caller left in the middle of the answer.")
+                    raise CallerDisconnected("The caller left in the middle of the answer.")
                 await self.send(piece)
 
     async def end(self) -> None:
@@ -88,7 +88,7 @@ class Sender:
         await self._put({"type": "http.response.body", "body": b""})
 
     async def _put(self, message: Message) -> None:
-        if self._connection is not None and not self._connection.congested:
+        if self._connection is not None and not self._connection.is_write_paused:
             await self._send(message)  # at once: there is nothing to limit
         else:
             try:
@@ -97,31 +97,31 @@ class Sender:
                     await self._send(message)
             except TimeoutError:
                 if self._connection is not None:
-                    self._connection.cut()
+                    self._connection.abort()
                     await asyncio.sleep(0)  # until the server has noticed
-                raise SlowReader("The caller did not read the answer in time.") from None
+                raise CallerTooSlow("The caller did not read the answer in time.") from None
         self._require_reader()
 
     def _require_reader(self) -> None:
         if self._connection is not None and self._connection.cut_off:
-            raise SlowReader("The caller did not read the answer.")
+            raise CallerTooSlow("The caller did not read the answer.")
 
 
-def why_gone(scope: Scope) -> CallerLeft | SlowReader:
+def why_gone(scope: Scope) -> CallerDisconnected | CallerTooSlow:
     """Why the caller of a request is no longer there."""
     connection = _connection(scope)
     if connection is not None and connection.cut_off:
-        return SlowReader("The caller did not read the answer.")
-    return CallerLeft("The caller left before the image was there.")
+        return CallerTooSlow("The caller did not read the answer.")
+    return CallerDisconnected("The caller left before the image was there.")
 
 
-def _connection(scope: Scope) -> Connection | None:
-    connection: Connection | None = scope.get("extensions", {}).get(CONNECTION, {}).get("connection")
+def _connection(scope: Scope) -> ConnectionControl | None:
+    connection: ConnectionControl | None = scope.get("extensions", {}).get(CONNECTION, {}).get("connection")
     return connection
 
 
 @asynccontextmanager
-async def until_gone(receive: Receive) -> AsyncGenerator[asyncio.Task[None]]:
+async def disconnect_watcher(receive: Receive) -> AsyncGenerator[asyncio.Task[None]]:
     """A task that is done once the caller has left, for the length of the block."""
     gone = asyncio.create_task(_gone(receive))
     try:

@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.http.response_writer import Sender, Sending
-from app.domain.errors import CallerLeft, Overloaded, SlowReader
-from app.lib.byte_budget import Room, Share
+from app.api.http.response_writer import ResponseWriter, WriteOptions
+from app.domain.errors import CallerDisconnected, CallerTooSlow, Overloaded
+from app.lib.byte_budget import ByteBudget, Reservation
 
 
-class Counted(Response):
+class StorageResponse(Response):
     """An answer in pieces, each of which is made when the one before has been sent."""
 
     def __init__(
@@ -21,7 +21,7 @@ class Counted(Response):
         media_type: str,
         headers: dict[str, str],
         request: Request,
-        sending: Sending,
+        options: WriteOptions,
     ) -> None:
         """
         Args:
@@ -33,12 +33,12 @@ class Counted(Response):
             request: the caller's.
             sending: how to send.
         """
-        room: Room = request.state.room
-        self._share = Share(room)
+        room: ByteBudget = request.state.room
+        self._share = Reservation(room)
         self._patience = request.state.settings.queue_timeout_seconds
         self._pieces = pieces
         self._held_bytes = held_bytes
-        self._sending = sending
+        self._options = options
         super().__init__(None, headers=headers, media_type=media_type)
         if "content-length" not in {name.lower() for name in headers}:
             del self.headers["Content-Length"]
@@ -48,10 +48,10 @@ class Counted(Response):
         Raises:
             Overloaded: other answers take all the memory there is.
         """
-        sender = Sender(scope, send, self._sending)
+        sender = ResponseWriter(scope, send, self._options)
         try:
             async with asyncio.timeout(self._patience):
-                await self._share.take(self._held_bytes)
+                await self._share.acquire(self._held_bytes)
         except TimeoutError as error:
             raise Overloaded("Other answers take all the room there is.", retry_after=10) from error
         try:
@@ -63,10 +63,10 @@ class Counted(Response):
             if first:
                 await sender.send_all(_with(first, second, self._pieces), receive)
             await sender.end()
-        except (CallerLeft, SlowReader) as error:
-            self._sending.failed(error)
+        except (CallerDisconnected, CallerTooSlow) as error:
+            self._options.failed(error)
         finally:
-            self._share.become(0)
+            self._share.resize(0)
 
 
 async def _with(first: bytes, second: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.http.response_writer import Sender, Sending
-from app.domain.errors import CallerLeft, SlowReader
-from app.lib.base64_json import Content, Encoded
-from app.lib.scheduler import PIECE_BYTES, Pace, work_in
+from app.api.http.response_writer import ResponseWriter, WriteOptions
+from app.domain.errors import CallerDisconnected, CallerTooSlow
+from app.lib.base64_json import Base64Encoded, Content
+from app.lib.scheduler import PIECE_BYTES, FairScheduler, work_in
 
 EXTENSIONS = {
     "image/jpeg": "jpg",
@@ -19,10 +19,10 @@ EXTENSIONS = {
 }
 
 
-Segment = bytes | Encoded | Content
+Segment = bytes | Base64Encoded | Content
 
 
-async def pieces_of(segments: Iterable[Segment], pace: Pace) -> AsyncGenerator[bytes]:
+async def iter_pieces(segments: Iterable[Segment], scheduler: FairScheduler) -> AsyncGenerator[bytes]:
     """The segments piece by piece, never joined, each encoded when its turn comes."""
     for segment in segments:
         if isinstance(segment, bytes):
@@ -33,29 +33,29 @@ async def pieces_of(segments: Iterable[Segment], pace: Pace) -> AsyncGenerator[b
             # The server waits only for callers who are slow; others would have all of it sent at one go.
             if turn <= 0:
                 work = work_in(left)
-                await pace.turn(work)
+                await scheduler.slot(work)
                 turn = work * PIECE_BYTES
             turn -= len(piece)
             left -= len(piece)
             yield piece
 
 
-class Pieces(Response):
+class SegmentedResponse(Response):
     """A body in segments, with its length."""
 
     def __init__(
-        self, segments: Sequence[Segment], media_type: str, headers: Mapping[str, str], sending: Sending
+        self, segments: Sequence[Segment], media_type: str, headers: Mapping[str, str], options: WriteOptions
     ) -> None:
         self._segments = segments
-        self._sending = sending
+        self._options = options
         super().__init__(None, headers=headers, media_type=media_type)
         self.headers["Content-Length"] = str(sum(map(len, segments)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sender = Sender(scope, send, self._sending)
+        sender = ResponseWriter(scope, send, self._options)
         try:
             await sender.start(self.status_code, self.raw_headers)
-            await sender.send_all(pieces_of(self._segments, self._sending.pace), receive)
+            await sender.send_all(iter_pieces(self._segments, self._options.scheduler), receive)
             await sender.end()
-        except (CallerLeft, SlowReader) as error:
-            self._sending.failed(error)
+        except (CallerDisconnected, CallerTooSlow) as error:
+            self._options.failed(error)

@@ -3,12 +3,11 @@
 import asyncio
 from collections import Counter
 
-from fastapi import Request
 from starlette.types import Message, Receive, Scope
 
-from app.api.http.middleware import announced_length
-from app.domain.errors import Overloaded, SlowUpload
-from app.lib.byte_budget import Room, Share
+from app.api.http.middleware import content_length
+from app.domain.errors import Overloaded, UploadTimeout
+from app.lib.byte_budget import ByteBudget, Reservation
 
 SMALL_BYTES = 64 * 1024
 """Below this a body does not count; a prompt is never what fills the memory."""
@@ -17,14 +16,14 @@ RETRY_AFTER_SECONDS = 10
 """What to tell who finds no room: about what an image takes, after which its references are let go."""
 
 
-class Intake:
+class UploadLimiter:
     """Takes bodies in as far as there is room for them.
 
     Room is taken as bytes arrive, not when they are announced: an upload that stalls keeps nobody from uploading. When
     the room is full, the caller who holds most of it loses an upload to one who holds less.
     """
 
-    def __init__(self, room: Room, stall_seconds: float, total_seconds: float) -> None:
+    def __init__(self, room: ByteBudget, stall_seconds: float, total_seconds: float) -> None:
         """
         Args:
             room: what all bodies together may hold, from their arrival until their image is there.
@@ -34,7 +33,7 @@ class Intake:
         self.room = room
         self.stall_seconds = stall_seconds
         self.total_seconds = total_seconds
-        self.bodies: set[Body] = set()
+        self.bodies: set[UploadBody] = set()
 
     def stop(self) -> None:
         """Take no more of the bodies that are arriving: their requests would be refused anyway."""
@@ -42,25 +41,25 @@ class Intake:
             if body.arriving:
                 body.refuse(Overloaded("This service is about to stop.", retry_after=1))
 
-    def body(self, scope: Scope, receive: Receive, caller: str) -> "Body":
+    def body(self, scope: Scope, receive: Receive, caller: str) -> "UploadBody":
         """A request's body, on its way in.
 
         Raises:
             Overloaded: it announces more than fits beside the bodies whose image is being made.
         """
-        announced = announced_length(scope) or 0
+        announced = content_length(scope) or 0
         complete = sum(body.held for body in self.bodies if not body.arriving)
         if announced > SMALL_BYTES and complete and complete + announced > self.room.limit:
             raise _no_room()
-        return Body(self, receive, caller)
+        return UploadBody(self, receive, caller)
 
-    def require_room(self, for_: "Body", count: int) -> None:
+    def make_room(self, for_: "UploadBody", count: int) -> None:
         """Make sure that `count` bytes more fit, refusing uploads of callers who hold more if need be.
 
         Raises:
             Overloaded: nobody whose upload is still arriving holds more than this caller does.
         """
-        while self.room.held > for_.held and not self.room.fits(count):
+        while self.room.used > for_.held and not self.room.fits(count):
             held: Counter[str] = Counter()
             for body in self.bodies:
                 held[body.caller] += body.held
@@ -74,21 +73,21 @@ class Intake:
             largest.refuse(_no_room())
 
 
-class Body:
+class UploadBody:
     """One body. Its bytes are held until it is let go."""
 
-    def __init__(self, intake: Intake, receive: Receive, caller: str) -> None:
+    def __init__(self, upload_limiter: UploadLimiter, receive: Receive, caller: str) -> None:
         self.caller = caller
         self.arriving = True
-        self._intake = intake
+        self._upload_limiter = upload_limiter
         self._receive = receive
-        self._share = Share(intake.room)
+        self._share = Reservation(upload_limiter.room)
         self._holders = 1
         self._arrived = 0
-        self._deadline = asyncio.get_running_loop().time() + intake.total_seconds
+        self._deadline = asyncio.get_running_loop().time() + upload_limiter.total_seconds
         self._limit: asyncio.Timeout | None = None
         self._refusal: Overloaded | None = None
-        intake.bodies.add(self)
+        upload_limiter.bodies.add(self)
 
     @property
     def held(self) -> int:
@@ -99,7 +98,7 @@ class Body:
 
         Raises:
             Overloaded: other bodies fill the room, or the service is about to stop.
-            SlowUpload: nothing arrives for too long, or not all of it in time.
+            UploadTimeout: nothing arrives for too long, or not all of it in time.
         """
         if not self.arriving:
             return await self._receive()  # that the caller has left, which may take as long as it likes
@@ -116,13 +115,13 @@ class Body:
             raise self._refusal
         now = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(min(self._deadline, now + self._intake.stall_seconds)) as self._limit:
+            async with asyncio.timeout_at(min(self._deadline, now + self._upload_limiter.stall_seconds)) as self._limit:
                 return await self._receive()
         except TimeoutError as error:
             if self._refusal is not None:
                 raise self._refusal from error
-            raise SlowUpload(
-                f"No more of the body came for {self._intake.stall_seconds:g} seconds, or too slowly."
+            raise UploadTimeout(
+                f"No more of the body came for {self._upload_limiter.stall_seconds:g} seconds, or too slowly."
             ) from error
         finally:
             self._limit = None
@@ -130,31 +129,26 @@ class Body:
     def refuse(self, error: Overloaded) -> None:
         """Take no more of it, and count what is there no longer: whoever reads it gets the error at once."""
         self._refusal = error
-        self._share.become(0)
+        self._share.resize(0)
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
 
-    def hold_on(self) -> None:
+    def retain(self) -> None:
         """One more needs its bytes, and has to let go of them, too."""
         self._holders += 1
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._holders -= 1
         if not self._holders:
-            self._intake.bodies.discard(self)
-            self._share.become(0)
+            self._upload_limiter.bodies.discard(self)
+            self._share.resize(0)
 
     def _hold(self, count: int) -> None:
         if count <= max(SMALL_BYTES, self.held):
             return
-        self._intake.require_room(self, count - self.held)
-        self._share.become(count)
+        self._upload_limiter.make_room(self, count - self.held)
+        self._share.resize(count)
 
 
 def _no_room() -> Overloaded:
     return Overloaded("Other uploads take all the room there is.", retry_after=RETRY_AFTER_SECONDS)
-
-
-def intake_of(request: Request) -> Intake:
-    intake: Intake = request.state.intake
-    return intake

@@ -12,12 +12,12 @@ from typing import Any
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.http.response_writer import Sender, Sending
-from app.api.http.streaming import Segment, pieces_of
-from app.api.images.rendering import image_document, image_read
-from app.domain.errors import CallerLeft, SlowReader
+from app.api.http.response_writer import ResponseWriter, WriteOptions
+from app.api.http.streaming import Segment, iter_pieces
+from app.api.images.rendering import render_image_json, render_json
+from app.domain.errors import CallerDisconnected, CallerTooSlow
 from app.domain.generation import Generation
-from app.domain.progress import Draft, Notice, Retrying, Started, Thought
+from app.domain.progress import Draft, ProgressEvent, Retrying, Started, Thought
 from app.lib import logs
 
 HEADERS = {
@@ -26,10 +26,10 @@ HEADERS = {
     "Vary": "Accept",
 }
 
-Make = Callable[[Receive, Callable[[Notice], None]], Awaitable[Generation]]
+Make = Callable[[Receive, Callable[[ProgressEvent], None]], Awaitable[Generation]]
 
 
-class Events(Response):
+class EventStreamResponse(Response):
     """`started`, then whatever happens, then `image` and `done`, or `problem`."""
 
     media_type = "text/event-stream"
@@ -39,7 +39,7 @@ class Events(Response):
         make: Make,
         problem: Callable[[Exception], dict[str, Any]],
         model: str,
-        sending: Sending,
+        options: WriteOptions,
         *,
         with_url: bool,
         heartbeat_seconds: float,
@@ -58,17 +58,17 @@ class Events(Response):
         self._model = model
         self._with_url = with_url
         self._heartbeat_seconds = heartbeat_seconds
-        self._sending = sending
-        self.at_end: Callable[[], None] = lambda: None
+        self._options = options
+        self.on_close: Callable[[], None] = lambda: None
         """Called when nothing is held for it any more."""
         super().__init__(None, headers=HEADERS, media_type="text/event-stream")
         del self.headers["Content-Length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # There is no saying how long a drawing takes, only how long it may take: that comes on top.
-        sending = replace(self._sending, most_seconds=self._sending.most_seconds * 2)
-        sender = Sender(scope, send, sending)
-        happened: asyncio.Queue[Notice | None] = asyncio.Queue()
+        options = replace(self._options, most_seconds=self._options.most_seconds * 2)
+        sender = ResponseWriter(scope, send, options)
+        happened: asyncio.Queue[ProgressEvent | None] = asyncio.Queue()
         work = asyncio.ensure_future(self._make(receive, happened.put_nowait))
         work.add_done_callback(lambda _: happened.put_nowait(None))
         try:
@@ -78,16 +78,18 @@ class Events(Response):
                 await self._tell(notice, sender)
             await self._conclude(work, sender, receive)
             await sender.end()
-        except (CallerLeft, SlowReader) as error:
-            self._sending.failed(error)
+        except (CallerDisconnected, CallerTooSlow) as error:
+            self._options.failed(error)
         finally:
             work.cancel()
             await asyncio.wait({work})
             if not work.cancelled():
                 work.exception()  # it has been told, or there is nobody to tell
-            self.at_end()
+            self.on_close()
 
-    async def _with_heartbeats(self, happened: asyncio.Queue[Notice | None], sender: Sender) -> AsyncIterator[Notice]:
+    async def _with_heartbeats(
+        self, happened: asyncio.Queue[ProgressEvent | None], sender: ResponseWriter
+    ) -> AsyncIterator[ProgressEvent]:
         """Until the work is done, whatever there is to tell of it."""
         while True:
             try:
@@ -100,7 +102,7 @@ class Events(Response):
                 return
             yield notice
 
-    async def _tell(self, notice: Notice, sender: Sender) -> None:
+    async def _tell(self, notice: ProgressEvent, sender: ResponseWriter) -> None:
         match notice:
             case Started() if (notice.model, notice.attempt) != (self._model, 1):
                 await sender.send(_event("started", self._started(notice)))
@@ -110,13 +112,13 @@ class Events(Response):
             case Thought(text=text):
                 await sender.send(_event("thought", {"text": text}))
             case Draft(image=image):
-                async for piece in self._pieces("draft", image_read(image, with_url=self._with_url)):
+                async for piece in self._pieces("draft", render_image_json(image, with_url=self._with_url)):
                     await sender.send(piece)
 
-    async def _conclude(self, work: asyncio.Future[Generation], sender: Sender, receive: Receive) -> None:
+    async def _conclude(self, work: asyncio.Future[Generation], sender: ResponseWriter, receive: Receive) -> None:
         try:
-            document = image_document(work.result(), with_url=self._with_url)
-        except (CallerLeft, SlowReader):
+            document = render_json(work.result(), with_url=self._with_url)
+        except (CallerDisconnected, CallerTooSlow):
             return
         except Exception as error:
             await sender.send(_event("problem", self._problem(error)))
@@ -125,7 +127,7 @@ class Events(Response):
             await sender.send(_event("done", {}))
 
     def _pieces(self, name: str, document: list[Segment]) -> AsyncIterator[bytes]:
-        return pieces_of([f"event: {name}\ndata: ".encode(), *document, b"\n\n"], self._sending.pace)
+        return iter_pieces([f"event: {name}\ndata: ".encode(), *document, b"\n\n"], self._options.scheduler)
 
     def _started(self, started: Started) -> dict[str, Any]:
         return {"requestId": logs.request_id.get(), "model": started.model, "attempt": started.attempt}

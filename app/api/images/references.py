@@ -11,36 +11,38 @@ from fastapi import Depends, Form, Request, UploadFile
 
 from app.api.http.dependencies import ReferencesDep
 from app.api.http.forms import is_unused
-from app.api.http.inline_images import LiftedRequest
-from app.api.http.negotiation import AnswerWanted, Wanted
-from app.api.images.request import FormCreate, GenerationCreate, GenerationOptions
+from app.api.http.inline_images import ExtractingRequest
+from app.api.http.negotiation import AcceptedFormats, AnswerWanted
+from app.api.images.request import GenerationCreate, GenerationForm, GenerationOptions
 from app.domain.errors import FieldError, InvalidRequest
 from app.domain.generation import GenerationRequest, Reference
-from app.lib.base64_json import Data
-from app.service.generation.references import References, Upload
+from app.lib.base64_json import Buffer
+from app.service.generation.references import ReferenceValidator, Upload
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """A valid request, and the kind of answer it wants."""
 
     request: GenerationRequest
-    wanted: Wanted
+    wanted: AcceptedFormats
 
     @classmethod
-    def of(cls, body: GenerationOptions, references: tuple[Reference, ...], wanted: Wanted) -> Self:
+    def of(cls, body: GenerationOptions, references: tuple[Reference, ...], wanted: AcceptedFormats) -> Self:
         wanted = replace(wanted, with_url=body.response_format == "data_url")
-        return cls(body.to_domain(references, wanted.insisted_types), wanted)
+        return cls(body.to_domain(references, wanted.required_image_types), wanted)
 
 
-async def inline_references(body: GenerationCreate, request: Request, references: References) -> tuple[Reference, ...]:
+async def inline_references(
+    body: GenerationCreate, request: Request, references: ReferenceValidator
+) -> tuple[Reference, ...]:
     """The reference images inside a JSON body.
 
     Raises:
         InvalidRequest: one of them is no base64.
         TooLarge, UnsupportedImage: one of them cannot be used.
     """
-    assert isinstance(request, LiftedRequest)
+    assert isinstance(request, ExtractingRequest)
     uploads: list[Upload] = []
     wrong: list[FieldError] = []
     for index, one in enumerate(body.reference_images):
@@ -52,10 +54,10 @@ async def inline_references(body: GenerationCreate, request: Request, references
         uploads.append(Upload(file.data, where, one.role, one.name or None))
     if wrong:
         raise InvalidRequest(wrong)
-    return await references.take(uploads)
+    return await references.validate(uploads)
 
 
-async def uploaded_references(form: FormCreate, references: References) -> tuple[Reference, ...]:
+async def uploaded_references(form: GenerationForm, references: ReferenceValidator) -> tuple[Reference, ...]:
     """The files of a form.
 
     Raises:
@@ -66,10 +68,10 @@ async def uploaded_references(form: FormCreate, references: References) -> tuple
         for index, (file, role, name) in enumerate(zip_longest(form.images, form.roles, form.names))
         if not is_unused(file)
     ]
-    return await references.take(uploads)
+    return await references.validate(uploads)
 
 
-def _contents(file: UploadFile) -> Data:
+def _contents(file: UploadFile) -> Buffer:
     """A large file stays on the disk that the form parser has put it on, a small one in the memory it is in."""
     inside = cast("SpooledTemporaryFile[bytes]", file.file)._file  # documented; reading would make a copy
     if isinstance(inside, BytesIO):
@@ -79,17 +81,17 @@ def _contents(file: UploadFile) -> Data:
 
 async def _from_json(
     body: GenerationCreate, request: Request, wanted: AnswerWanted, references: ReferencesDep
-) -> Asked:
-    return Asked.of(body, await inline_references(body, request, references), wanted)
+) -> ParsedRequest:
+    return ParsedRequest.of(body, await inline_references(body, request, references), wanted)
 
 
 async def _from_form(
-    form: Annotated[FormCreate, Form(media_type="multipart/form-data")],
+    form: Annotated[GenerationForm, Form(media_type="multipart/form-data")],
     wanted: AnswerWanted,
     references: ReferencesDep,
-) -> Asked:
-    return Asked.of(form, await uploaded_references(form, references), wanted)
+) -> ParsedRequest:
+    return ParsedRequest.of(form, await uploaded_references(form, references), wanted)
 
 
-AskedInJson = Annotated[Asked, Depends(_from_json)]
-AskedInForm = Annotated[Asked, Depends(_from_form)]
+JsonRequest = Annotated[ParsedRequest, Depends(_from_json)]
+FormRequest = Annotated[ParsedRequest, Depends(_from_form)]

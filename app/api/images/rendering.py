@@ -10,12 +10,12 @@ from urllib.parse import quote
 
 from fastapi import Response
 
-from app.api.http.negotiation import Wanted
-from app.api.http.response_writer import Sending
-from app.api.http.streaming import EXTENSIONS, Pieces, Segment
+from app.api.http.negotiation import AcceptedFormats
+from app.api.http.response_writer import WriteOptions
+from app.api.http.streaming import EXTENSIONS, Segment, SegmentedResponse
 from app.api.images.response import GenerationRead, GroundingRead, ImageRead, UsageRead
 from app.domain.generation import Generation, Image
-from app.lib.base64_json import Encoded, Tokens
+from app.lib.base64_json import Base64Encoded, Placeholders
 
 MAX_HEADER_BYTES = 3_000
 """What the words of an answer may take in headers altogether; proxies in front often allow 4 KiB."""
@@ -30,17 +30,17 @@ EXPOSED_HEADERS = (
 """What a page on another origin may read of an answer."""
 
 
-def answer(generation: Generation, wanted: Wanted, sending: Sending) -> Response:
+def render(generation: Generation, wanted: AcceptedFormats, options: WriteOptions) -> Response:
     """The generation in the shape that the caller asked for."""
     if generation.image.mime_type in wanted.image_types:
-        return _as_bytes(generation, sending)
-    segments = image_document(generation, with_url=wanted.with_url)
-    return Pieces(segments, "application/json", _headers(generation), sending)
+        return _as_bytes(generation, options)
+    segments = render_json(generation, with_url=wanted.with_url)
+    return SegmentedResponse(segments, "application/json", _headers(generation), options)
 
 
-def image_document(generation: Generation, *, with_url: bool) -> list[Segment]:
+def render_json(generation: Generation, *, with_url: bool) -> list[Segment]:
     """The JSON document of a generation, its images as segments of their own."""
-    places = _Places(with_url=with_url)
+    places = _ImagePlaceholders(with_url=with_url)
     fields = {name: getattr(generation, name) for name in GenerationRead.model_fields}
     drafts = [places.read(draft) for draft in generation.drafts]
     fields |= {"image": places.read(generation.image), "drafts": drafts or None}
@@ -54,23 +54,23 @@ def image_document(generation: Generation, *, with_url: bool) -> list[Segment]:
     return places.filled(document)
 
 
-def image_read(image: Image, *, with_url: bool) -> list[Segment]:
+def render_image_json(image: Image, *, with_url: bool) -> list[Segment]:
     """The JSON document of a single image."""
-    places = _Places(with_url=with_url)
+    places = _ImagePlaceholders(with_url=with_url)
     return places.filled(places.read(image).model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-class _Places:
+class _ImagePlaceholders:
     """Where images belong in a document that is encoded without them."""
 
     def __init__(self, *, with_url: bool) -> None:
         self._with_url = with_url
-        self._tokens = Tokens()
-        self._images: dict[str, Encoded] = {}
+        self._tokens = Placeholders()
+        self._images: dict[str, Base64Encoded] = {}
 
     def read(self, image: Image) -> ImageRead:
         place = self._tokens.next()
-        self._images[place] = Encoded(image.content)
+        self._images[place] = Base64Encoded(image.content)
         url = f"data:{image.mime_type};base64,{place}" if self._with_url else None
         return ImageRead(data=place, mime_type=image.mime_type, url=url, width=image.width, height=image.height)
 
@@ -85,11 +85,11 @@ class _Places:
         return [*segments, text]
 
 
-def _as_bytes(generation: Generation, sending: Sending) -> Response:
-    image, words = generation.image, _words(generation)
+def _as_bytes(generation: Generation, options: WriteOptions) -> Response:
+    image, words = generation.image, _metadata_headers(generation)
     name = f"{generation.id}.{EXTENSIONS[image.mime_type]}"
     headers = _headers(generation) | {"Content-Disposition": f'inline; filename="{name}"'} | words
-    return Pieces([image.content], image.mime_type, headers, sending)
+    return SegmentedResponse([image.content], image.mime_type, headers, options)
 
 
 def _headers(generation: Generation) -> dict[str, str]:
@@ -102,7 +102,7 @@ def _headers(generation: Generation) -> dict[str, str]:
     }
 
 
-def _words(generation: Generation) -> dict[str, str]:
+def _metadata_headers(generation: Generation) -> dict[str, str]:
     """Everything but the pixels, as headers: plain where it is ASCII by nature, else percent-encoded UTF-8.
 
     What does not fit is left out, and `X-Omitted` names it.

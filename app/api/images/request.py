@@ -19,7 +19,7 @@ from pydantic import (
 
 from app.api.http.schema import Flag, Name, NullIsAbsent, RequestModel, Word, lower, no_flag, parse_json_text, upper
 from app.domain.generation import GenerationRequest, Reference, Role, SafetySetting
-from app.settings import MODEL_ID
+from app.settings import MODEL_ID_PATTERN
 
 MAX_PROMPT_CHARS = 200_000
 
@@ -38,7 +38,7 @@ _THRESHOLDS = Literal["BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ON
 RoleOrNone = Annotated[Role | None, BeforeValidator(lambda value: value or None)]
 
 
-class Safety(RequestModel, NullIsAbsent):
+class SafetySettingCreate(RequestModel, NullIsAbsent):
     category: _CATEGORIES
     threshold: _THRESHOLDS
 
@@ -60,12 +60,12 @@ class GenerationOptions(RequestModel):
         description="`512`, `1K`, `2K` or `4K`. Default `2K`, or the largest below it that the model has.",
         examples=["2K"],
     )
-    model: Annotated[str, Field(pattern=MODEL_ID)] | None = Field(
+    model: Annotated[str, Field(pattern=MODEL_ID_PATTERN)] | None = Field(
         None,
         description="An id or an alias from `GET /models`, or any well-formed id that Gemini may know.",
         examples=["gemini-3-pro-image"],
     )
-    fallback_model: Annotated[str, Field(pattern=MODEL_ID)] | None = Field(
+    fallback_model: Annotated[str, Field(pattern=MODEL_ID_PATTERN)] | None = Field(
         None,
         description="Whom to ask when the model is out of capacity or quota. Default `FALLBACK_MODEL`, or nobody.",
         examples=["gemini-nano-banana-2.1"],
@@ -86,7 +86,7 @@ class GenerationOptions(RequestModel):
         None, description="Passed on; Gemini promises nothing for it.", examples=[7]
     )
     safety_settings: Annotated[
-        list[Safety], Field(max_length=12, default_factory=list), BeforeValidator(parse_json_text)
+        list[SafetySettingCreate], Field(max_length=12, default_factory=list), BeforeValidator(parse_json_text)
     ]
     response_format: Literal["data_url", "b64"] = Field(
         "data_url", description="`data_url`: `image.data` and `image.url`. `b64`: `image.data` alone, half the bytes."
@@ -154,7 +154,7 @@ class GenerationCreate(GenerationOptions, NullIsAbsent):
     reference_images: list[ReferenceCreate] = Field(default_factory=list, max_length=64)
 
 
-class FormCreate(GenerationOptions):
+class GenerationForm(GenerationOptions):
     """A request for an image as a form, with the references as files."""
 
     references_field: ClassVar[str] = "images"

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Response
 
 from app.api.http.dependencies import AttendanceDep, PaceDep, SettingsDep, made_of
-from app.api.http.negotiation import Wanted
-from app.api.http.problems import documented
-from app.api.http.response_writer import Sending
-from app.api.images.events import Events
-from app.api.images.rendering import EXPOSED_HEADERS, answer
+from app.api.http.negotiation import AcceptedFormats
+from app.api.http.problems import problem_responses
+from app.api.http.response_writer import WriteOptions
+from app.api.images.events import EventStreamResponse
+from app.api.images.rendering import EXPOSED_HEADERS, render
 from app.api.images.response import EXAMPLE, GenerationRead
 from app.domain import errors
-from app.service.chats.turn import OpenTurn
-from app.service.generation.plan import Plan
+from app.service.chats.turn import PendingTurn
+from app.service.generation.plan import GenerationPlan
 
 _BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
 _EVENTS = {
@@ -24,7 +24,7 @@ _EVENTS = {
     "example": 'event: started\ndata: {"requestId":"req_…","model":"gemini-3-pro-image","attempt":1}\n\n'
     ": still at it\n\nevent: image\ndata: {…}\n\nevent: done\ndata: {}\n\n",
 }
-ANSWERS: dict[int | str, dict[str, Any]] = {
+IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The image: JSON by default, its own bytes for `Accept: image/*`, events for "
         "`text/event-stream`.",
@@ -37,14 +37,14 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         },
         "headers": {name: {"schema": {"type": "string"}} for name in EXPOSED_HEADERS if name != "Retry-After"},
     },
-    **documented(
+    **problem_responses(
         errors.InvalidJson,
         errors.InvalidForm,
         errors.Unauthorized,
         errors.ForbiddenOrigin,
         errors.ForbiddenHost,
         errors.NotAcceptable,
-        errors.SlowUpload,
+        errors.UploadTimeout,
         errors.HeaderTooLarge,
         errors.TooLarge,
         errors.UnsupportedMediaType,
@@ -68,18 +68,18 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Answering:
+class ImageResponder:
     request: Request
     attendance: AttendanceDep
     settings: SettingsDep
-    pace: PaceDep
+    scheduler: PaceDep
 
     async def answer(
         self,
-        plan: Plan,
-        wanted: Wanted,
+        plan: GenerationPlan,
+        wanted: AcceptedFormats,
         *,
-        turn: OpenTurn | None = None,
+        turn: PendingTurn | None = None,
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
@@ -92,22 +92,22 @@ class _Answering:
             status: of a good answer.
             headers: further ones.
         """
-        sending = Sending(self.pace, self.settings.deadline_seconds, self.attendance.failed)
+        options = WriteOptions(self.scheduler, self.settings.deadline_seconds, self.attendance.fail)
         make = partial(self.attendance.make, plan, turn=turn)
         if wanted.events:
-            response: Response = Events(
+            response: Response = EventStreamResponse(
                 make,
                 self.attendance.problem,
                 plan.model.id,
-                sending,
+                options,
                 with_url=wanted.with_url,
                 heartbeat_seconds=self.settings.heartbeat_seconds,
             )
         else:
-            response = answer(await make(self.request.receive), wanted, sending)
+            response = render(await make(self.request.receive), wanted, options)
         response.status_code = status
         response.headers.update(headers or {})
         return response
 
 
-Answering = Annotated[_Answering, Depends(made_of(_Answering))]
+Answering = Annotated[ImageResponder, Depends(made_of(ImageResponder))]

@@ -38,7 +38,7 @@ class ImageSourceRead(ResponseModel):
     domain: str
 
 
-class SupportRead(ResponseModel):
+class GroundingSupportRead(ResponseModel):
     text: str
     start_index: int
     end_index: int
@@ -49,7 +49,7 @@ class GroundingRead(ResponseModel):
     queries: list[str]
     sources: list[WebSourceRead]
     image_sources: list[ImageSourceRead]
-    supports: list[SupportRead]
+    supports: list[GroundingSupportRead]
     search_suggestions_html: str | None = Field(
         description="Google obliges you to show this to whoever wrote the prompt."
     )

@@ -14,7 +14,7 @@ from app.domain.catalogue.aliases import ALIASES, Alias
 from app.domain.catalogue.model import IMAGE_SIZES, Model, Prices, unlisted
 from app.domain.catalogue.models import MODELS
 
-__all__ = ["IMAGE_SIZES", "Alias", "Catalogue", "Model", "Prices", "Resolved"]
+__all__ = ["IMAGE_SIZES", "Alias", "Catalogue", "Model", "Prices", "ResolvedModel"]
 
 _READ_MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 
@@ -90,7 +90,7 @@ class Catalogue:
             else:
                 description[part] = value
         try:
-            return _READ_MODEL.validate_python(description | {"id": id_, "listed": True})
+            return _READ_MODEL.validate_python(description | {"id": id_, "is_known": True})
         except ValidationError as error:
             wrong = (".".join(map(str, (id_, *one["loc"]))) + f": {one['msg']}" for one in error.errors())
             raise ValueError("; ".join(wrong)) from error

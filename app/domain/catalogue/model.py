@@ -38,7 +38,7 @@ class Model:
 
     id: str
     name: str
-    listed: bool = True
+    is_known: bool = True
     """False for an id that somebody sent and we know nothing about: nothing is checked, and no default is filled in."""
     status: Literal["active", "deprecated"] = "active"
     released: date | None = None
@@ -118,4 +118,4 @@ class Model:
 
 
 def unlisted(id_: str) -> Model:
-    return Model(id=id_, name=id_, listed=False)
+    return Model(id=id_, name=id_, is_known=False)

@@ -13,9 +13,9 @@
     │   ├── TurnNotFound                404 turn_not_found
     │   ├── MethodNotAllowed            405 method_not_allowed
     │   ├── NotAcceptable               406 not_acceptable
-    │   ├── SlowUpload                  408 slow_upload
+    │   ├── UploadTimeout                  408 slow_upload
     │   ├── TurnInProgress              409 turn_in_progress
-    │   ├── TurnLost                    409 turn_lost
+    │   ├── LeaseLost                    409 turn_lost
     │   ├── ChatLimitReached            409 chat_limit_reached
     │   ├── StaleTurn                   412 stale_turn
     │   ├── TooLarge                    413 too_large
@@ -24,14 +24,14 @@
     │   ├── RangeNotSatisfiable         416 range_not_satisfiable
     │   ├── InvalidRequest              422 invalid_request
     │   └── HeaderTooLarge              431 too_large
-    ├── Refused                       Gemini answered, and there is no image in it
+    ├── GenerationRefused             Gemini answered, and there is no image in it
     │   ├── ContentBlocked              422 content_blocked
     │   ├── Recitation                  422 recitation
     │   └── NoImage                     422 no_image
     ├── UpstreamError                 502 upstream_error
     │   ├── UpstreamInvalidResponse     502 upstream_invalid_response
     │   ├── UpstreamRejectedCredentials 502 upstream_rejected_credentials
-    │   ├── UnusableSignatures          502 upstream_error              a chat goes on without them
+    │   ├── InvalidThoughtSignature          502 upstream_error              a chat goes on without them
     │   ├── UpstreamBusy                503 upstream_busy
     │   ├── UpstreamTimeout             504 upstream_timeout
     │   ├── QuotaExhausted              429 quota_exhausted
@@ -41,15 +41,23 @@
     │   ├── StorageUnavailable          503 storage_unavailable
     │   └── StorageFull                 507 storage_full
     ├── Overloaded                    503 overloaded
-    ├── CallerLeft                    499 caller_left        nobody is there to be told
-    ├── SlowReader                    499 slow_reader        nor is anybody here
+    ├── CallerDisconnected                    499 caller_left        nobody is there to be told
+    ├── CallerTooSlow                    499 slow_reader        nor is anybody here
     └── Internal                      500 internal
 
 Every error has two texts: `detail` is a sentence for the caller, which may hold Gemini's own words and is not logged;
 `cause` is for the log, never leaves the house, and never holds a key, a prompt or an image.
 """
 
-from app.domain.errors.base import Again, CallerLeft, FieldError, Internal, Overloaded, ServiceError, SlowReader
+from app.domain.errors.base import (
+    CallerDisconnected,
+    CallerTooSlow,
+    FieldError,
+    Internal,
+    Overloaded,
+    RetrySafety,
+    ServiceError,
+)
 from app.domain.errors.caller import (
     CallerError,
     ChatLimitReached,
@@ -61,29 +69,29 @@ from app.domain.errors.caller import (
     InvalidHttp,
     InvalidJson,
     InvalidRequest,
+    LeaseLost,
     MethodNotAllowed,
     NotAcceptable,
     NotFound,
     RangeNotSatisfiable,
-    SlowUpload,
     StaleTurn,
     TooLarge,
     TurnInProgress,
-    TurnLost,
     TurnNotFound,
     Unauthorized,
     UnsupportedImage,
     UnsupportedMediaType,
+    UploadTimeout,
 )
 from app.domain.errors.storage import StorageDamaged, StorageError, StorageFull, StorageUnavailable
 from app.domain.errors.upstream import (
     BillingExhausted,
     ContentBlocked,
+    GenerationRefused,
+    InvalidThoughtSignature,
     NoImage,
     QuotaExhausted,
     Recitation,
-    Refused,
-    UnusableSignatures,
     UpstreamBusy,
     UpstreamError,
     UpstreamInvalidResponse,
@@ -92,22 +100,25 @@ from app.domain.errors.upstream import (
 )
 
 __all__ = [
-    "Again",
     "BillingExhausted",
+    "CallerDisconnected",
     "CallerError",
-    "CallerLeft",
+    "CallerTooSlow",
     "ChatLimitReached",
     "ChatNotFound",
     "ContentBlocked",
     "FieldError",
     "ForbiddenHost",
     "ForbiddenOrigin",
+    "GenerationRefused",
     "HeaderTooLarge",
     "Internal",
     "InvalidForm",
     "InvalidHttp",
     "InvalidJson",
     "InvalidRequest",
+    "InvalidThoughtSignature",
+    "LeaseLost",
     "MethodNotAllowed",
     "NoImage",
     "NotAcceptable",
@@ -116,10 +127,8 @@ __all__ = [
     "QuotaExhausted",
     "RangeNotSatisfiable",
     "Recitation",
-    "Refused",
+    "RetrySafety",
     "ServiceError",
-    "SlowReader",
-    "SlowUpload",
     "StaleTurn",
     "StorageDamaged",
     "StorageError",
@@ -127,12 +136,11 @@ __all__ = [
     "StorageUnavailable",
     "TooLarge",
     "TurnInProgress",
-    "TurnLost",
     "TurnNotFound",
     "Unauthorized",
     "UnsupportedImage",
     "UnsupportedMediaType",
-    "UnusableSignatures",
+    "UploadTimeout",
     "UpstreamBusy",
     "UpstreamError",
     "UpstreamInvalidResponse",

@@ -13,7 +13,7 @@ class FieldError:
     message: str
 
 
-class Again(Enum):
+class RetrySafety(Enum):
     """Whether the same call may be made again."""
 
     NEVER = "never"
@@ -35,14 +35,14 @@ class ServiceError(Exception):
         self.cause = cause
         self.retry_after = retry_after
         """Seconds to wait before the same request may succeed; it becomes the `Retry-After` header."""
-        self.quote: str | None = None
+        self.upstream_message: str | None = None
         """What the other side said, word for word. It may quote prompts: logged only if the settings allow it."""
         self.attempts: int | None = None
         """How many calls to Gemini were made; `None` if it did not come to that."""
-        self.again = Again.NEVER
+        self.retry_safety = RetrySafety.NEVER
         self.may_have_cost = False
         """Whether Google may bill for it, so that nobody should ask again unawares."""
-        self.about: dict[str, Any] = {}
+        self.extra_members: dict[str, Any] = {}
         """Further members of the problem document, about where it came up rather than what it is."""
 
     @property
@@ -75,13 +75,13 @@ class Overloaded(ServiceError):
     status, code, title = 503, "overloaded", "This service is busy"
 
 
-class CallerLeft(ServiceError):
+class CallerDisconnected(ServiceError):
     """Nobody reads this; the number is nginx's."""
 
     status, code, title = 499, "caller_left", "The caller left"
 
 
-class SlowReader(ServiceError):
+class CallerTooSlow(ServiceError):
     """Somebody is there, but does not take the answer."""
 
     status, code, title = 499, "slow_reader", "The caller did not read the answer"

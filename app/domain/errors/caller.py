@@ -63,7 +63,7 @@ class TurnInProgress(CallerError):
     status, code, title = 409, "turn_in_progress", "Another turn of this chat is being made"
 
 
-class TurnLost(CallerError):
+class LeaseLost(CallerError):
     """The service was too slow for its own lease. What was drawn may have cost."""
 
     status, code, title = 409, "turn_lost", "The turn could not be kept"
@@ -119,7 +119,7 @@ class NotAcceptable(CallerError):
         return {"possible": list(self.possible)}
 
 
-class SlowUpload(CallerError):
+class UploadTimeout(CallerError):
     status, code, title = 408, "slow_upload", "The body did not arrive in time"
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any, Self
 
-from app.domain.errors.base import Again, ServiceError
+from app.domain.errors.base import RetrySafety, ServiceError
 from app.domain.generation import Usage
 
 
-class Refused(ServiceError):
+class GenerationRefused(ServiceError):
     """Gemini answered 200 and drew nothing. Trying the same again costs money and changes nothing, so nobody should."""
 
     status = 422
@@ -47,29 +47,29 @@ class Refused(ServiceError):
         }
 
 
-class ContentBlocked(Refused):
+class ContentBlocked(GenerationRefused):
     code, title = "content_blocked", "Gemini refused the content"
 
 
-class Recitation(Refused):
+class Recitation(GenerationRefused):
     code, title = "recitation", "Gemini stopped because the image came too close to an existing work"
 
 
-class NoImage(Refused):
+class NoImage(GenerationRefused):
     code, title = "no_image", "Gemini answered without an image"
 
 
 class UpstreamError(ServiceError):
     status, code, title = 502, "upstream_error", "Gemini failed"
 
-    asked_wait: int | None = None
+    retry_delay: int | None = None
     """Seconds that Gemini asked to wait, if it did; `retry_after` can be a guess of ours."""
-    of_the_model = False
+    allows_fallback = False
     """Whether it is the model that is short of something, so that another one may serve."""
 
-    def to_be_tried(self, again: Again, asked_wait: int | None = None) -> Self:
-        self.again, self.asked_wait = again, asked_wait
-        self.may_have_cost = again is Again.ONCE
+    def with_retry(self, again: RetrySafety, asked_wait: int | None = None) -> Self:
+        self.retry_safety, self.retry_delay = again, asked_wait
+        self.may_have_cost = again is RetrySafety.ONCE
         return self
 
 
@@ -85,13 +85,13 @@ class UpstreamRejectedCredentials(UpstreamError):
     code, title = "upstream_rejected_credentials", "Gemini does not accept this service's credentials"
 
 
-class UnusableSignatures(UpstreamError):
+class InvalidThoughtSignature(UpstreamError):
     """A chat's thought signatures are of no use (any more). Without them it can go on all the same."""
 
 
 class UpstreamBusy(UpstreamError):
     status, code, title = 503, "upstream_busy", "Gemini is busy"
-    of_the_model = True
+    allows_fallback = True
 
 
 class UpstreamTimeout(UpstreamError):
@@ -99,7 +99,7 @@ class UpstreamTimeout(UpstreamError):
 
     waited_for: str | None = None
     """What took too long: `queue`, `connection`, `first_byte`, `room`, `transfer`, or `retry`."""
-    gemini_s = True
+    upstream_was_slow = True
     """Whether it is Gemini that took too long: a caller's short patience says nothing about it."""
 
     def members(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class UpstreamTimeout(UpstreamError):
 
 class QuotaExhausted(UpstreamError):
     status, code, title = 429, "quota_exhausted", "Gemini's quota for this service is used up"
-    of_the_model = True
+    allows_fallback = True
 
     def __init__(self, detail: str, *, scope: str | None, cause: str | None = None, retry_after: int | None = None):
         super().__init__(detail, cause=cause, retry_after=retry_after)

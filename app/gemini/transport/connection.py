@@ -16,7 +16,7 @@ import httpcore2
 import httptools
 import httpx2
 
-from app.lib.scheduler import Pace, work_in
+from app.lib.scheduler import FairScheduler, work_in
 
 BUFFER_BYTES = 256 * 1024
 """How much is read at once. Below this, reading costs more per byte; above, it gains nothing and takes memory."""
@@ -39,10 +39,10 @@ class Connection(asyncio.BufferedProtocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, scheduler: FairScheduler) -> None:
         self.answers = 0
         """How many requests it has served."""
-        self._pace = pace
+        self._scheduler = scheduler
         self._buffer = memoryview(b"")  # most of the time is spent waiting, and takes none
         self._filled = 0
         self._paused = self._ended = self._sent = False
@@ -55,7 +55,7 @@ class Connection(asyncio.BufferedProtocol):
         """Whether another request can be sent; nothing but its end can come on an idle connection."""
         return not (self._ended or self._filled) and not _is_readable(self._transport.get_extra_info("socket"))
 
-    async def ask(self, request: httpx2.Request, whole: Callable[[], object]) -> "Answer":
+    async def ask(self, request: httpx2.Request, whole: Callable[[], object]) -> "RawResponse":
         """Send `request`; the answer's body is still to be read, and the answer to be closed.
 
         Args:
@@ -68,7 +68,7 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             raise
 
-    async def _ask(self, request: httpx2.Request, whole: Callable[[], object]) -> "Answer":
+    async def _ask(self, request: httpx2.Request, whole: Callable[[], object]) -> "RawResponse":
         limits = request.extensions.get("timeout", {})
         self._resume()  # an answer may come before all of the request is out
         self._sent = False
@@ -79,22 +79,22 @@ class Connection(asyncio.BufferedProtocol):
                 if self._answers_early():
                     break
                 # Until the kernel takes no more there is nothing to wait for, and others would have to.
-                await self._pace.turn(work_in(len(piece)))
+                await self._scheduler.slot(work_in(len(piece)))
                 await self._write(piece, limits.get("write"))
             else:
                 self._sent = True
         except httpcore2.WriteError:
             pass  # some servers answer before they have read everything, and then close
-        answer = Answer(self, limits.get("read"), whole)
+        answer = RawResponse(self, limits.get("read"), whole)
         while answer.status is None:
             await self.advance(answer)
         return answer
 
-    async def advance(self, answer: "Answer") -> None:
-        """Let `answer` see the next that arrives."""
+    async def advance(self, answer: "RawResponse") -> None:
+        """Let `render` see the next that arrives."""
         if not self._filled and not self._ended:
             await self._arrives(answer.patience)
-        await self._pace.turn()
+        await self._scheduler.slot()
         if self._filled:
             filled, self._filled = self._filled, 0
             answer.feed(self._buffer[:filled])
@@ -201,7 +201,7 @@ class Connection(asyncio.BufferedProtocol):
             self._arrival.set_result(None)
 
 
-class Answer:
+class RawResponse:
     """What came back: status and headers, and the body while it arrives."""
 
     def __init__(

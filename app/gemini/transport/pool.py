@@ -19,7 +19,7 @@ import httpx2
 
 from app.gemini.transport.connection import Connection
 from app.lib.proxies import BadProxy, proxy_for
-from app.lib.scheduler import Pace
+from app.lib.scheduler import FairScheduler
 
 _MAX_IDLE_CONNECTIONS = 20
 _IDLE_SECONDS = 4.0
@@ -34,7 +34,7 @@ give a path up that is dead for another 30."""
 _Origin = tuple[str, str, int]
 
 
-class Answer(Protocol):
+class RawResponse(Protocol):
     """What came back; its body is still to be read, and itself to be closed."""
 
     @property
@@ -48,7 +48,7 @@ class Answer(Protocol):
     async def aclose(self) -> None: ...
 
 
-class Network:
+class ConnectionPool:
     """Sends requests over whatever way the environment names.
 
     Raises:
@@ -57,13 +57,13 @@ class Network:
             the request has left.
     """
 
-    def __init__(self, pace: Pace, *, trust_env: bool) -> None:
+    def __init__(self, scheduler: FairScheduler, *, trust_env: bool) -> None:
         """
         Args:
             pace: in turns of which answers are read.
             trust_env: heed `HTTPS_PROXY`, `NO_PROXY` and their like, and `SSL_CERT_FILE`.
         """
-        self._pace = pace
+        self._scheduler = scheduler
         self._trust_env = trust_env
         self.tls = httpx2.create_ssl_context(trust_env=trust_env)
         """Trusts what the system does, or what `SSL_CERT_FILE` names."""
@@ -71,7 +71,7 @@ class Network:
         self._idle: defaultdict[_Origin, list[Connection]] = defaultdict(list)
         self._proxies: dict[str, httpcore2.AsyncConnectionPool] = {}
 
-    async def send(self, request: httpx2.Request) -> Answer:
+    async def send(self, request: httpx2.Request) -> RawResponse:
         """Send `request`; the answer's body is still to be read, and the answer to be closed."""
         proxy = _proxy_for(request.url) if self._trust_env else None
         return await (self._through(proxy, request) if proxy else self._directly(request))
@@ -84,7 +84,7 @@ class Network:
         for pool in self._proxies.values():
             await pool.aclose()
 
-    async def _directly(self, request: httpx2.Request) -> Answer:
+    async def _directly(self, request: httpx2.Request) -> RawResponse:
         url = request.url
         tls = _tls_of(url.scheme, self.tls)
         origin = (url.scheme, url.host, url.port or (443 if tls else 80))
@@ -107,7 +107,7 @@ class Network:
                     if hasattr(socket, name):  # not every system has all of them
                         connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._pace), sock=connected, ssl=tls, server_hostname=host if tls else None
+                    lambda: Connection(self._scheduler), sock=connected, ssl=tls, server_hostname=host if tls else None
                 )
                 return connection
 
@@ -134,7 +134,7 @@ class Network:
             self._idle[origin].remove(connection)
             connection.abort()
 
-    async def _through(self, proxy: str, request: httpx2.Request) -> Answer:
+    async def _through(self, proxy: str, request: httpx2.Request) -> RawResponse:
         if proxy not in self._proxies:
             self._proxies[proxy] = httpcore2.AsyncConnectionPool(
                 self.tls,

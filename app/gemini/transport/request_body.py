@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import httpx2
 
-from app.lib.base64_json import Encoded
+from app.lib.base64_json import Base64Encoded
 
 _READ_AHEAD = 16
 """Files from afar that are asked for at once, if they are small."""
@@ -22,10 +22,10 @@ _WRITE_BYTES = 64 * 1024
 """What is worth a system call here and waking up for over there; less waits for what follows."""
 
 
-class Spliced(httpx2.AsyncByteStream):
+class RequestBody(httpx2.AsyncByteStream):
     """A body in segments. While one is sent, those that come from afar are asked for."""
 
-    def __init__(self, segments: list[bytes | Encoded]) -> None:
+    def __init__(self, segments: list[bytes | Base64Encoded]) -> None:
         self._segments = segments
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
@@ -44,32 +44,32 @@ class Spliced(httpx2.AsyncByteStream):
         yield b"".join(small)
 
     async def _pieces(self) -> AsyncGenerator[bytes]:
-        coming = deque(one for one in self._segments if isinstance(one, Encoded) and one.far)
-        ahead: deque[_Begun] = deque()
+        coming = deque(one for one in self._segments if isinstance(one, Base64Encoded) and one.is_remote)
+        ahead: deque[_Prefetch] = deque()
         try:
             for segment in self._segments:
                 if isinstance(segment, bytes):
                     yield segment
                     continue
-                if segment.far:
+                if segment.is_remote:
                     room = READ_AHEAD_BYTES - sum(begun.bytes for begun in ahead)
                     while coming and len(ahead) < _READ_AHEAD and (room := room - _piece_bytes(coming[0])) >= 0:
-                        ahead.append(_Begun(coming.popleft()))
-                async for piece in ahead.popleft() if segment.far else segment:
+                        ahead.append(_Prefetch(coming.popleft()))
+                async for piece in ahead.popleft() if segment.is_remote else segment:
                     yield piece
         finally:
             for begun in ahead:
                 begun.cancel()
 
 
-def _piece_bytes(segment: Encoded) -> int:
+def _piece_bytes(segment: Base64Encoded) -> int:
     return min(len(segment), _PIECE_BYTES)
 
 
-class _Begun:
+class _Prefetch:
     """A segment whose first piece has been asked for."""
 
-    def __init__(self, segment: Encoded) -> None:
+    def __init__(self, segment: Base64Encoded) -> None:
         self.bytes = _piece_bytes(segment)
         self._pieces = aiter(segment)
         self._first = asyncio.ensure_future(anext(self._pieces, None))

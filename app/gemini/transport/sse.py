@@ -22,7 +22,7 @@ MAX_DOCUMENTS_TOGETHER = 1000
 """The most documents that are read from one event or one array. What follows is left as one, for others to refuse."""
 
 
-class EventReader:
+class SseParser:
     """Takes a body in pieces of any length, and returns the JSON text of each event."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The transport under the SDK: images go past the SDK, on the way out and on the way back.
+"""The HTTP transport under the SDK, which keeps images out of the SDK's JSON.
 
-The SDK writes and reads a small JSON text with tokens in it. What a token stands for is known to the `Exchange` of the
-call; it is put in as base64 while the request is sent, and taken out while the answer arrives.
+The SDK writes and reads a small JSON text with placeholders. The call's `ImageExchange` knows the image behind each
+placeholder: it is inserted as base64 while the request is sent, and extracted while the response arrives.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from contextlib import aclosing
 import httpcore2
 import httpx2
 
-from app.gemini.transport.exchange import AnswerTooLarge, Exchange, current_exchange
-from app.gemini.transport.limits import MAX_ERROR_BYTES, MAX_REST_BYTES, MAX_REST_ITEMS
-from app.gemini.transport.pool import Answer, Network
+from app.gemini.transport.exchange import ImageExchange, ResponseTooLarge, current_exchange
+from app.gemini.transport.limits import MAX_ERROR_BYTES, MAX_JSON_BYTES, MAX_JSON_ITEMS
+from app.gemini.transport.pool import ConnectionPool, RawResponse
 
 _OF_THE_WIRE = (b"content-encoding", b"content-length", b"content-type", b"transfer-encoding")
 """Headers that are not passed on: the body is unpacked here, and it is read as UTF-8 whatever charset is named."""
@@ -28,14 +28,14 @@ _MANY_QUOTES = 256
 """A piece of a body with as many of them, or of backslashes, holds JSON rather than images."""
 
 
-class LiftingTransport(httpx2.AsyncBaseTransport):
+class ImageTransport(httpx2.AsyncBaseTransport):
     """Sends and receives for the SDK. Requests outside an exchange go through as they are."""
 
-    def __init__(self, network: Network, max_answer_bytes: int) -> None:
+    def __init__(self, network: ConnectionPool, max_answer_bytes: int) -> None:
         """
         Args:
             network: the connections.
-            max_answer_bytes: the longest body that is read, after unpacking; `AnswerTooLarge` ends a longer one.
+            max_answer_bytes: the longest body that is read, after unpacking; `ResponseTooLarge` ends a longer one.
         """
         self._network = network
         self._max_answer_bytes = max_answer_bytes
@@ -45,7 +45,7 @@ class LiftingTransport(httpx2.AsyncBaseTransport):
         if exchange is not None:
             request = exchange.splice(request, await request.aread())
             await exchange.ready()
-        body = _Body(await self._network.send(request), request)
+        body = _RawBody(await self._network.send(request), request)
         answer = body.answer
         assert answer.status is not None
         headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_THE_WIRE]
@@ -54,19 +54,21 @@ class LiftingTransport(httpx2.AsyncBaseTransport):
         try:
             announced = _announced_bytes(answer.headers)
             if announced is not None and announced > self._max_answer_bytes:
-                raise AnswerTooLarge(f"{announced:,} bytes announced")
+                raise ResponseTooLarge(f"{announced:,} bytes announced")
         except BaseException:
             await answer.aclose()
             raise
         if exchange is not None:
             await exchange.begin(answer, announced)
-        return httpx2.Response(answer.status, headers=headers, stream=_Lifted(body, exchange, self._max_answer_bytes))
+        return httpx2.Response(
+            answer.status, headers=headers, stream=_ResponseBody(body, exchange, self._max_answer_bytes)
+        )
 
     async def aclose(self) -> None:
         await self._network.aclose()
 
 
-class _Body(httpx2.AsyncByteStream):
+class _RawBody(httpx2.AsyncByteStream):
     """The body of an answer as it arrives, whichever way the connection takes.
 
     Raises:
@@ -74,7 +76,7 @@ class _Body(httpx2.AsyncByteStream):
             the events of a stream, as `between_events`.
     """
 
-    def __init__(self, answer: Answer, request: httpx2.Request) -> None:
+    def __init__(self, answer: RawResponse, request: httpx2.Request) -> None:
         self.answer = answer
         self._request = request
         limits = request.extensions.get("timeout", {})
@@ -114,10 +116,10 @@ class _Body(httpx2.AsyncByteStream):
                     await asyncio.sleep(0)  # a few bytes can become many pieces
 
 
-class _Lifted(httpx2.AsyncByteStream):
+class _ResponseBody(httpx2.AsyncByteStream):
     """A body as it arrives, unpacked, without what the lifter takes out of it, and within its limits."""
 
-    def __init__(self, body: _Body, exchange: Exchange | None, max_bytes: int) -> None:
+    def __init__(self, body: _RawBody, exchange: ImageExchange | None, max_bytes: int) -> None:
         self._body = body
         self._exchange = exchange
         self._max_bytes = max_bytes
@@ -130,13 +132,13 @@ class _Lifted(httpx2.AsyncByteStream):
             async for chunk in chunks:
                 room -= len(chunk)
                 if room < 0:
-                    raise AnswerTooLarge(f"more than {self._max_bytes:,} bytes")
+                    raise ResponseTooLarge(f"more than {self._max_bytes:,} bytes")
                 if self._exchange is None:
                     self._count(chunk)
                     yield chunk
                     continue
                 for piece in _slices(chunk) if _is_json(chunk) else [chunk]:
-                    for part in _slices(self._exchange.lift(piece)):
+                    for part in _slices(self._exchange.extract(piece)):
                         if found := self._exchange.read(part):
                             yield found
                         self._count(part)  # afterwards: an image that is whole before there is too much is delivered
@@ -148,10 +150,10 @@ class _Lifted(httpx2.AsyncByteStream):
     def _count(self, rest: bytes) -> None:
         self._rest_bytes += len(rest)
         self._rest_items += sum(rest.count(item) * weight for item, weight in _ITEMS.items())
-        if self._rest_bytes > MAX_REST_BYTES:
-            raise AnswerTooLarge(f"more than {MAX_REST_BYTES:,} bytes that are no image")
-        if self._rest_items > MAX_REST_ITEMS:
-            raise AnswerTooLarge(f"more than {MAX_REST_ITEMS:,} items that are no image")
+        if self._rest_bytes > MAX_JSON_BYTES:
+            raise ResponseTooLarge(f"more than {MAX_JSON_BYTES:,} bytes that are no image")
+        if self._rest_items > MAX_JSON_ITEMS:
+            raise ResponseTooLarge(f"more than {MAX_JSON_ITEMS:,} items that are no image")
 
     async def aclose(self) -> None:
         await self._body.answer.aclose()
@@ -179,7 +181,7 @@ def _slices(data: bytes) -> Iterator[bytes]:
     return (data[start : start + _SLICE_BYTES] for start in range(0, len(data), _SLICE_BYTES))
 
 
-async def _error(body: _Body) -> bytes:
+async def _error(body: _RawBody) -> bytes:
     """The body of an error. If it is too long, or cannot be read, the status speaks for itself."""
     text = bytearray()
     try:

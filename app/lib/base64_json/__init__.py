@@ -1,14 +1,24 @@
-"""Keeping images out of Python's JSON, on both ways. README.md beside this file explains it.
+"""Keeps images out of Python's JSON, in both directions. README.md beside this file explains it.
 
-`Lifter` takes base64 out of a JSON text as it arrives and leaves tokens; `Decoder` turns it into `Content`, a file's
-bytes in pieces; `Encoded` is the way back; `Tokens` names what has its place in a JSON text and is not in it.
+`Base64Extractor` takes base64 strings out of a JSON text while it arrives and leaves placeholders. `Base64Decoder`
+decodes them into `Content`, the bytes of a file in pieces. `Base64Encoded` encodes content while it is sent.
+`Placeholders` makes the short strings that stand for content in a JSON text.
 """
 
-from app.lib.base64_json.codec import Decoder, Encoded, decode
-from app.lib.base64_json.content import Content, Data, InMemory, InPieces
-from app.lib.base64_json.extractor import Lifter, TooManyMembers
-from app.lib.base64_json.placeholders import Tokens
+from app.lib.base64_json.codec import Base64Decoder, Base64Encoded, decode
+from app.lib.base64_json.content import Buffer, BufferContent, Content, SegmentedContent
+from app.lib.base64_json.extractor import Base64Extractor, TooManyMembers
+from app.lib.base64_json.placeholders import Placeholders
 
 __all__ = [
-    "Content", "Data", "Decoder", "Encoded", "InMemory", "InPieces", "Lifter", "Tokens", "TooManyMembers", "decode",
-]  # fmt: skip
+    "Base64Decoder",
+    "Base64Encoded",
+    "Base64Extractor",
+    "Buffer",
+    "BufferContent",
+    "Content",
+    "Placeholders",
+    "SegmentedContent",
+    "TooManyMembers",
+    "decode",
+]

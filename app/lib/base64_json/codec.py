@@ -14,7 +14,7 @@ _SPACE = b" \t\r\n\f\v"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
-class Decoder:
+class Base64Decoder:
     """Decodes text that arrives in pieces of any length, and hands on bytes in pieces that are multiples of three.
 
     Nothing is raised for text that is not base64: `valid` turns false and the rest is ignored.
@@ -91,7 +91,7 @@ def decode(text: str) -> bytes:
         ValueError: a character belongs to neither alphabet, or the length fits no bytes.
     """
     pieces: list[bytes] = []
-    decoder = Decoder(pieces.append)
+    decoder = Base64Decoder(pieces.append)
     decoder.feed(text.encode())
     decoder.close()
     if not decoder.valid:
@@ -99,13 +99,13 @@ def decode(text: str) -> bytes:
     return b"".join(pieces)
 
 
-class Encoded:
+class Base64Encoded:
     """Content as base64 in the standard alphabet: its length without encoding it, its pieces encoded as they are asked
     for."""
 
     def __init__(self, content: Content) -> None:
         self._content = content
-        self.far = content.far
+        self.is_remote = content.is_remote
 
     def __len__(self) -> int:
         return (len(self._content) + 2) // 3 * 4

@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol
 
 import anyio.to_thread
 
-Data = bytes | bytearray | mmap
+Buffer = bytes | bytearray | mmap
 """Whatever can be indexed, sliced and searched: bytes in memory, or a file mapped into it."""
 
 PIECE_BYTES = 192 * 1024
@@ -20,7 +20,7 @@ class Content(Protocol):
     """A file's bytes. Iterating starts at the beginning each time; every piece but the last is a multiple of three
     bytes long."""
 
-    far: ClassVar[bool]
+    is_remote: ClassVar[bool]
     """Whether a piece takes a while to come, so that one should ask for it in time."""
 
     def __len__(self) -> int: ...
@@ -32,10 +32,10 @@ class Content(Protocol):
         ...
 
 
-class InPieces:
+class SegmentedContent:
     """Bytes in memory, in the pieces they came in."""
 
-    far: ClassVar[bool] = False
+    is_remote: ClassVar[bool] = False
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = tuple(pieces)
@@ -57,12 +57,12 @@ class InPieces:
         return bytes(found)
 
 
-class InMemory:
+class BufferContent:
     """Bytes in one block of memory, or in a file that is mapped into it."""
 
-    far: ClassVar[bool] = False
+    is_remote: ClassVar[bool] = False
 
-    def __init__(self, data: Data, length: int | None = None) -> None:
+    def __init__(self, data: Buffer, length: int | None = None) -> None:
         """
         Args:
             data: the bytes.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
-from app.lib.base64_json.placeholders import Tokens
+from app.lib.base64_json.placeholders import Placeholders
 
 _SPACE = b" \t\r\n"
 _BACKSLASH = ord("\\")
@@ -48,7 +48,7 @@ class Sink(Protocol):
 S = TypeVar("S", bound=Sink)
 
 
-class Lifter(Generic[S]):
+class Base64Extractor(Generic[S]):
     """Lifts the strings that stand under certain keys, at any depth, and leaves a token in the place of each.
 
     Empty strings stay. What is no JSON stays no JSON: a string without an end leaves a rest without an end, and an
@@ -67,9 +67,9 @@ class Lifter(Generic[S]):
         """
         self._between_left = max_between_bytes
         self._sinks = {key.encode(): open_sink for key, open_sink in sinks.items()}
-        self.lifted: dict[str, S] = {}
+        self.extracted: dict[str, S] = {}
         """The sinks of the strings that have ended, by their tokens."""
-        self._tokens = Tokens()
+        self._tokens = Placeholders()
         self._held = b""  # an escape that the end of a chunk cut in two
         self._in_string = self._lifting = False
         self._sink: S | None = None
@@ -185,7 +185,7 @@ class Lifter(Generic[S]):
             self._sink.close()
             if not self._sink.empty:
                 token = self._tokens.next()
-                self.lifted[token] = self._sink
+                self.extracted[token] = self._sink
                 rest.append(token.encode())
             self._sink = None
         rest.append(b'"')

@@ -8,7 +8,7 @@ Metadata (EXIF, C2PA) is neither looked at nor touched.
 
 from dataclasses import dataclass
 
-from app.lib.base64_json import Content, Data
+from app.lib.base64_json import Buffer, Content
 from app.lib.imagefile import heif, jpeg, png, webp
 from app.lib.imagefile.reading import TruncatedImage, UnreadableImage
 from app.lib.imagefile.unsupported import describe
@@ -35,7 +35,7 @@ class ImageHeader:
         return self.width * self.height
 
 
-def read_header(data: Data) -> ImageHeader:
+def read_header(data: Buffer) -> ImageHeader:
     """Recognise the format by its bytes and read the pixel size.
 
     Raises:
@@ -44,7 +44,7 @@ def read_header(data: Data) -> ImageHeader:
     for format_ in _FORMATS:
         mime_type = format_.recognise(data)
         if mime_type is not None:
-            width, height = format_.measure(data)
+            width, height = format_.read_size(data)
             if width < 1 or height < 1:
                 raise UnreadableImage("it claims to have no pixels")
             return ImageHeader(mime_type, width, height)
@@ -67,7 +67,7 @@ def read_content_header(content: Content) -> ImageHeader:
         looked_at *= 16
 
 
-def find_end(data: Data) -> int:
+def find_end(data: Buffer) -> int:
     """Walk the structure of a file that `read_header` has recognised, from its first byte to the end of the image.
 
     Returns:

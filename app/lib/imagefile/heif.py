@@ -3,8 +3,15 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from app.lib.base64_json import Data
-from app.lib.imagefile.reading import MAX_SEGMENTS, PartCounter, TruncatedImage, UnreadableImage, big, take
+from app.lib.base64_json import Buffer
+from app.lib.imagefile.reading import (
+    MAX_SEGMENTS,
+    PartCounter,
+    TruncatedImage,
+    UnreadableImage,
+    read_bytes,
+    read_uint_be,
+)
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis"}
 _HEIF = {b"mif1", b"mif2"}
@@ -18,25 +25,25 @@ class _Box(NamedTuple):
     end: int
 
 
-def recognise(data: Data) -> str | None:
+def recognise(data: Buffer) -> str | None:
     if data[4:8] != b"ftyp" or len(data) < 16:
         return None
     brand = bytes(data[8:12])
     if brand in _HEIC or brand in _SEQUENCES - {b"msf1"}:
         return "image/heic"
     # A general brand says nothing of the codec: with AV1 inside it is AVIF, which Gemini does not take.
-    brands = bytes(data[16 : min(big(data, 0, 4), 256)])
+    brands = bytes(data[16 : min(read_uint_be(data, 0, 4), 256)])
     compatible = {brands[i : i + 4] for i in range(0, len(brands), 4)}
     if brand in _HEIF | _SEQUENCES and not compatible & {b"avif", b"avis"}:
         return "image/heif"
     return None
 
 
-def measure(data: Data) -> tuple[int, int]:
+def read_size(data: Buffer) -> tuple[int, int]:
     """The largest size that any item of the file has: tiles and thumbnails are smaller than the image they serve."""
     parts = PartCounter(MAX_SEGMENTS)
     sizes = [
-        (big(data, start + 4, 4), big(data, start + 8, 4))
+        (read_uint_be(data, start + 4, 4), read_uint_be(data, start + 8, 4))
         for start in _find(data, [b"iprp", b"ipco", b"ispe"], *_meta(_top_level(data, parts)), parts)
     ]
     if not sizes:
@@ -44,12 +51,12 @@ def measure(data: Data) -> tuple[int, int]:
     return max(sizes, key=lambda size: size[0] * size[1])
 
 
-def find_end(data: Data) -> int:
+def find_end(data: Buffer) -> int:
     """The end of the top-level box with which the image is complete: `meta`, or the last that holds pixels.
 
     A film, a maker's box or a trailer behind it is not part of the image.
     """
-    if take(data, 8, 4) in _SEQUENCES:
+    if read_bytes(data, 8, 4) in _SEQUENCES:
         raise UnreadableImage("it is animated")
     parts = PartCounter(MAX_SEGMENTS)
     boxes = list(_top_level(data, parts))
@@ -58,11 +65,11 @@ def find_end(data: Data) -> int:
     for box in boxes:
         if box.end >= max(end, pixels_end):
             # A box without a size reaches to the end of the file, whatever has been appended to that.
-            return max(end, pixels_end) if big(data, box.start, 4) == 0 else box.end
+            return max(end, pixels_end) if read_uint_be(data, box.start, 4) == 0 else box.end
     raise TruncatedImage("it is cut off")
 
 
-def _top_level(data: Data, parts: PartCounter) -> Iterator[_Box]:
+def _top_level(data: Buffer, parts: PartCounter) -> Iterator[_Box]:
     """The boxes of the file, up to what is no whole box, or the beginning of another file."""
     position = 0
     while position < len(data):
@@ -88,28 +95,31 @@ def _meta(boxes: Iterable[_Box]) -> tuple[int, int]:
     raise TruncatedImage("its HEIF header is missing or cut off")
 
 
-def _pixels_end(data: Data, start: int, end: int, parts: PartCounter) -> int:
+def _pixels_end(data: Buffer, start: int, end: int, parts: PartCounter) -> int:
     """Where in the file the last byte is that its items use, as `iloc` tells (ISO 14496-12, 8.11.3).
 
     Items may also lie within `meta` itself; if all do, it is 0.
     """
     ends: list[int] = []
     for place in _find(data, [b"iloc"], start, end, parts):
-        version, sizes = big(data, place, 1), big(data, place + 4, 2)
+        version, sizes = read_uint_be(data, place, 1), read_uint_be(data, place + 4, 2)
         offset_size, length_size, base_size, index_size = (sizes >> shift & 0xF for shift in (12, 8, 4, 0))
         id_size = 4 if version == 2 else 2
-        count, position = big(data, place + 6, id_size), place + 6 + id_size
+        count, position = read_uint_be(data, place + 6, id_size), place + 6 + id_size
         for _ in range(count):
             parts.count()
             position += id_size
-            in_this_file = not version or big(data, position, 2) & 0xF == 0
+            in_this_file = not version or read_uint_be(data, position, 2) & 0xF == 0
             position += 4 if version else 2
-            base, extents = big(data, position, base_size), big(data, position + base_size, 2)
+            base, extents = read_uint_be(data, position, base_size), read_uint_be(data, position + base_size, 2)
             position += base_size + 2
             for _ in range(extents):
                 parts.count()
                 position += index_size if version else 0
-                offset, length = big(data, position, offset_size), big(data, position + offset_size, length_size)
+                offset, length = (
+                    read_uint_be(data, position, offset_size),
+                    read_uint_be(data, position + offset_size, length_size),
+                )
                 position += offset_size + length_size
                 if in_this_file:
                     ends.append(base + offset + length if length else len(data))
@@ -120,7 +130,7 @@ def _pixels_end(data: Data, start: int, end: int, parts: PartCounter) -> int:
     return max(ends)
 
 
-def _find(data: Data, path: list[bytes], start: int, end: int, parts: PartCounter) -> Iterator[int]:
+def _find(data: Buffer, path: list[bytes], start: int, end: int, parts: PartCounter) -> Iterator[int]:
     """Where the contents of the boxes at `path` start."""
     for box in _boxes(data, start, end, parts):
         if box.name != path[0]:
@@ -131,13 +141,13 @@ def _find(data: Data, path: list[bytes], start: int, end: int, parts: PartCounte
             yield from _find(data, path[1:], box.content, box.end, parts)
 
 
-def _boxes(data: Data, start: int, end: int, parts: PartCounter) -> Iterator[_Box]:
+def _boxes(data: Buffer, start: int, end: int, parts: PartCounter) -> Iterator[_Box]:
     """The boxes between `start` and `end`; together they have to fill the space exactly."""
     while start < end:
         parts.count()
-        size, name, content = big(data, start, 4), take(data, start + 4, 4), start + 8
+        size, name, content = read_uint_be(data, start, 4), read_bytes(data, start + 4, 4), start + 8
         if size == 1:
-            size, content = big(data, start + 8, 8), start + 16
+            size, content = read_uint_be(data, start + 8, 8), start + 16
         elif size == 0:
             size = end - start
         if start + size > end or content > start + size:

@@ -3,8 +3,15 @@
 import re
 from collections.abc import Iterator
 
-from app.lib.base64_json import Data
-from app.lib.imagefile.reading import MAX_SEGMENTS, PartCounter, TruncatedImage, UnreadableImage, big, require_length
+from app.lib.base64_json import Buffer
+from app.lib.imagefile.reading import (
+    MAX_SEGMENTS,
+    PartCounter,
+    TruncatedImage,
+    UnreadableImage,
+    read_uint_be,
+    require_length,
+)
 
 _END, _START_OF_SCAN = 0xD9, 0xDA
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
@@ -20,27 +27,27 @@ _SCAN_WINDOW = 64 * 1024
 """Bytes that are searched in one go. A search keeps the interpreter to itself; this much takes about a millisecond."""
 
 
-def recognise(data: Data) -> str | None:
+def recognise(data: Buffer) -> str | None:
     return "image/jpeg" if data[:3] == b"\xff\xd8\xff" else None
 
 
-def measure(data: Data) -> tuple[int, int]:
+def read_size(data: Buffer) -> tuple[int, int]:
     for marker, content, _ in _segments(data):
         if marker in _FRAMES:
-            return big(data, content + 5, 2), big(data, content + 3, 2)
+            return read_uint_be(data, content + 5, 2), read_uint_be(data, content + 3, 2)
         if marker in (_START_OF_SCAN, _END):
             break
     raise UnreadableImage("its JPEG header has no frame")
 
 
-def find_end(data: Data) -> int:
+def find_end(data: Buffer) -> int:
     *before, (_, _, end) = _segments(data)
     if not any(marker == _START_OF_SCAN for marker, _, _ in before):
         raise UnreadableImage("it holds no pixels")
     return end
 
 
-def _segments(data: Data) -> Iterator[tuple[int, int, int]]:
+def _segments(data: Buffer) -> Iterator[tuple[int, int, int]]:
     """Each marker of the first image, where its content begins and where that ends; the last one is the end marker.
 
     A second image, such as a thumbnail, may lie within a segment; the segment's length leads past it.
@@ -61,15 +68,15 @@ def _segments(data: Data) -> Iterator[tuple[int, int, int]]:
         position = _end_of_scan(data, after) if marker == _START_OF_SCAN else after
 
 
-def _end_of_scan(data: Data, position: int) -> int:
+def _end_of_scan(data: Buffer, position: int) -> int:
     """Where the marker behind the entropy-coded data at `position` is, fill bytes included."""
     while (end := _SCAN.match(data, position, position + _SCAN_WINDOW).end()) > position:  # type: ignore[union-attr]
         position = end
     return position
 
 
-def _length(data: Data, position: int) -> int:
-    length = big(data, position, 2)
+def _length(data: Buffer, position: int) -> int:
+    length = read_uint_be(data, position, 2)
     if length < 2:
         raise UnreadableImage("its JPEG structure is damaged")
     require_length(data, position + length)

@@ -1,6 +1,6 @@
 """Reading numbers out of bytes that may end anywhere."""
 
-from app.lib.base64_json import Data
+from app.lib.base64_json import Buffer
 
 MAX_CHUNKS = 10_000
 """Chunks that are looked at in one PNG or WebP. A 30 MB PNG has about 4,000."""
@@ -34,7 +34,7 @@ class PartCounter:
             raise UnreadableImage("it is made of too many parts")
 
 
-def take(data: Data, start: int, length: int) -> bytes:
+def read_bytes(data: Buffer, start: int, length: int) -> bytes:
     """`length` bytes from `start`, all of them."""
     piece = data[start : start + length]
     if start < 0 or len(piece) != length:
@@ -42,15 +42,15 @@ def take(data: Data, start: int, length: int) -> bytes:
     return bytes(piece)
 
 
-def big(data: Data, start: int, length: int) -> int:
-    return int.from_bytes(take(data, start, length), "big")
+def read_uint_be(data: Buffer, start: int, length: int) -> int:
+    return int.from_bytes(read_bytes(data, start, length), "big")
 
 
-def little(data: Data, start: int, length: int) -> int:
-    return int.from_bytes(take(data, start, length), "little")
+def read_uint_le(data: Buffer, start: int, length: int) -> int:
+    return int.from_bytes(read_bytes(data, start, length), "little")
 
 
-def require_length(data: Data, length: int) -> None:
+def require_length(data: Buffer, length: int) -> None:
     """The file has `length` bytes at least.
 
     Raises:

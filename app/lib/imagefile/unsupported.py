@@ -2,7 +2,7 @@
 
 import re
 
-from app.lib.base64_json import Data
+from app.lib.base64_json import Buffer
 
 _LOOKED_AT_BYTES = 1024
 
@@ -43,7 +43,7 @@ _SIGNATURES = tuple(
 )
 
 
-def describe(data: Data) -> str:
+def describe(data: Buffer) -> str:
     """What the file is, to complete the sentence "this file cannot be used: …"."""
     start = bytes(data[:_LOOKED_AT_BYTES])
     if not start:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from app.domain.catalogue import Model
 from app.domain.chat import Turn
 from app.domain.errors import FieldError, InvalidRequest, StorageDamaged
-from app.domain.generation import GenerationRequest, Part, PastTurn, Recollection
+from app.domain.generation import ChatContext, ContextTurn, GenerationRequest, Part
 from app.lib.base64_json import Content
 
 MAX_REQUEST_BYTES = 95_000_000
@@ -25,7 +25,7 @@ _QUOTED_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class _Size:
+class _ContextSize:
     """What parts take of what a model takes in."""
 
     images: float = 0
@@ -33,28 +33,28 @@ class _Size:
     bytes: float = 0
 
     @classmethod
-    def of(cls, parts: Iterable[Part]) -> "_Size":
+    def of(cls, parts: Iterable[Part]) -> "_ContextSize":
         parts = tuple(parts)
         images = sum(part.data is not None for part in parts)
         # A token for three bytes of UTF-8 is much for English, and about right for Chinese.
         tokens = images * TOKENS_PER_IMAGE + sum(len(part.text.encode(errors="replace")) // 3 + 1 for part in parts)
         return cls(images, tokens, sum(len(one) * 4 // 3 + 100 for part in parts for one in part.contents))
 
-    def __sub__(self, other: "_Size") -> "_Size":
-        return _Size(self.images - other.images, self.tokens - other.tokens, self.bytes - other.bytes)
+    def __sub__(self, other: "_ContextSize") -> "_ContextSize":
+        return _ContextSize(self.images - other.images, self.tokens - other.tokens, self.bytes - other.bytes)
 
-    def holds(self, other: "_Size") -> bool:
+    def holds(self, other: "_ContextSize") -> bool:
         return other.images <= self.images and other.tokens <= self.tokens and other.bytes <= self.bytes
 
 
-def recall(
+def select_context(
     chain: Sequence[Turn],
     request: GenerationRequest,
     model: Model,
     *,
     lost: Collection[Content] = (),
     distrusted: bool = False,
-) -> tuple[Recollection, list[str]]:
+) -> tuple[ChatContext, list[str]]:
     """Choose what goes along.
 
     Args:
@@ -72,27 +72,29 @@ def recall(
         StorageDamaged: no image of the chat is left.
     """
     if not chain:
-        return Recollection(), []
-    own = _Size.of([Part.words(request.prompt), *(Part.picture(one.image) for one in request.references)])
+        return ChatContext(), []
+    own = _ContextSize.of([Part.from_text(request.prompt), *(Part.from_image(one.image) for one in request.references)])
     room = _room(model) - own
-    since = max((place for place, turn in enumerate(chain) if turn.restarted), default=0)
+    since = max((place for place, turn in enumerate(chain) if turn.context_inlined), default=0)
     conversation = chain[since:]
-    why = _why_not(conversation, model, lost, distrusted=distrusted)
-    if why is None and not room.holds(_Size.of([*conversation[-1].answer, *_words(conversation[-1])])):
+    why = _inline_reason(conversation, model, lost, distrusted=distrusted)
+    if why is None and not room.holds(_ContextSize.of([*conversation[-1].answer, *_words(conversation[-1])])):
         why = f"because the latest turn is more than {model.id} takes in beside this one"
-    return _in_full(conversation, room, model) if why is None else _as_references(chain, room, model, lost, why)
+    return _as_conversation(conversation, room, model) if why is None else _as_references(chain, room, model, lost, why)
 
 
-def _room(model: Model) -> _Size:
+def _room(model: Model) -> _ContextSize:
     unlimited = float("inf")
-    return _Size(
+    return _ContextSize(
         images=unlimited if model.max_references is None else model.max_references,
         tokens=unlimited if model.input_tokens is None else model.input_tokens,
         bytes=MAX_REQUEST_BYTES,
     )
 
 
-def _why_not(conversation: Sequence[Turn], model: Model, lost: Collection[Content], *, distrusted: bool) -> str | None:
+def _inline_reason(
+    conversation: Sequence[Turn], model: Model, lost: Collection[Content], *, distrusted: bool
+) -> str | None:
     """Why the turns cannot go word for word, or `None`."""
     others = sorted({turn.model for turn in conversation} - {model.id})
     if others:
@@ -106,10 +108,10 @@ def _why_not(conversation: Sequence[Turn], model: Model, lost: Collection[Conten
     return None
 
 
-def _in_full(conversation: Sequence[Turn], room: _Size, model: Model) -> tuple[Recollection, list[str]]:
+def _as_conversation(conversation: Sequence[Turn], room: _ContextSize, model: Model) -> tuple[ChatContext, list[str]]:
     """The turns as a conversation, from the oldest one that has a place."""
     newest = conversation[-1]
-    room -= _Size.of([*newest.answer, *_words(newest)])
+    room -= _ContextSize.of([*newest.answer, *_words(newest)])
     first = next((turn for turn in conversation if _illustrations(turn)), newest)
     kept_of_first, room = _fitting(_illustrations(first), room)
     kept = {newest.number: newest.user}
@@ -117,7 +119,7 @@ def _in_full(conversation: Sequence[Turn], room: _Size, model: Model) -> tuple[R
         own, room = _fitting(_illustrations(newest), room)
         kept[newest.number] = (newest.user[0], *own)
     for turn in reversed(conversation[:-1]):
-        needed = _Size.of([*turn.answer, *(_words(turn) if turn is first else turn.user)])
+        needed = _ContextSize.of([*turn.answer, *(_words(turn) if turn is first else turn.user)])
         if not room.holds(needed):
             break
         room -= needed
@@ -125,12 +127,12 @@ def _in_full(conversation: Sequence[Turn], room: _Size, model: Model) -> tuple[R
     if len(kept_of_first) < len([part for pair in _illustrations(first) for part in pair]) and first.number in kept:
         kept[first.number] = (first.user[0], *kept_of_first)
     turns = [turn for turn in conversation if turn.number in kept]
-    told = [PastTurn(kept[turn.number], turn.answer) for turn in turns]
+    told = [ContextTurn(kept[turn.number], turn.answer) for turn in turns]
     if first.number not in kept and kept_of_first:
         prompt, *rest = told[0].user
-        introduction = Part.words("From the beginning of this conversation:")
+        introduction = Part.from_text("From the beginning of this conversation:")
         told[0] = replace(told[0], user=(prompt, introduction, *kept_of_first, *rest))
-    return Recollection(tuple(told)), _warnings(conversation, turns, first, kept_of_first, model)
+    return ChatContext(tuple(told)), _warnings(conversation, turns, first, kept_of_first, model)
 
 
 def _warnings(
@@ -148,8 +150,8 @@ def _warnings(
 
 
 def _as_references(
-    chain: Sequence[Turn], room: _Size, model: Model, lost: Collection[Content], why: str
-) -> tuple[Recollection, list[str]]:
+    chain: Sequence[Turn], room: _ContextSize, model: Model, lost: Collection[Content], why: str
+) -> tuple[ChatContext, list[str]]:
     """The images alone: the newest, the first uploads, then the others from new to old, as long as there is room; told
     in the order in which they came about.
 
@@ -166,7 +168,7 @@ def _as_references(
     newest = there[-1]
     chosen: list[tuple[Part, ...]] = []
     for pair in [newest, *(one for one in uploads if one[-1].data not in lost), *reversed(there[:-1])]:
-        size = _Size.of(pair)
+        size = _ContextSize.of(pair)
         if room.holds(size):
             room -= size
             chosen.append(pair)
@@ -177,7 +179,7 @@ def _as_references(
     warnings = [f"Earlier images of this chat went along as references, {why}."]
     if missing := len(everything) - len(told):
         warnings.append(f"{missing} of them did not: they are lost, or more than {model.id} takes in at once.")
-    return Recollection(parts=tuple(part for pair in told for part in pair)), warnings
+    return ChatContext(parts=tuple(part for pair in told for part in pair)), warnings
 
 
 def _no_place(model: Model) -> str:
@@ -188,12 +190,12 @@ def _no_place(model: Model) -> str:
 def _upload(turn: Turn, place: int) -> tuple[Part, ...]:
     reference = turn.references[place]
     name = f", {reference.name}" if reference.name else ""
-    return Part.words(f"Given with turn {turn.number}{name}:"), Part.picture(reference.image)
+    return Part.from_text(f"Given with turn {turn.number}{name}:"), Part.from_image(reference.image)
 
 
 def _drawn(turn: Turn) -> tuple[Part, ...]:
     assert turn.image
-    return Part.words(f"Drawn in turn {turn.number} for: {_quoted(turn.prompt)}"), Part.picture(turn.image)
+    return Part.from_text(f"Drawn in turn {turn.number} for: {_quoted(turn.prompt)}"), Part.from_image(turn.image)
 
 
 def _quoted(prompt: str) -> str:
@@ -219,10 +221,10 @@ def _illustrations(turn: Turn) -> list[tuple[Part, ...]]:
     return pairs
 
 
-def _fitting(pairs: Sequence[tuple[Part, ...]], room: _Size) -> tuple[tuple[Part, ...], _Size]:
+def _fitting(pairs: Sequence[tuple[Part, ...]], room: _ContextSize) -> tuple[tuple[Part, ...], _ContextSize]:
     kept: list[Part] = []
     for pair in pairs:
-        size = _Size.of(pair)
+        size = _ContextSize.of(pair)
         if room.holds(size):
             room -= size
             kept += pair

@@ -25,7 +25,7 @@ _LAST_SECONDS = 5.0
 """How long leases may still be given back when the service stops. After that they run out by themselves."""
 
 
-class Leases:
+class LeaseKeeper:
     def __init__(self, storage: Storage, lease_seconds: float) -> None:
         """
         Args:

@@ -11,9 +11,9 @@ from typing import Self
 from app.domain.chat import Chat, ChatDefaults, Turn
 from app.domain.errors import FieldError, InvalidRequest, StorageError, TurnNotFound
 from app.domain.generation import Caller, Generation, GenerationRequest, Image
-from app.service.chats.leases import Leases
-from app.service.chats.turn import OpenTurn, Work
-from app.service.generation.service import Images
+from app.service.chats.leases import LeaseKeeper
+from app.service.chats.turn import PendingTurn, Work
+from app.service.generation.service import ImageService
 from app.store import Storage
 
 log = logging.getLogger(__name__)
@@ -29,19 +29,19 @@ class TurnRequest:
     request: GenerationRequest
     given: frozenset[str]
     """Which fields of it they have named; for the others the chat may have defaults."""
-    latest_in: Collection[int] | None = None
+    expected_last_turns: Collection[int] | None = None
     """The latest turn has to be among these; `None` is any."""
     replace_turn: int | None = None
     """The turn that this one stands in for."""
 
 
-class Chats:
+class ChatService:
     """Every method is about the caller's own chats; others are as good as not there.
 
     All of them raise `StorageUnavailable` or `StorageFull` if the storage fails, and `ChatNotFound`.
     """
 
-    def __init__(self, images: Images, storage: Storage, leases: Leases, sweep_seconds: float) -> None:
+    def __init__(self, images: ImageService, storage: Storage, leases: LeaseKeeper, sweep_seconds: float) -> None:
         """
         Args:
             images: what draws.
@@ -123,7 +123,7 @@ class Chats:
             raise TurnNotFound("There is no such turn." if turn is None else "This turn has no such upload.")
         return turn.references[place - 1].image
 
-    async def begin(self, chat_id: str, caller: Caller, asked: TurnRequest) -> "OpenTurn":
+    async def begin(self, chat_id: str, caller: Caller, asked: TurnRequest) -> "PendingTurn":
         """Get everything ready for a turn, and keep others from adding one meanwhile. The turn has to be closed.
 
         Raises:
@@ -136,7 +136,9 @@ class Chats:
         await store.files.require_writable()
         holder = self._leases.name()
         try:
-            chat = await store.lease(chat_id, caller.owner, holder, asked.latest_in, _least_bytes(asked.request))
+            chat = await store.lease(
+                chat_id, caller.owner, holder, asked.expected_last_turns, _least_bytes(asked.request)
+            )
         except (StorageError, asyncio.CancelledError):
             self._leases.release_later(holder)  # nobody knows what became of it
             raise
@@ -148,11 +150,11 @@ class Chats:
             await self._leases.release(holder)
             raise
         work = Work(self._images, store, self._leases, self._unattended)
-        return OpenTurn(work, chat, holder, plan, caller, asked.replace_turn)
+        return PendingTurn(work, chat, holder, plan, caller, asked.replace_turn)
 
     async def sweep(self) -> None:
         """Remove what has expired, and bytes that nobody refers to."""
-        swept = await (await self._storage.chats()).sweep()
+        swept = await (await self._storage.chats()).cleanup()
         log.info("swept", extra={"chats": swept.chats, "blobs": swept.blobs, "unfinished": swept.unfinished})
 
     async def _sweep(self) -> None:
@@ -184,16 +186,16 @@ def _chain_for(chat: Chat, replaced: int | None) -> tuple[Turn, ...]:
         InvalidRequest: what is to be replaced is not at the end of the chat.
     """
     if replaced is None:
-        return chat.chain
+        return chat.history
     turn = next((one for one in chat.turns if one.number == replaced), None)
-    later = [one.number for one in chat.chain if one.number > replaced]
+    later = [one.number for one in chat.history if one.number > replaced]
     if turn is None or turn.replaced_by is not None:
         raise InvalidRequest([FieldError("replaceTurn", f"there is no turn {replaced} that could be replaced")])
     if later:
         raise InvalidRequest(
             [FieldError("replaceTurn", f"turn {later[0]} builds upon turn {replaced}; fork the chat instead")]
         )
-    return tuple(one for one in chat.chain if one.number != replaced)
+    return tuple(one for one in chat.history if one.number != replaced)
 
 
 def _least_bytes(request: GenerationRequest) -> int:

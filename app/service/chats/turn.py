@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from app.domain.chat import Chat, Turn, TurnState
-from app.domain.errors import Refused, ServiceError, StorageUnavailable
+from app.domain.errors import GenerationRefused, ServiceError, StorageUnavailable
 from app.domain.generation import Caller, Generation
-from app.domain.progress import Journey
-from app.lib.idle_trim import forget_frames
-from app.service.chats.leases import Leases
-from app.service.generation.plan import Plan
-from app.service.generation.service import Images
+from app.domain.progress import GenerationProgress
+from app.lib.idle_trim import clear_traceback_frames
+from app.service.chats.leases import LeaseKeeper
+from app.service.generation.plan import GenerationPlan
+from app.service.generation.service import ImageService
 
 if TYPE_CHECKING:
     from app.store.chats import ChatStore
@@ -30,17 +30,19 @@ RECORD_SECONDS = 10.0
 class Work:
     """What it takes to make a turn."""
 
-    images: Images
+    images: ImageService
     store: "ChatStore"
-    leases: Leases
+    leases: LeaseKeeper
     unattended: set[asyncio.Task[Generation]]
     """Turns whose caller has left."""
 
 
-class OpenTurn:
+class PendingTurn:
     """A turn that is about to be made; the chat waits for it."""
 
-    def __init__(self, work: Work, chat: Chat, holder: str, plan: Plan, caller: Caller, replaces: int | None) -> None:
+    def __init__(
+        self, work: Work, chat: Chat, holder: str, plan: GenerationPlan, caller: Caller, replaces: int | None
+    ) -> None:
         """
         Args:
             work: what does it.
@@ -60,7 +62,7 @@ class OpenTurn:
         self.number = chat.last_turn + 1
         """What it will be, if it comes to be one."""
 
-    async def make(self, journey: Journey) -> Generation:
+    async def make(self, progress: GenerationProgress) -> Generation:
         """Draw, and keep what comes of it: an image, a refusal, a failure.
 
         Raises:
@@ -68,28 +70,28 @@ class OpenTurn:
         """
         try:
             try:
-                generation = await self._work.images.draw(self.plan, self.caller, journey)
+                generation = await self._work.images.draw(self.plan, self.caller, progress)
             except ServiceError as error:
-                await self._record(error, journey)
+                await self._record(error, progress)
                 raise
-            kept = await self._kept(generation, journey)
+            kept = await self._kept(generation, progress)
         finally:
             await self.aclose()
 
         try:
             self._work.images.require_acceptable(kept, self.plan)
         except ServiceError as error:
-            error.about = {"chatId": self._chat.id, "turn": self.number}
+            error.extra_members = {"chatId": self._chat.id, "turn": self.number}
             raise
         return kept
 
-    def go_on_without_caller(self, work: asyncio.Task[Generation]) -> None:
+    def detach(self, work: asyncio.Task[Generation]) -> None:
         """The caller has left, after Gemini was asked: the image is paid for, and has a place to be kept at."""
         self._has_caller = False
         self._work.unattended.add(work)
         work.add_done_callback(self._work.unattended.discard)
 
-    async def give_up(self) -> None:
+    async def close_if_attached(self) -> None:
         """The caller's request is over, however. A turn that goes on without them closes itself."""
         if self._has_caller:
             await self.aclose()
@@ -100,16 +102,16 @@ class OpenTurn:
             self._open = False
             await self._work.leases.release(self._holder)
 
-    async def _kept(self, generation: Generation, journey: Journey) -> Generation:
-        request, recollection = self.plan.request, generation.recollection
+    async def _kept(self, generation: Generation, progress: GenerationProgress) -> Generation:
+        request, chat_context = self.plan.request, generation.chat_context
         turn = Turn(
             number=self.number,
             state=TurnState.SUCCEEDED,
             prompt=request.prompt,
             model=generation.model,
-            user=generation.sent,
-            answer=generation.parts,
-            restarted=not (recollection and recollection.turns),
+            user=generation.request_parts,
+            answer=generation.response_parts,
+            context_inlined=not (chat_context and chat_context.turns),
             references=request.references,
             generation_id=generation.id,
             image=generation.image,
@@ -123,20 +125,22 @@ class OpenTurn:
         try:
             await self._keep(turn, self._replaces)
         except ServiceError as error:
-            error.about = {"chatId": self._chat.id}
-            error.attempts, error.may_have_cost = journey.attempts, True
+            error.extra_members = {"chatId": self._chat.id}
+            error.attempts, error.may_have_cost = progress.attempts, True
             raise
-        kept = replace(generation, sent=(), parts=(), recollection=None, chat_id=self._chat.id, turn=self.number)
-        journey.share.become(kept.held_bytes)
+        kept = replace(
+            generation, request_parts=(), response_parts=(), chat_context=None, chat_id=self._chat.id, turn=self.number
+        )
+        progress.memory.resize(kept.held_bytes)
         return kept
 
-    async def _record(self, error: ServiceError, journey: Journey) -> None:
+    async def _record(self, error: ServiceError, progress: GenerationProgress) -> None:
         """A turn without an image is on record if Gemini was asked, and nothing builds upon it."""
-        error.about = {"chatId": self._chat.id}
-        if not journey.attempts:
+        error.extra_members = {"chatId": self._chat.id}
+        if not progress.attempts:
             return
         request = self.plan.request
-        refused = error if isinstance(error, Refused) else None
+        refused = error if isinstance(error, GenerationRefused) else None
         turn = Turn(
             number=self.number,
             state=TurnState.REFUSED if refused else TurnState.FAILED,
@@ -155,19 +159,19 @@ class OpenTurn:
             cause = getattr(failure, "cause", None) or type(failure).__name__
             log.warning("a turn without an image could not be recorded", extra={"cause": cause})
         else:
-            error.about = {"chatId": self._chat.id, "turn": self.number}
+            error.extra_members = {"chatId": self._chat.id, "turn": self.number}
 
     async def _keep(self, turn: Turn, replaces: int | None) -> None:
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + KEEP_SECONDS, 0.25
         while True:
             try:
-                await self._work.store.keep(self._chat, self._holder, turn, replaces)
+                await self._work.store.save_turn(self._chat, self._holder, turn, replaces)
             except StorageUnavailable as error:
                 if loop.time() + pause > end or turn.image is None:
                     raise
                 log.warning("a turn could not be kept yet", extra={"part": error.part, "cause": error.cause})
-                forget_frames(error)
+                clear_traceback_frames(error)
             else:
                 self._open = False
                 self._work.leases.forget(self._holder)

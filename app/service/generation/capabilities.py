@@ -9,7 +9,7 @@ from app.domain.errors import FieldError, InvalidRequest
 from app.domain.generation import GenerationRequest, Reference, Role
 
 
-def fit(
+def validate_request(
     request: GenerationRequest, model: Model, *, vertex: bool = False, follows: bool = False
 ) -> tuple[GenerationRequest, list[str]]:
     """The request as Gemini gets it: checked, defaults filled in, knobs that the model lacks left out.
@@ -25,7 +25,7 @@ def fit(
     Raises:
         InvalidRequest: with every field that is beyond the model, and what it allows instead.
     """
-    if not model.listed:
+    if not model.is_known:
         return request, []
     errors = list(_errors(request, model, vertex))
     if errors:
@@ -39,7 +39,7 @@ def fit(
     return replace(request, aspect_ratio=ratio, image_size=size if model.sends_image_size else None), warnings
 
 
-def adapt(
+def adapt_to_fallback(
     request: GenerationRequest, model: Model, *, vertex: bool = False, follows: bool = False
 ) -> tuple[GenerationRequest, list[str]] | None:
     """A request that was fit for one model, for another one: knobs that this one lacks are left out, or come closest.
@@ -55,22 +55,22 @@ def adapt(
     """
     changed: list[str] = []
     request = replace(request, thinking_level=_level(request.thinking_level, model, changed))
-    if model.listed and model.image_sizes and request.image_size not in (None, *model.image_sizes):
+    if model.is_known and model.image_sizes and request.image_size not in (None, *model.image_sizes):
         size = next((one for one in reversed(_up_to(request.image_size)) if one in model.image_sizes), None)
         request = replace(request, image_size=size)
         changed.append(f"{model.id} draws at {size or 'a size of its own'}.")
-    if model.listed and request.include_thoughts and not model.include_thoughts:
+    if model.is_known and request.include_thoughts and not model.include_thoughts:
         request = replace(request, include_thoughts=False)
         changed.append(f"{model.id} has no thoughts to show.")
     try:
-        fitted, warnings = fit(request, model, vertex=vertex, follows=follows)
+        fitted, warnings = validate_request(request, model, vertex=vertex, follows=follows)
     except InvalidRequest:
         return None
     return fitted, [*changed, *warnings]
 
 
 def _level(level: str | None, model: Model, changed: list[str]) -> str | None:
-    if level is None or not model.listed or (model.thinking == "levels" and level in model.thinking_levels):
+    if level is None or not model.is_known or (model.thinking == "levels" and level in model.thinking_levels):
         return level
     changed.append(f"thinkingLevel does not apply to {model.id}.")
     return None

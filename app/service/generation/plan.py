@@ -11,11 +11,11 @@ from app.domain.errors import (
 )
 from app.domain.generation import Generation, GenerationRequest
 from app.lib.base64_json import Content
-from app.service.chats.history import recall
+from app.service.chats.history import select_context
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GenerationPlan:
     """A request that a model can fulfil, and what the caller should know about how."""
 
     request: GenerationRequest
@@ -24,14 +24,14 @@ class Plan:
     chain: tuple[Turn, ...] | None = None
     """The turns of a chat that it builds upon; `None` outside of a chat."""
 
-    def remembering(self, lost: Collection[Content] = (), *, distrusted: bool = False) -> "Plan":
+    def remembering(self, lost: Collection[Content] = (), *, distrusted: bool = False) -> "GenerationPlan":
         """The same with whatever of the chat can go along. See `remembering.recall`."""
         if self.chain is None:
             return self
-        recollection, warnings = recall(self.chain, self.request, self.model, lost=lost, distrusted=distrusted)
+        chat_context, warnings = select_context(self.chain, self.request, self.model, lost=lost, distrusted=distrusted)
         return replace(
             self,
-            request=replace(self.request, recollection=recollection),
+            request=replace(self.request, chat_context=chat_context),
             warnings=(*self.warnings, *warnings),
         )
 

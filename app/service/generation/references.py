@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from app.domain.errors import TooLarge, UnsupportedImage
 from app.domain.generation import Image, Reference, Role
-from app.lib.base64_json import Data, InMemory
+from app.lib.base64_json import Buffer, BufferContent
 from app.lib.imagefile import UnreadableImage, find_end, read_header
 
 MIB = 1024 * 1024
@@ -20,21 +20,21 @@ MIB = 1024 * 1024
 class Upload:
     """Bytes that somebody calls an image; `where` is what to call them in a problem."""
 
-    data: Data
+    data: Buffer
     where: str
     role: Role | None = None
     name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class References:
+class ReferenceValidator:
     """The intake, with the limits of this service."""
 
     max_bytes: int
     max_total_bytes: int
     max_pixels: int
 
-    async def take(self, uploads: list[Upload]) -> tuple[Reference, ...]:
+    async def validate(self, uploads: list[Upload]) -> tuple[Reference, ...]:
         """Check the uploads and make references of them.
 
         Raises:
@@ -61,7 +61,7 @@ class References:
         except UnreadableImage as error:
             detail = f"{upload.where} cannot be used: {error}. Send a still PNG, JPEG, WebP, HEIC or HEIF."
             raise UnsupportedImage(detail) from error
-        image = Image(InMemory(upload.data, end), header.mime_type, header.width, header.height)
+        image = Image(BufferContent(upload.data, end), header.mime_type, header.width, header.height)
         behind = len(upload.data) - end
         warning = f"{upload.where}: {behind:,} bytes behind the end of the image were not sent." if behind else None
         return Reference(image, upload.role, upload.name, warning)

@@ -13,30 +13,30 @@ from pydantic.alias_generators import to_camel
 from starlette.types import Receive, Scope
 
 from app.api.http.problems import GENERATION, Reporter
-from app.api.http.response_writer import until_gone, why_gone
-from app.api.http.uploads import Body
-from app.domain.errors import CallerLeft, Internal, Refused, ServiceError, SlowReader
+from app.api.http.response_writer import disconnect_watcher, why_gone
+from app.api.http.uploads import UploadBody
+from app.domain.errors import CallerDisconnected, CallerTooSlow, GenerationRefused, Internal, ServiceError
 from app.domain.generation import Caller, Generation
-from app.domain.progress import Journey, Notice, Stage
-from app.lib.byte_budget import Share
-from app.lib.idle_trim import forget_frames
-from app.service.chats.turn import OpenTurn
-from app.service.generation.plan import Plan
-from app.service.generation.service import Images
+from app.domain.progress import GenerationProgress, ProgressEvent, Stage
+from app.lib.byte_budget import Reservation
+from app.lib.idle_trim import clear_traceback_frames
+from app.service.chats.turn import PendingTurn
+from app.service.generation.plan import GenerationPlan
+from app.service.generation.service import ImageService
 from app.service.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 
-class Attendance:
+class GenerationRun:
     """One caller's generation, from its plan to the last byte of its answer."""
 
     def __init__(
         self,
-        images: Images,
+        images: ImageService,
         caller: Caller,
-        share: Share,
-        body: Body | None,
+        share: Reservation,
+        body: UploadBody | None,
         seconds: float,
         metrics: Metrics,
         reporter: Reporter,
@@ -61,21 +61,21 @@ class Attendance:
         self._metrics = metrics
         self._reporter = reporter
         self._scope = scope
-        self._plan: Plan | None = None
-        self._journey: Journey | None = None
+        self._plan: GenerationPlan | None = None
+        self._progress: GenerationProgress | None = None
         self._generation: Generation | None = None
         self._failure: ServiceError | None = None
         self._left_in: str | None = None
-        self._refusal: Refused | None = None
-        self._unattended: asyncio.Task[Generation] | None = None
+        self._refusal: GenerationRefused | None = None
+        self._detached: asyncio.Task[Generation] | None = None
 
     async def make(
         self,
-        plan: Plan,
+        plan: GenerationPlan,
         receive: Receive,
-        listener: Callable[[Notice], None] | None = None,
+        listener: Callable[[ProgressEvent], None] | None = None,
         *,
-        turn: OpenTurn | None = None,
+        turn: PendingTurn | None = None,
     ) -> Generation:
         """Make the image, as long as the caller is there.
 
@@ -86,14 +86,14 @@ class Attendance:
             turn: of a chat, where the image is kept.
 
         Raises:
-            CallerLeft, SlowReader: before there was an answer.
+            CallerDisconnected, CallerTooSlow: before there was an answer.
             ServiceError: as the service decides; `Internal` is a bug.
         """
         self._scope["state"][GENERATION] = False  # from here on it is counted here, as one
-        self._plan, self._journey = plan, Journey(self._seconds, self._share, listener)
+        self._plan, self._progress = plan, GenerationProgress(self._seconds, self._share, listener)
         try:
-            async with until_gone(receive) as gone:
-                make = turn.make(self._journey) if turn else self._images.make(plan, self._caller, self._journey)
+            async with disconnect_watcher(receive) as gone:
+                make = turn.make(self._progress) if turn else self._images.make(plan, self._caller, self._progress)
                 work = asyncio.create_task(make)
                 try:
                     await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -104,44 +104,44 @@ class Attendance:
                     raise why_gone(self._scope)
                 self._generation = work.result()
         except ServiceError as error:
-            self.failed(error)
+            self.fail(error)
             raise
         except Exception as error:
             raise self.broken(error) from error
         except BaseException as error:
-            self.failed(Internal(cause=type(error).__name__))
+            self.fail(Internal(cause=type(error).__name__))
             raise
-        self._journey.enter(Stage.ANSWER)
+        self._progress.enter(Stage.RESPONSE)
         return self._generation
 
-    async def _abandon(self, work: asyncio.Task[Generation], turn: OpenTurn | None) -> None:
-        if turn is not None and self._journey is not None and self._journey.attempts:
-            turn.go_on_without_caller(work)
-            self._unattended = work
+    async def _abandon(self, work: asyncio.Task[Generation], turn: PendingTurn | None) -> None:
+        if turn is not None and self._progress is not None and self._progress.attempts:
+            turn.detach(work)
+            self._detached = work
             if self._body is not None:
-                self._body.hold_on()  # its uploads are still to be sent, and kept
+                self._body.retain()  # its uploads are still to be sent, and kept
             return
         work.cancel()
         await asyncio.wait({work})
         try:
             work.result()
         except BaseException as error:
-            forget_frames(error)
+            clear_traceback_frames(error)
 
-    def failed(self, error: ServiceError) -> None:
+    def fail(self, error: ServiceError) -> None:
         """This is what came of it. Whatever fails later is a consequence: of an answer that nobody reads, for instance,
         what makes the image is cancelled."""
         if self._failure is not None:
             return
         self._failure = error
-        if self._journey is not None and isinstance(error, CallerLeft | SlowReader):
-            self._left_in = str(self._journey.stage)
+        if self._progress is not None and isinstance(error, CallerDisconnected | CallerTooSlow):
+            self._left_in = str(self._progress.stage)
 
     def broken(self, error: Exception) -> ServiceError:
         """What came of it is a bug, which has raised `error`. Returns what to tell instead."""
-        broken = Internal(attempts=self._journey.attempts if self._journey else 0)
+        broken = Internal(attempts=self._progress.attempts if self._progress else 0)
         broken.__cause__ = error
-        self.failed(broken)
+        self.fail(broken)
         return broken
 
     def problem(self, error: Exception) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class Attendance:
     def finish(self) -> None:
         """Everything has been said, or will be without the caller: hold nothing for it any more, write the line, count
         it."""
-        work, self._unattended = self._unattended, None
+        work, self._detached = self._detached, None
         if work is None:
             self._finish()
         else:
@@ -162,23 +162,23 @@ class Attendance:
         if not work.cancelled():
             error = work.exception()
             self._generation = work.result() if error is None else None
-            self._refusal = error if isinstance(error, Refused) else None
+            self._refusal = error if isinstance(error, GenerationRefused) else None
             if isinstance(error, Exception):
                 self._reporter.document(error, self._scope)  # for the log alone
-            forget_frames(error)
+            clear_traceback_frames(error)
         if self._body is not None:
-            self._body.let_go()
+            self._body.release()
         self._finish()
 
     def _finish(self) -> None:
-        self._share.become(0)
-        journey, plan = self._journey, self._plan
-        if journey is None or plan is None:
+        self._share.resize(0)
+        progress, plan = self._progress, self._plan
+        if progress is None or plan is None:
             return
-        journey.enter(journey.stage)
+        progress.enter(progress.stage)
         usage = self._generation.usage if self._generation else None
         refusal = self._refusal or self._failure
-        if usage is None and isinstance(refusal, Refused):
+        if usage is None and isinstance(refusal, GenerationRefused):
             usage = refusal.usage
         outcome = self._failure.code if self._failure else "ok"
         model = self._generation.model if self._generation else plan.model.id
@@ -187,25 +187,25 @@ class Attendance:
             extra={
                 "caller": self._caller.name,
                 "model": model,
-                "attempts": journey.attempts,
+                "attempts": progress.attempts,
                 "outcome": outcome,
                 "abandonedIn": self._left_in,
                 "finishReason": self._generation.finish_reason
                 if self._generation
                 else getattr(self._failure, "finish_reason", None),
-                **{f"{stage}Ms": round(1000 * seconds) for stage, seconds in _by_stage(journey).items()},
-                "receivedBytes": journey.received_bytes,
+                **{f"{stage}Ms": round(1000 * seconds) for stage, seconds in _by_stage(progress).items()},
+                "receivedBytes": progress.received_bytes,
                 "imageBytes": len(self._generation.image.content) if self._generation else None,
                 "tokens": usage and usage.total_tokens,
                 "costUsd": usage and usage.estimated_cost_usd,
             },
         )
-        self._metrics.count(model, outcome, journey, usage, self._left_in)
-        forget_frames(self._failure)
+        self._metrics.record_generation(model, outcome, progress, usage, self._left_in)
+        clear_traceback_frames(self._failure)
         self._generation = self._failure = None
 
 
-def _by_stage(journey: Journey) -> dict[str, float]:
+def _by_stage(progress: GenerationProgress) -> dict[str, float]:
     """`firstByteMs` and the like for the log, in the order in which stages come."""
     names = {stage: to_camel(str(stage)) for stage in Stage}
-    return {name: journey.took[stage] for stage, name in names.items() if stage in journey.took}
+    return {name: progress.stage_seconds[stage] for stage, name in names.items() if stage in progress.stage_seconds}

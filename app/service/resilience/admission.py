@@ -12,7 +12,7 @@ _SLOWNESS = 0.1
 """How much the latest generation counts in the mean of how long they take."""
 
 
-class Gate:
+class AdmissionController:
     """Lets in as many as there are places; the callers who wait take turns, whoever of them has asked more often."""
 
     def __init__(self, places: int, queue: int, max_wait_seconds: float) -> None:
@@ -38,14 +38,14 @@ class Gate:
         self._empty = asyncio.Event()
 
     @property
-    def under_way(self) -> int:
+    def in_flight(self) -> int:
         return len(self._under_way) + self._promised
 
     @property
     def queued(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def require_room(self, caller: str) -> None:
+    def check_capacity(self, caller: str) -> None:
         """Refuse at once what would be refused later.
 
         Raises:
@@ -53,18 +53,18 @@ class Gate:
         """
         if self.draining:
             raise Overloaded("This service is about to stop; another one may serve you.", retry_after=1)
-        if self.under_way < self._places:
+        if self.in_flight < self._places:
             return
         expected = self._expected_wait(caller)
-        full = self.queued >= self._queue and self._greediest(caller) is None
+        full = self.queued >= self._queue and self._longest_queue(caller) is None
         if full or expected > self._max_wait:
             raise Overloaded(
-                f"{self.under_way} images are being made and {self.queued} are waiting.",
+                f"{self.in_flight} images are being made and {self.queued} are waiting.",
                 retry_after=max(1, ceil(expected)),
             )
 
     @asynccontextmanager
-    async def place(self, caller: str, patience: float = inf) -> AsyncGenerator[None]:
+    async def admit(self, caller: str, patience: float = inf) -> AsyncGenerator[None]:
         """A place for as long as the block lasts.
 
         Args:
@@ -75,8 +75,8 @@ class Gate:
             TimeoutError: they would have had to wait longer.
             Overloaded: there is no room, waiting took too long, or the service stops before the block is done.
         """
-        self.require_room(caller)
-        if self.under_way >= self._places:
+        self.check_capacity(caller)
+        if self.in_flight >= self._places:
             await self._wait_for_turn(caller, patience)
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -106,13 +106,13 @@ class Gate:
         self._waiting.clear()
         self._let_in()
 
-    async def emptied(self) -> None:
+    async def wait_idle(self) -> None:
         """Return once nobody is in any more."""
-        while self.under_way:
+        while self.in_flight:
             self._empty.clear()
             await self._empty.wait()
 
-    def end(self) -> None:
+    def abort_all(self) -> None:
         """Send everybody away."""
         now = asyncio.get_running_loop().time()
         for limit in self._under_way:
@@ -139,7 +139,7 @@ class Gate:
             raise
         self._promised -= 1
 
-    def _greediest(self, caller: str) -> str | None:
+    def _longest_queue(self, caller: str) -> str | None:
         """Who has so many waiting that one of them has to make room for a first, or a second, of `caller`."""
         if not self._waiting:
             return None
@@ -148,7 +148,7 @@ class Gate:
         return most if len(self._waiting[most]) > own + 1 else None
 
     def _make_room_for(self, caller: str) -> None:
-        greediest = self._greediest(caller)
+        greediest = self._longest_queue(caller)
         if greediest is None:
             raise Overloaded("The queue is full.", retry_after=max(1, ceil(self._expected_wait(caller))))
         last = self._waiting[greediest][-1]
@@ -165,7 +165,7 @@ class Gate:
             self._waiting.pop(caller, None)
 
     def _let_in(self) -> None:
-        while self._waiting and self.under_way < self._places:
+        while self._waiting and self.in_flight < self._places:
             caller, waiting = self._waiting.popitem(last=False)
             turn = waiting.popleft()
             if waiting:
@@ -173,7 +173,7 @@ class Gate:
             if not turn.done():
                 self._promised += 1
                 turn.set_result(None)
-        if not self.under_way:
+        if not self.in_flight:
             self._empty.set()
 
     def _learn(self, seconds: float) -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from app.domain.errors import (
-    Again,
     BillingExhausted,
     QuotaExhausted,
+    RetrySafety,
     ServiceError,
     StorageError,
     UpstreamBusy,
@@ -26,7 +26,7 @@ class _Circuit:
     probing: bool = False
 
 
-class Breakers:
+class CircuitBreakers:
     """Closed, an attempt passes. Open, it fails at once, until the rest is over; then one at a time tests the water."""
 
     def __init__(self, failures: int, rest_seconds: float) -> None:
@@ -42,7 +42,7 @@ class Breakers:
     def open_models(self) -> list[str]:
         return [model for model, circuit in self._circuits.items() if circuit.opened is not None]
 
-    def enter(self, model: str) -> bool:
+    def before_call(self, model: str) -> bool:
         """An attempt is about to be made; `leave` has to follow, with what comes back: whether it tests the water.
 
         Raises:
@@ -61,7 +61,7 @@ class Breakers:
         circuit.probing = True
         return True
 
-    def leave(self, model: str, failure: BaseException | None, *, probe: bool) -> None:
+    def after_call(self, model: str, failure: BaseException | None, *, probe: bool) -> None:
         """An attempt has ended.
 
         Args:
@@ -89,13 +89,15 @@ class Breakers:
 
 def _is_shortage(failure: BaseException | None) -> bool:
     if type(failure) is UpstreamError:
-        return failure.again is not Again.NEVER  # an account that is not served will not be the next moment either
+        return (
+            failure.retry_safety is not RetrySafety.NEVER
+        )  # an account that is not served will not be the next moment either
     return isinstance(failure, UpstreamBusy | UpstreamTimeout)
 
 
 def _says_nothing(failure: BaseException | None) -> bool:
     """A caller who has left or is in a hurry, a quota, a bill, a storage of ours say nothing of a model's capacity."""
     if isinstance(failure, UpstreamTimeout):
-        return not failure.gemini_s
+        return not failure.upstream_was_slow
     about_others = isinstance(failure, QuotaExhausted | BillingExhausted | StorageError)
     return failure is not None and (about_others or not isinstance(failure, ServiceError))

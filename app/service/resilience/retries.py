@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState
 
-from app.domain.errors import Again, UpstreamError
-from app.domain.progress import Journey, Retrying, Stage
-from app.lib.idle_trim import forget_frames
+from app.domain.errors import RetrySafety, UpstreamError
+from app.domain.progress import GenerationProgress, Retrying, Stage
+from app.lib.idle_trim import clear_traceback_frames
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class RetryBudget:
                 times.popleft()
 
 
-class Attempts:
+class Retrier:
     """The policy: how often, how long, and at what."""
 
     def __init__(self, most: int, first_wait_seconds: float, max_wait_seconds: float, budget: RetryBudget) -> None:
@@ -77,11 +77,13 @@ class Attempts:
         self.doubtful = 0
         """Calls that were made again although the first may have been billed."""
 
-    def left(self, journey: Journey) -> bool:
+    def left(self, progress: GenerationProgress) -> bool:
         """Whether there may be one more call for this image."""
-        return journey.attempts < self._most
+        return progress.attempts < self._most
 
-    async def make(self, call: Callable[[], Awaitable[T]], journey: Journey, *, another_model: bool = False) -> T:
+    async def make(
+        self, call: Callable[[], Awaitable[T]], progress: GenerationProgress, *, another_model: bool = False
+    ) -> T:
         """Make the call, again if need be.
 
         Args:
@@ -103,26 +105,28 @@ class Attempts:
             error = _error(state)
             if error is None:
                 return False
-            journey.doubts += error.again is Again.ONCE
-            return error.again is Again.SAFE or (error.again is Again.ONCE and journey.doubts == 1)
+            progress.ambiguous_failures += error.retry_safety is RetrySafety.ONCE
+            return error.retry_safety is RetrySafety.SAFE or (
+                error.retry_safety is RetrySafety.ONCE and progress.ambiguous_failures == 1
+            )
 
         def enough(state: RetryCallState) -> bool:
             error = _error(state)
-            asked = (error.asked_wait if error else None) or 0
-            kept = 1 if another_model and error is not None and error.of_the_model else 0
-            if journey.attempts >= self._most - kept or asked > self._max_wait:
+            asked = (error.retry_delay if error else None) or 0
+            kept = 1 if another_model and error is not None and error.allows_fallback else 0
+            if progress.attempts >= self._most - kept or asked > self._max_wait:
                 return True
-            if state.upcoming_sleep >= journey.remaining():
+            if state.upcoming_sleep >= progress.remaining():
                 return True
             return not self._budget.take()
 
         def about_to_wait(state: RetryCallState) -> None:
             error = _error(state)
             assert error is not None
-            self.doubtful += error.again is Again.ONCE
-            journey.tell(Retrying(journey.attempts + 1, round(state.upcoming_sleep, 3), error.code))
-            journey.enter(Stage.RETRY)
-            forget_frames(error)
+            self.doubtful += error.retry_safety is RetrySafety.ONCE
+            progress.notify(Retrying(progress.attempts + 1, round(state.upcoming_sleep, 3), error.code))
+            progress.enter(Stage.RETRY)
+            clear_traceback_frames(error)
 
         retrying = AsyncRetrying(
             sleep=asyncio.sleep, retry=worth_it, wait=self._wait, stop=enough, before_sleep=about_to_wait, reraise=True
@@ -139,8 +143,8 @@ class Attempts:
         """What Gemini asks for, and a little more so that not all come back at once; else anything up to a limit that
         doubles (full jitter)."""
         error = _error(state)
-        if error is not None and error.asked_wait is not None:
-            return error.asked_wait + random.uniform(0, min(1.0, 0.1 * error.asked_wait))  # noqa: S311
+        if error is not None and error.retry_delay is not None:
+            return error.retry_delay + random.uniform(0, min(1.0, 0.1 * error.retry_delay))  # noqa: S311
         most = min(self._max_wait, self._first_wait * 2 ** (state.attempt_number - 1))
         return random.uniform(0, most)  # noqa: S311
 
