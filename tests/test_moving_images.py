@@ -17,13 +17,14 @@ import uvicorn
 from google import genai
 from google.genai import types
 
+from app.api.http.inline_images import InlineImage
 from app.emulator import Emulator
 from app.emulator.faults import Fault
 from app.gemini.transport.connection import BUFFER_BYTES
-from app.gemini.transport.exchange import ImageExchange
+from app.gemini.transport.exchange import ImageExchange, _Received
 from app.gemini.transport.pool import ConnectionPool
 from app.gemini.transport.transport import ImageTransport
-from app.lib.base64_json import BufferContent
+from app.lib.base64_json import BufferContent, SegmentedContent
 from app.lib.scheduler import FairScheduler
 from tests.conftest import Serve, called, picture
 
@@ -172,10 +173,10 @@ async def test_a_header_behind_megabytes_of_metadata_is_found(client: httpx2.Asy
 @pytest.fixture
 def left() -> Iterator[Callable[[], list[str]]]:
     """What holds images and is still there, with nobody to collect what holds itself."""
-    kinds = ("_Received", "InPieces", "BufferContent", "InlineFile")
+    kinds = (_Received, SegmentedContent, BufferContent, InlineImage)
     gc.collect()
     gc.disable()
-    yield lambda: [kind for one in gc.get_objects() if (kind := type(one).__name__) in kinds]
+    yield lambda: [type(one).__name__ for one in gc.get_objects() if type(one) in kinds]
     gc.enable()
 
 
