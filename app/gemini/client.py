@@ -56,7 +56,7 @@ class GeminiClient:
 
         Args:
             settings: credentials, addresses and the deadline.
-            pace: in turns of which requests are prepared and answers read.
+            scheduler: limits how much preparing and reading one iteration of the event loop does.
             base_url: an address that goes before the settings' own; the emulator's, in a demo.
         """
         self._timeout = settings.upstream_timeout_seconds

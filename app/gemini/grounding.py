@@ -7,8 +7,8 @@ from app.gemini import response_schema
 def read(metadata: response_schema.GroundingMetadata | None) -> Grounding | None:
     """The queries, sources and suggestions of an answer.
 
-    `Support.source_indices` count Gemini's chunks, web and image ones together, in the order of `sources` followed by
-    `image_sources` as long as Gemini does not mix them; they are translated where it does.
+    `GroundingSupport.source_indices` count Gemini's chunks, web and image ones together, in the order of `sources`
+    followed by `image_sources`, as long as Gemini does not mix them; they are translated where it does.
     """
     if metadata is None:
         return None

@@ -76,7 +76,7 @@ class Metrics:
         Args:
             model: its id.
             outcome: `ok` or the code of its problem.
-            journey: how it went.
+            progress: its calls, and the duration of its stages.
             usage: what Gemini says it used.
             abandoned_in: how far it was when the caller left.
         """

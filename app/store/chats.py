@@ -258,8 +258,8 @@ class ChatStore:
             chat_id: which chat.
             owner: whose.
             holder: a name for whoever asks, never used twice.
-            latest_in: the latest turn has to be among these; `None` is any. Turns without an image have changed
-                nothing: with such ones at the end, the last one that counts will do, and any behind it.
+            expected_last_turns: numbers that the latest turn may have; `None` allows any. Turns without an image at
+                the end of the chat do not count, so the last turn with an image is accepted, and any after it.
             expected_bytes: how much the turn will keep, as far as that is known.
 
         Returns:

@@ -38,7 +38,7 @@ class ImageFileResponse(StorageResponse):
             file: where its bytes are.
             name: what a browser may call it, without its extension.
             request: the caller's.
-            sending: how to send.
+            options: how to send.
 
         Raises:
             RangeNotSatisfiable: it has no such range.

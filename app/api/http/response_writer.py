@@ -12,7 +12,7 @@ from app.domain.errors import CallerDisconnected, CallerTooSlow, ServiceError
 from app.lib.scheduler import FairScheduler
 
 CONNECTION = "app.connection"
-"""Name of the scope extension that knows a request's connection; `app/server/lifecycle.py` brings it."""
+"""Name of the scope extension that knows a request's connection; `app/server/protocol.py` adds it."""
 
 
 class ConnectionControl(Protocol):
@@ -52,7 +52,7 @@ class ResponseWriter:
         Args:
             scope: the request's.
             send: the server's.
-            sending: how to send.
+            options: how to send.
         """
         self._send = send
         self._end = asyncio.get_running_loop().time() + options.most_seconds

@@ -31,7 +31,7 @@ class StorageResponse(Response):
             headers: further ones. A body of one piece gets its `Content-Length`; others, if it is not among these, have
                 chunked encoding.
             request: the caller's.
-            sending: how to send.
+            options: how to send.
         """
         room: ByteBudget = request.state.room
         self._share = Reservation(room)

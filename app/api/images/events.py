@@ -49,7 +49,7 @@ class EventStreamResponse(Response):
             make: makes the image; is given what tells that the caller has left, and whom to tell what happens.
             problem: logs a failure, and returns its problem document.
             model: who is asked first.
-            sending: how to send.
+            options: how to send.
             with_url: whether images are there as data URLs too.
             heartbeat_seconds: the longest silence.
         """

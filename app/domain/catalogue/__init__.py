@@ -20,7 +20,7 @@ _READ_MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedModel:
     model: Model
     warnings: tuple[str, ...] = ()
 
@@ -54,7 +54,7 @@ class Catalogue:
         """Ids of the models that Google is going to switch off."""
         return tuple(model.id for model in self.models.values() if model.status == "deprecated")
 
-    def resolve(self, name: str) -> Resolved:
+    def resolve(self, name: str) -> ResolvedModel:
         """The model that `name` stands for, and what the caller should know about having named it so."""
         warnings: list[str] = []
         id_ = name
@@ -63,12 +63,12 @@ class Catalogue:
             warnings.append(replace(alias, target=id_).warning())
         model = self.models.get(id_)
         if model is None:
-            return Resolved(
+            return ResolvedModel(
                 unlisted(id_), (*warnings, f"{id_} is not in this service's catalogue; nothing was checked.")
             )
         if model.status == "deprecated":
             warnings.append(model.deprecation())
-        return Resolved(model, tuple(warnings))
+        return ResolvedModel(model, tuple(warnings))
 
     def _end_of(self, alias: Alias) -> str:
         """Where a chain of aliases leads; one that leads back to itself ends where it would begin again."""

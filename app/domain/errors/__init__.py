@@ -13,9 +13,9 @@
     │   ├── TurnNotFound                404 turn_not_found
     │   ├── MethodNotAllowed            405 method_not_allowed
     │   ├── NotAcceptable               406 not_acceptable
-    │   ├── UploadTimeout                  408 slow_upload
+    │   ├── UploadTimeout               408 slow_upload
     │   ├── TurnInProgress              409 turn_in_progress
-    │   ├── LeaseLost                    409 turn_lost
+    │   ├── LeaseLost                   409 turn_lost
     │   ├── ChatLimitReached            409 chat_limit_reached
     │   ├── StaleTurn                   412 stale_turn
     │   ├── TooLarge                    413 too_large
@@ -31,7 +31,7 @@
     ├── UpstreamError                 502 upstream_error
     │   ├── UpstreamInvalidResponse     502 upstream_invalid_response
     │   ├── UpstreamRejectedCredentials 502 upstream_rejected_credentials
-    │   ├── InvalidThoughtSignature          502 upstream_error              a chat goes on without them
+    │   ├── InvalidThoughtSignature     502 upstream_error              a chat goes on without them
     │   ├── UpstreamBusy                503 upstream_busy
     │   ├── UpstreamTimeout             504 upstream_timeout
     │   ├── QuotaExhausted              429 quota_exhausted
@@ -41,8 +41,8 @@
     │   ├── StorageUnavailable          503 storage_unavailable
     │   └── StorageFull                 507 storage_full
     ├── Overloaded                    503 overloaded
-    ├── CallerDisconnected                    499 caller_left        nobody is there to be told
-    ├── CallerTooSlow                    499 slow_reader        nor is anybody here
+    ├── CallerDisconnected            499 caller_left        nobody is there to be told
+    ├── CallerTooSlow                 499 slow_reader        nor is anybody here
     └── Internal                      500 internal
 
 Every error has two texts: `detail` is a sentence for the caller, which may hold Gemini's own words and is not logged;

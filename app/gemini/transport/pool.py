@@ -60,7 +60,7 @@ class ConnectionPool:
     def __init__(self, scheduler: FairScheduler, *, trust_env: bool) -> None:
         """
         Args:
-            pace: in turns of which answers are read.
+            scheduler: limits how much one iteration of the event loop reads.
             trust_env: heed `HTTPS_PROXY`, `NO_PROXY` and their like, and `SSL_CERT_FILE`.
         """
         self._scheduler = scheduler

@@ -130,7 +130,7 @@ class ChatService:
             TurnInProgress: somebody else is doing so.
             StaleTurn: the chat is not where the caller thinks.
             ChatLimitReached: the caller keeps as much as they may.
-            InvalidRequest, NotAcceptable, Overloaded: as `Images.plan`.
+            InvalidRequest, NotAcceptable, Overloaded: as `ImageService.plan`.
         """
         store = await self._storage.chats()
         await store.files.require_writable()

@@ -66,7 +66,7 @@ class PendingTurn:
         """Draw, and keep what comes of it: an image, a refusal, a failure.
 
         Raises:
-            ServiceError: as `Images.make`; or the storage fails, and nothing is kept.
+            ServiceError: as `ImageService.make`; or the storage fails, and nothing is kept.
         """
         try:
             try:

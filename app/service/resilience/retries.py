@@ -87,8 +87,8 @@ class Retrier:
         """Make the call, again if need be.
 
         Args:
-            call: what counts itself with the journey.
-            journey: of the image that it is for.
+            call: one call to Gemini, which counts itself in `progress`.
+            progress: of the generation.
             another_model: whether another model can serve when this one is short of something. The last call is kept
                 for it then.
 
