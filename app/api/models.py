@@ -4,11 +4,11 @@ from datetime import date
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from app.api.http.dependencies import CatalogueDep, SettingsDep, caller
 from app.api.http.problems import problem_responses
+from app.api.http.schema import ResponseModel
 from app.api.images.request import MAX_PROMPT_CHARS
 from app.domain import errors
 from app.domain.catalogue import Catalogue, Model
@@ -23,16 +23,12 @@ router = APIRouter(
 )
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
-
-
-class ReferencesRead(_Read):
+class ReferencesRead(ResponseModel):
     max: int | None
     by_role: dict[str, int] | None = Field(description="`null` where Google names no slots by role.")
 
 
-class PricesRead(_Read):
+class PricesRead(ResponseModel):
     """US dollars at Google's list price; `null` is a price that no source names."""
 
     image_output_per_million_tokens: float | None
@@ -42,7 +38,7 @@ class PricesRead(_Read):
     image: dict[str, float] = Field(description="One picture by image size; thinking, text and input come on top.")
 
 
-class ModelRead(_Read):
+class ModelRead(ResponseModel):
     id: str
     name: str
     aliases: list[str]
@@ -70,7 +66,7 @@ class ModelRead(_Read):
     prices: PricesRead
 
 
-class LimitsRead(_Read):
+class LimitsRead(ResponseModel):
     """What this service takes, whatever the model."""
 
     prompt_chars: int
@@ -81,7 +77,7 @@ class LimitsRead(_Read):
     reference_types: list[str]
 
 
-class ModelsRead(_Read):
+class ModelsRead(ResponseModel):
     default: str = Field(description="The model for requests that name none.")
     models: list[ModelRead]
     limits: LimitsRead

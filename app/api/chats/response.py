@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
+from app.api.http.schema import ResponseModel
 from app.api.images.response import GroundingRead, UsageRead
 from app.domain.chat import Chat, Turn
 from app.domain.generation import Image, Reference
@@ -21,11 +21,7 @@ PIECE_BYTES = 512 * 1024
 """How much is sent at once."""
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, from_attributes=True)
-
-
-class LinkedImageRead(_Read):
+class LinkedImageRead(ResponseModel):
     url: str = Field(description="A path of this service; the file never changes.")
     mime_type: str
     width: int
@@ -37,14 +33,14 @@ class LinkedReferenceRead(LinkedImageRead):
     name: str | None
 
 
-class TurnProblemRead(_Read):
+class TurnProblemRead(ResponseModel):
     code: str
     title: str
     status: int
     detail: str
 
 
-class TurnRead(_Read):
+class TurnRead(ResponseModel):
     turn: int = Field(description="From 1 on; the numbers of a chat are never used twice.")
     state: Literal["succeeded", "refused", "failed"] = Field(
         description="Later turns build upon `succeeded` ones only."
@@ -65,12 +61,12 @@ class TurnRead(_Read):
     copied: bool = Field(description="Whether it was made in the chat that this one was forked from.")
 
 
-class SafetyRead(_Read):
+class SafetyRead(ResponseModel):
     category: str
     threshold: str
 
 
-class DefaultsRead(_Read):
+class DefaultsRead(ResponseModel):
     """What applies to turns that do not say otherwise."""
 
     model: str | None
@@ -85,12 +81,12 @@ class DefaultsRead(_Read):
     safety_settings: list[SafetyRead]
 
 
-class ForkedRead(_Read):
+class ForkedRead(ResponseModel):
     chat_id: str
     turn: int = Field(description="The last turn that both have.")
 
 
-class ChatSummaryRead(_Read):
+class ChatSummaryRead(ResponseModel):
     id: str
     url: str
     title: str | None = Field(description="The beginning of the first prompt.")
@@ -110,7 +106,7 @@ class ChatRead(ChatSummaryRead):
     turns: list[TurnRead]
 
 
-class ChatsRead(_Read):
+class ChatsRead(ResponseModel):
     """A page of chats."""
 
     chats: list[ChatSummaryRead]
