@@ -19,18 +19,18 @@ emulator: .venv/run.stamp ## emulate the Gemini API alone on EMULATOR_PORT (9000
 test: .venv/dev.stamp ## run every test that needs no key
 	$(BIN)/python -m pytest -n 3
 
-storm: .venv/dev.stamp ## 2,000 generations in every weather, overload, crashes, rolling restarts, chats on PostgreSQL and S3; four minutes
-	$(BIN)/python -m pytest -m storm -s
+test-slow: .venv/dev.stamp ## 2,000 generations with every failure, overload, crashes, rolling restarts, chats on PostgreSQL and S3; four minutes
+	$(BIN)/python -m pytest -m slow -s
 
-newcomer: .venv/dev.stamp ## install our own wheel and Next.js as a newcomer would, and try them; two minutes, needs npm
-	$(BIN)/python -m pytest -m newcomer
+test-install: .venv/dev.stamp ## install our own wheel and Next.js from the registries, and try them; two minutes, needs npm
+	$(BIN)/python -m pytest -m install
 
 check: .venv/dev.stamp ## check types, style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-verify-live: .venv/dev.stamp ## compare the emulator with Google: a dozen calls with your GEMINI_API_KEY, about 0.35 USD
+test-live: .venv/dev.stamp ## compare the emulator with Google: a dozen calls with your GEMINI_API_KEY, about 0.35 USD
 	$(BIN)/python -m pytest -m live -s
 
 bench: .venv/bench.stamp ## measure this service beside its peers, about 30 minutes; ROUNDS=1 is rougher and faster
@@ -38,7 +38,7 @@ bench: .venv/bench.stamp ## measure this service beside its peers, about 30 minu
 
 fuzz: .venv/fuzz.stamp ## feed the lifter whatever reaches new branches, for FUZZ_SECONDS (60)
 	@mkdir -p .fuzz
-	$(BIN)/python -m tests.fuzz_lifting -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz
+	$(BIN)/python -m tests.fuzz_base64_json -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz
 
 container: .venv/dev.stamp ## build the image, run it, compose.yaml and the Kubernetes demo; needs root and podman
 	$(BIN)/python -m tests.containers
@@ -83,4 +83,4 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 	@echo 'Installing into .venv, once; it takes about 20 seconds.'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help run emulator test storm newcomer check bench fuzz container sbom verify-live doctor lock
+.PHONY: help run emulator test test-slow test-install test-live check bench fuzz container sbom doctor lock

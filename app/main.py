@@ -74,22 +74,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 from app.emulator import Emulator, served  # needs Pillow, which a real service does without
 
                 emulator = Emulator(
-                    delay_seconds=settings.demo_delay_seconds, recorded_dir=settings.recorded_dir, keep_calls=0
+                    delay_seconds=settings.demo_delay_seconds, recordings_dir=settings.demo_recordings_dir, keep_calls=0
                 )
                 base_url = await stack.enter_async_context(served(emulator))
                 log.warning("DEMO: the built-in emulator draws the pictures; Gemini is not called")
             scheduler = FairScheduler()
             gemini = await stack.enter_async_context(GeminiClient(settings, scheduler, base_url))
             catalogue = settings.catalogue
-            uploads, answers = ByteBudget(settings.max_held_bytes // 2), ByteBudget(settings.max_held_bytes // 2)
+            uploads, answers = (
+                ByteBudget(settings.max_buffered_bytes // 2),
+                ByteBudget(settings.max_buffered_bytes // 2),
+            )
             attempts = Retrier(
                 settings.upstream_attempts,
-                settings.retry_first_wait_seconds,
-                settings.retry_max_wait_seconds,
+                settings.retry_initial_backoff_seconds,
+                settings.retry_max_backoff_seconds,
                 RetryBudget(settings.retry_budget),
             )
-            breakers = CircuitBreakers(settings.breaker_failures, settings.breaker_seconds)
-            upload_limiter = UploadLimiter(uploads, settings.slow_caller_seconds, settings.deadline_seconds)
+            breakers = CircuitBreakers(settings.circuit_breaker_failures, settings.circuit_breaker_open_seconds)
+            upload_limiter = UploadLimiter(uploads, settings.caller_idle_timeout_seconds, settings.deadline_seconds)
             admission.on_drain.append(upload_limiter.stop)
             metrics = Metrics(catalogue.models, demo=settings.demo)
             metrics.register_gauges(
@@ -116,7 +119,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             )
             storage = await stack.enter_async_context(aclosing(Storage(settings)))
             leases = await stack.enter_async_context(aclosing(LeaseKeeper(storage, settings.chat_lease_seconds)))
-            chats = ChatService(images, storage, leases, settings.chat_sweep_seconds)
+            chats = ChatService(images, storage, leases, settings.chat_cleanup_interval_seconds)
             await stack.enter_async_context(chats)
             yield State(
                 settings=settings,

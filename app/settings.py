@@ -161,14 +161,14 @@ class Settings(BaseSettings):
     """Model for requests that name none; an id or an alias."""
     model_aliases: Annotated[dict[ModelId, ModelId], NoDecode, BeforeValidator(_from_json)] = {}
     """Further names for models, as JSON: `{"house-style": "gemini-3-pro-image"}`."""
-    models: Annotated[dict[ModelId, dict[str, Any]], NoDecode, BeforeValidator(_from_json)] = {}
+    extra_models: Annotated[dict[ModelId, dict[str, Any]], NoDecode, BeforeValidator(_from_json)] = {}
     """Further models, or changes to listed ones, as JSON: `{"gemini-4-image": {"like": "gemini-3-pro-image"}}`."""
 
     fallback_model: ModelId | None = None
     """Whom to ask when the model is out of capacity or quota, for requests that do not name a `fallbackModel`."""
 
     upstream_attempts: int = Field(default=3, ge=1, le=10)
-    """Calls to Gemini for one image at the most, all models included; docs/weather.md says what is tried again. Of two
+    """Calls to Gemini for one image at the most, all models included; docs/failures.md says what is tried again. Of two
     or more, the last is kept for the fallback model if there is one."""
     upstream_timeout_seconds: float = Field(default=300, gt=0, le=3600)
     """How long a call to Gemini may take altogether. 4K with references has been seen to need 250 s."""
@@ -179,17 +179,17 @@ class Settings(BaseSettings):
     upstream_stall_seconds: float = Field(default=30, gt=0, le=3600)
     """How long Gemini may pause within its answer. Between the events of a stream `UPSTREAM_FIRST_BYTE_SECONDS`
     counts."""
-    retry_first_wait_seconds: float = Field(default=1, ge=0, le=60)
+    retry_initial_backoff_seconds: float = Field(default=1, ge=0, le=60)
     """The longest wait before the second attempt, if Gemini names none; twice that before the third, and so on. The
     wait itself is anything up to that."""
-    retry_max_wait_seconds: float = Field(default=10, ge=0, le=600)
+    retry_max_backoff_seconds: float = Field(default=10, ge=0, le=600)
     """The longest wait before another attempt. If Gemini asks for a longer one, the caller gets it as `Retry-After`."""
     retry_budget: float = Field(default=0.2, ge=0, le=10)
     """Retries allowed per call, averaged over the calls of the last 10 seconds. 20 retries are always allowed. 0 turns
     retrying off."""
-    breaker_failures: int = Field(default=10, ge=0)
+    circuit_breaker_failures: int = Field(default=10, ge=0)
     """Failed attempts in a row after which a model is left alone for a while; 0 never does."""
-    breaker_seconds: float = Field(default=15, gt=0, le=3600)
+    circuit_breaker_open_seconds: float = Field(default=15, gt=0, le=3600)
     """How long. After that one attempt at a time finds out whether it is back."""
 
     deadline_seconds: float = Field(default=600, gt=0, le=7200)
@@ -204,18 +204,18 @@ class Settings(BaseSettings):
     """Requests that may wait for their turn; callers take turns."""
     queue_timeout_seconds: float = Field(default=30, ge=0, le=3600)
     """How long a request may wait. Who would have to wait longer is refused at once."""
-    max_held_bytes: int = Field(default=1024 * MIB, ge=2)
+    max_buffered_bytes: int = Field(default=1024 * MIB, ge=2)
     """References and images held at once: half of it for uploads, which are refused beyond it, half for answers, which
     wait for room."""
     max_connections: int = Field(default=4000, ge=1)
     """Connections from callers. Under `python -m app` only, as are the two that follow."""
     max_header_bytes: int = Field(default=64 * 1024, ge=1024)
     """Largest head of a request, its address included."""
-    head_timeout_seconds: float = Field(default=15, gt=0, le=600)
+    header_timeout_seconds: float = Field(default=15, gt=0, le=600)
     """How long a connection may take to send the head of a request."""
-    slow_caller_seconds: float = Field(default=30, gt=0, le=3600)
+    caller_idle_timeout_seconds: float = Field(default=30, gt=0, le=3600)
     """How long an upload may pause, or an answer go unread, before the connection is cut."""
-    shutdown_notice_seconds: float = Field(default=0, ge=0, le=600)
+    shutdown_delay_seconds: float = Field(default=0, ge=0, le=600)
     """How long new requests are still taken when the service is told to stop: `/readyz` fails at once, and whoever
     balances the load needs a moment to notice."""
     shutdown_grace_seconds: float = Field(default=300, ge=0, le=7200)
@@ -260,13 +260,13 @@ class Settings(BaseSettings):
     blob_url: str | None = None
     """Where their images are: `file:///…`, `s3://bucket/prefix`, `gs://…` or `az://…`; credentials as each cloud's own
     tools read them. Default: `blobs` in `DATA_DIR`."""
-    migrate: bool = True
+    auto_migrate: bool = True
     """Bring the database up to date at first use. Else `python -m app migrate` has to have done it."""
     chat_ttl: Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta())] = timedelta(days=30)
     """How long a chat is kept after its last turn: seconds, or such as `30d`, `12h`, `90m`; 0 is for ever."""
     chat_lease_seconds: float = Field(default=15, ge=1, le=600)
     """How long a chat is blocked after a crash in the middle of a turn. While a turn is made its lease is renewed."""
-    chat_sweep_seconds: float = Field(default=300, ge=1, le=86_400)
+    chat_cleanup_interval_seconds: float = Field(default=300, ge=1, le=86_400)
     """How often chats that have expired, and images that no chat has any more, are removed."""
 
     max_chats_per_caller: int = Field(default=10_000, ge=0)
@@ -282,7 +282,7 @@ class Settings(BaseSettings):
     log_sensitive: bool = False
     """Log Google's error messages, and those of unexpected errors, as they are. They can quote prompts."""
 
-    recorded_dir: DirectoryPath | None = None
+    demo_recordings_dir: DirectoryPath | None = None
     """Demo: a folder of recorded answers that the emulator replays for the prompts they were recorded with."""
 
     @field_validator("cors_allow_origins")
@@ -315,13 +315,13 @@ class Settings(BaseSettings):
         try:
             _ = self.catalogue
         except ValueError as error:
-            raise ValueError(f"MODELS: {error}") from error
+            raise ValueError(f"EXTRA_MODELS: {error}") from error
         return self
 
     @property
     def catalogue(self) -> Catalogue:
         """The models, built anew from the settings each time: ask once and keep it."""
-        return Catalogue(self.default_model, self.models, self.model_aliases)
+        return Catalogue(self.default_model, self.extra_models, self.model_aliases)
 
     @property
     def has_credentials(self) -> bool:

@@ -90,8 +90,8 @@ class Plan:
     """Images in memory at once, over all replicas."""
     replicas: int
     memory_mb: int
-    """Of a replica, with its `MAX_HELD_BYTES`."""
-    max_held_bytes: int
+    """Of a replica, with its `MAX_BUFFERED_BYTES`."""
+    max_buffered_bytes: int
     cpu_busy: float
     """How busy a replica's core is."""
     egress_gb_per_day: float
@@ -123,7 +123,7 @@ def plan(load: Load, *, places: int = 1000) -> Plan:
         held_mb=held,
         replicas=replicas,
         memory_mb=ceil(PROCESS_MB + HELD_FACTOR * max_held),
-        max_held_bytes=int(max_held * MB),
+        max_buffered_bytes=int(max_held * MB),
         cpu_busy=load.per_second * load.cpu_seconds / replicas,
         egress_gb_per_day=day * (load.image_mb * WIRE[load.answer] + to_google * 4 / 3) / 1000,
         blobs_gb_per_day=day * load.chat_share * (load.image_mb + SIGNATURES_MB) / 1000,

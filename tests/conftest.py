@@ -80,7 +80,12 @@ def settings_for(gemini_url: str, **knobs: Any) -> Settings:
 
     Waits are short, and one test's failures do not open a circuit or use up a budget for the next one.
     """
-    calm = {"retry_first_wait_seconds": 0.02, "breaker_failures": 0, "retry_budget": 10, "data_dir": DATA_DIR}
+    calm = {
+        "retry_initial_backoff_seconds": 0.02,
+        "circuit_breaker_failures": 0,
+        "retry_budget": 10,
+        "data_dir": DATA_DIR,
+    }
     return Settings(_env_file=None, **{"gemini_api_key": KEY, "google_gemini_base_url": gemini_url, **calm, **knobs})
 
 
@@ -157,8 +162,8 @@ def bucket(_s3: S3) -> str:
     return _s3.bucket()
 
 
-STORAGES = ["sqlite and a folder", pytest.param("postgresql and s3", marks=pytest.mark.storm)]
-"""The second one needs two servers and a few minutes: `make storm` runs its tests."""
+STORAGES = ["sqlite and a folder", pytest.param("postgresql and s3", marks=pytest.mark.slow)]
+"""The second one needs two servers and a few minutes: `make test-slow` runs its tests."""
 
 
 @pytest.fixture(scope="session")

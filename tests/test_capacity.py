@@ -19,7 +19,7 @@ def test_what_is_planned_is_what_happens(load: Load) -> None:
     assert found.held_mb == pytest.approx(planned.held_mb, rel=0.05)
     assert found.cpu_busy == pytest.approx(planned.cpu_busy, rel=0.05)
     assert found.peak_in_flight < 1000
-    assert found.peak_held_mb * 1e6 < planned.max_held_bytes / 2
+    assert found.peak_held_mb * 1e6 < planned.max_buffered_bytes / 2
     assert found.cpu_wait_p99 < 0.25
 
 

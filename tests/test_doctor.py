@@ -11,7 +11,7 @@ import pytest
 from app.emulator import Emulator
 from app.server.doctor import run_checks
 from tests.conftest import settings_for
-from tests.test_starting import ROOT
+from tests.test_start import ROOT
 
 
 async def doctor(folder: Path, gemini_url: str, **environment: str) -> tuple[int | None, str]:
@@ -100,7 +100,7 @@ async def examined(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool, s
             ["FAILURE  database", "refused", "skipped  blobs"],
         ),
         ({"blob_url": "s4://very-secret"}, ["FAILURE  blobs", "BLOB_URL"]),
-        ({"migrate": False}, ["FAILURE  database", "migrations have to be run"]),
+        ({"auto_migrate": False}, ["FAILURE  database", "migrations have to be run"]),
     ],
 )
 async def test_a_service_that_would_not(

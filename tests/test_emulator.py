@@ -298,7 +298,7 @@ async def test_a_recording_is_replayed_for_its_prompt(tmp_path: Path) -> None:
     request = {"path": "/", "body": {"contents": [{"parts": [{"text": "Tell me"}]}]}}
     response = {"status": 200, "headers": {"server-timing": "gfet4t7; dur=6038"}, "body": body}
     (tmp_path / "one.json").write_text(json.dumps({"request": request, "response": response}))
-    async with served(Emulator(recorded_dir=tmp_path)) as url, httpx2.AsyncClient(base_url=url) as client:
+    async with served(Emulator(recordings_dir=tmp_path)) as url, httpx2.AsyncClient(base_url=url) as client:
         replayed = await client.post(f"/v1beta/models/{PRO}:generateContent", json=request["body"], headers=KEY)
 
     assert replayed.json() == body

@@ -1,4 +1,4 @@
-"""`make verify-live`: the same dozen calls to Google and to the emulator, and what differs in shape.
+"""`make test-live`: the same dozen calls to Google and to the emulator, and what differs in shape.
 
 Needs GEMINI_API_KEY and costs about 0.35 US dollars: five small pictures; the refusals are free. Not in `make test`.
 """

@@ -158,7 +158,7 @@ def test_what_has_several_replicas_keeps_chats_where_all_of_them_see_them(monkey
 
         assert settings.database_url is not None
         assert settings.blob_url is not None
-        assert not settings.migrate
+        assert not settings.auto_migrate
         assert not settings.demo
 
 
@@ -196,7 +196,7 @@ def test_the_memory_is_what_the_process_may_need(place: str, monkeypatch: pytest
     settings = settings_in(ENVIRONMENTS[place], monkeypatch)
     resources = server_of(place)["resources"]
 
-    needed = PROCESS_BYTES + settings.max_held_bytes * 6 // 5
+    needed = PROCESS_BYTES + settings.max_buffered_bytes * 6 // 5
     assert needed <= bytes_of(resources["limits"]["memory"]) == bytes_of(resources["requests"]["memory"])
     assert "cpu" in resources["requests"]
     assert "cpu" not in resources["limits"]
@@ -207,7 +207,7 @@ def test_the_temporary_directory_takes_all_uploads(place: str, monkeypatch: pyte
     settings = settings_in(ENVIRONMENTS[place], monkeypatch)
     volumes = {each["name"]: each["emptyDir"] for each in pod_of(named(place, "Deployment"))["volumes"]}
 
-    assert bytes_of(volumes["tmp"]["sizeLimit"]) >= max(settings.max_held_bytes // 2, settings.max_body_bytes)
+    assert bytes_of(volumes["tmp"]["sizeLimit"]) >= max(settings.max_buffered_bytes // 2, settings.max_body_bytes)
     assert {each["mountPath"] for each in server_of(place)["volumeMounts"]} == {"/tmp", "/data"}
 
 
@@ -318,7 +318,7 @@ def test_cloud_run_gives_the_time_and_the_memory_that_are_needed(monkeypatch: py
     assert settings.shutdown_grace_seconds < CLOUD_RUN_SECONDS_AFTER_SIGTERM
     assert settings.max_body_bytes <= CLOUD_RUN_BODY_BYTES
     assert settings.max_references_bytes <= settings.max_body_bytes
-    needed = PROCESS_BYTES + settings.max_held_bytes * 6 // 5 + settings.max_held_bytes // 2
+    needed = PROCESS_BYTES + settings.max_buffered_bytes * 6 // 5 + settings.max_buffered_bytes // 2
     assert needed <= bytes_of(container["resources"]["limits"]["memory"])
 
 
@@ -365,14 +365,14 @@ def test_compose_gives_the_service_no_rights_and_enough_memory(name: str) -> Non
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["mem_limit"] == "1g"
-    held = int(service["environment"]["MAX_HELD_BYTES"])
+    held = int(service["environment"]["MAX_BUFFERED_BYTES"])
     assert PROCESS_BYTES + 1.2 * held + (files if name != "demo" else 0) <= 1024 * MIB
 
 
 @pytest.mark.parametrize("name", OURS[:2])
 def test_compose_waits_until_the_last_answer_is_out(name: str) -> None:
     service = compose()[name]
-    seconds = sum(int(service["environment"][f"SHUTDOWN_{one}_SECONDS"]) for one in ("NOTICE", "GRACE"))
+    seconds = sum(int(service["environment"][f"SHUTDOWN_{one}_SECONDS"]) for one in ("DELAY", "GRACE"))
 
     assert int(service["stop_grace_period"].removesuffix("s")) >= seconds + LAST_ANSWERS_SECONDS
 

@@ -320,7 +320,7 @@ async def test_a_model_may_have_nothing_of_a_kind(serve: Serve, gemini: Emulator
     like = "gemini-nano-banana-2.1"
     small = base64.b64encode(picture("JPEG")).decode()
     gemini.faults.extend([Fault(status=503, prompt="busy"), Fault(image_base64=small, times=99)])
-    async with serve(models={like: changes, "gemini-3-pro-image": changes}, retry_budget=0) as client:
+    async with serve(extra_models={like: changes, "gemini-3-pro-image": changes}, retry_budget=0) as client:
         listed = await client.get("/models")
         answers = [await client.post("/generate-image", json={"prompt": "x", "model": like, **one}) for one in wanted]
         answers.append(await client.post("/generate-image", json={"prompt": "busy", "fallbackModel": like}))
@@ -350,7 +350,7 @@ async def test_a_model_may_have_nothing_of_a_kind(serve: Serve, gemini: Emulator
 async def test_what_a_model_has_none_of_is_said(
     serve: Serve, gemini: Emulator, changes: dict[str, Any], body: dict[str, Any], field: str, said: str
 ) -> None:
-    async with serve(models={"m1": {"like": "gemini-nano-banana-2.1", **changes}}) as client:
+    async with serve(extra_models={"m1": {"like": "gemini-nano-banana-2.1", **changes}}) as client:
         response = await client.post("/generate-image", json={"prompt": "x", "model": "m1", **body})
 
     assert response.status_code == 422
@@ -385,8 +385,8 @@ def test_a_model_that_makes_no_sense_is_said_at_start(changes: dict[str, Any]) -
     With the name of the setting, instead of when somebody has paid for an image.
     """
     with pytest.raises(ValidationError) as refused:
-        settings_for("http://127.0.0.1:1", models={"m1": changes})
+        settings_for("http://127.0.0.1:1", extra_models={"m1": changes})
 
     said = "\n".join(map(str, describe_errors(refused.value)))
-    assert "MODELS" in said
+    assert "EXTRA_MODELS" in said
     assert "m1" in said

@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]  # comes with uvicorn
 
 from app.domain import errors
 from app.domain.progress import Stage
-from tests.test_starting import ROOT
+from tests.test_start import ROOT
 
 FOLDER = ROOT / "deploy" / "observability"
 REFUSED = {"content_blocked", "recitation", "no_image"}
@@ -67,7 +67,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     "arguments",
     [
         ("check", "rules", "rules.yaml"),
-        pytest.param(("test", "rules", "rules_test.yaml"), marks=pytest.mark.storm),
+        pytest.param(("test", "rules", "rules_test.yaml"), marks=pytest.mark.slow),
         ("check", "config", "--syntax-only", "prometheus.yaml"),
     ],
     ids=" ".join,

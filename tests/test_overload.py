@@ -170,7 +170,7 @@ async def test_uploads_beyond_the_room_are_refused_unread(serve: Serve, gemini: 
     """
     gemini.faults.append(Fault(delay_seconds=1, image_base64=IMAGE))
     large = picture(size=(900, 900), compress_level=0)
-    async with serve(max_held_bytes=4_000_000) as client:
+    async with serve(max_buffered_bytes=4_000_000) as client:
         upload = {"data": {"prompt": "x", "imageSize": "1K"}, "files": [("images", ("a.png", large))]}
         first = asyncio.create_task(client.post("/generate-image/with-references", **upload))  # type: ignore[arg-type]
         await called(gemini)
@@ -207,7 +207,7 @@ async def test_references_of_a_stream_are_held_as_long_as_it_draws(serve: Serve,
 
 async def test_answers_wait_for_room_and_all_arrive(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(times=100, image_base64=IMAGE))
-    async with serve(max_held_bytes=2_200_000) as client:
+    async with serve(max_buffered_bytes=2_200_000) as client:
         answers = await asyncio.gather(*(client.post("/generate-image", json=ASK) for _ in range(20)))
         metrics = (await client.get("/metrics")).text
 

@@ -1,4 +1,4 @@
-"""Real answers, recorded elsewhere, come through whole. They lie in the folder that RECORDED_DIR names."""
+"""Real answers, recorded elsewhere, come through whole. They lie in the folder that DEMO_RECORDINGS_DIR names."""
 
 import base64
 import json
@@ -13,15 +13,15 @@ import pytest
 from app.emulator import Emulator, served
 from tests.conftest import Serve
 
-FOLDER = os.environ.get("RECORDED_DIR", "")
+FOLDER = os.environ.get("DEMO_RECORDINGS_DIR", "")
 FILES = sorted(Path(FOLDER).glob("*.json")) if FOLDER else []
 
-pytestmark = pytest.mark.skipif(not FILES, reason="RECORDED_DIR names no folder with recorded answers")
+pytestmark = pytest.mark.skipif(not FILES, reason="DEMO_RECORDINGS_DIR names no folder with recorded answers")
 
 
 @pytest.fixture(scope="module")
 async def replaying(serve: Serve) -> AsyncGenerator[httpx2.AsyncClient]:
-    async with served(Emulator(recorded_dir=Path(FOLDER))) as url, serve(google_gemini_base_url=url) as client:
+    async with served(Emulator(recordings_dir=Path(FOLDER))) as url, serve(google_gemini_base_url=url) as client:
         yield client
 
 

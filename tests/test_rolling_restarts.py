@@ -22,7 +22,7 @@ from tests.test_chats import Chat, drawn, images_in
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.storm
+pytestmark = pytest.mark.slow
 
 
 @asynccontextmanager
@@ -76,7 +76,7 @@ async def test_nothing_fails_while_both_replicas_are_restarted(
                 **own_storage,
                 port=port,
                 data_dir=tmp_path,
-                shutdown_notice_seconds=2,
+                shutdown_delay_seconds=2,
                 allow_anonymous=True,  # Caddy stands in front
             )
 

@@ -17,10 +17,10 @@ def main() -> None:
     parser.add_argument(
         "--signature-bytes", type=int, default=256, help="size of thought signatures; real ones have 1 to 2 MB"
     )
-    parser.add_argument("--recorded-dir", type=Path, help="a folder of recorded answers to replay for their prompts")
+    parser.add_argument("--recordings-dir", type=Path, help="a folder of recorded answers to replay for their prompts")
     given = parser.parse_args()
     emulator = Emulator(
-        delay_seconds=given.delay, signature_bytes=given.signature_bytes, recorded_dir=given.recorded_dir
+        delay_seconds=given.delay, signature_bytes=given.signature_bytes, recordings_dir=given.recordings_dir
     )
     try:
         asyncio.run(_serve(emulator, given.host, given.port))

@@ -67,14 +67,14 @@ class Emulator:
         *,
         delay_seconds: float = 0,
         signature_bytes: int = 256,
-        recorded_dir: Path | None = None,
+        recordings_dir: Path | None = None,
         keep_calls: int = 20,
     ) -> None:
         self.delay_seconds = delay_seconds
         self.signature_bytes = signature_bytes
         self.faults: deque[Fault] = deque()
         self.calls: deque[Call] = deque(maxlen=keep_calls)
-        self._recordings = recordings.load(recorded_dir)
+        self._recordings = recordings.load(recordings_dir)
 
     def clear(self) -> None:
         """Forget faults and calls."""

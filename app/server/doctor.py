@@ -166,7 +166,7 @@ async def check_storage(settings: Settings) -> AsyncGenerator[Finding]:
     try:
         database = Database.of(settings)
         async with aclosing(database):
-            await migrate(database, allowed=settings.migrate)
+            await migrate(database, allowed=settings.auto_migrate)
             now = await database.read(lambda connection: connection.execute(select(database.now)).scalar_one())
     except ServiceError as error:
         yield failure("database", f"{error.detail} ({describe_cause(error)}) See DATABASE_URL, DATA_DIR.")
@@ -202,13 +202,13 @@ async def _blobs(settings: Settings) -> AsyncGenerator[Finding]:
 
 async def check_machine(settings: Settings) -> AsyncGenerator[Finding]:
     limit = _memory_limit()
-    needed = _PROCESS_BYTES + settings.max_held_bytes * 6 // 5
+    needed = _PROCESS_BYTES + settings.max_buffered_bytes * 6 // 5
     if limit is None:
-        yield ok("memory", f"no limit; up to {_mib(needed)} with MAX_HELD_BYTES full.")
+        yield ok("memory", f"no limit; up to {_mib(needed)} with MAX_BUFFERED_BYTES full.")
     elif limit < needed:
         fitting = max(2, (limit - _PROCESS_BYTES) * 5 // 6)
         yield warning(
-            "memory", f"{_mib(limit)} are allowed, {_mib(needed)} may be needed: set MAX_HELD_BYTES to {fitting}."
+            "memory", f"{_mib(limit)} are allowed, {_mib(needed)} may be needed: set MAX_BUFFERED_BYTES to {fitting}."
         )
     else:
         yield ok("memory", f"{_mib(limit)} are allowed, {_mib(needed)} may be needed.")
@@ -238,7 +238,7 @@ _OF_GEMINI = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
 )
 _OF_STORAGE = (
-    *("DATABASE_URL", "BLOB_URL", "DATA_DIR", "MIGRATE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    *("DATABASE_URL", "BLOB_URL", "DATA_DIR", "AUTO_MIGRATE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
 )
 
@@ -246,7 +246,7 @@ CHECKS: tuple[tuple[str, Check, tuple[str, ...]], ...] = (
     ("start", check_access, ("HOST", "PORT", "SERVICE_API_KEYS", "ALLOW_ANONYMOUS")),
     ("credentials", check_gemini, _OF_GEMINI),
     ("database", check_storage, _OF_STORAGE),
-    ("memory", check_machine, ("MAX_HELD_BYTES",)),
+    ("memory", check_machine, ("MAX_BUFFERED_BYTES",)),
 )
 """What each check is about, and the variables without which it means nothing."""
 

@@ -34,11 +34,11 @@ def create_server(app: FastAPI, settings: Settings) -> "Server":
         ws="none",
         http=create_protocol(settings),
         # When this begins everybody is done, or has been sent away; what is left are answers on their way.
-        timeout_graceful_shutdown=int(settings.slow_caller_seconds) + 5,
+        timeout_graceful_shutdown=int(settings.caller_idle_timeout_seconds) + 5,
         host=settings.host,
         port=settings.port,
     )
-    return Server(config, app.state.admission, settings.shutdown_notice_seconds, settings.shutdown_grace_seconds)
+    return Server(config, app.state.admission, settings.shutdown_delay_seconds, settings.shutdown_grace_seconds)
 
 
 class Server(uvicorn.Server):

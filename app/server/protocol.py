@@ -46,8 +46,8 @@ def create_protocol(settings: Settings) -> type[asyncio.Protocol]:
     class Protocol(LimitedHttpProtocol):
         max_connections = settings.max_connections
         max_head_bytes = settings.max_header_bytes
-        head_seconds = settings.head_timeout_seconds
-        slow_seconds = settings.slow_caller_seconds
+        head_seconds = settings.header_timeout_seconds
+        slow_seconds = settings.caller_idle_timeout_seconds
 
     return Protocol
 

@@ -134,8 +134,8 @@ def _settings(read_env_file: bool) -> tuple[Settings, list[SettingError]]:
 
 
 def _fields_of(variable: str) -> list[str]:
-    if variable == "MODELS":
-        return ["models", "model_aliases"]
+    if variable == "EXTRA_MODELS":
+        return ["extra_models", "model_aliases"]
     return [name for name in Settings.model_fields if variable in env_names(name)]
 
 

@@ -58,7 +58,7 @@ class Storage:
         settings = self._settings
         if self._database is None:
             self._database = await anyio.to_thread.run_sync(Database.of, settings)
-        await migrate(self._database, allowed=settings.migrate)
+        await migrate(self._database, allowed=settings.auto_migrate)
         files = await anyio.to_thread.run_sync(BlobStore, settings.blob_url, settings.data_dir)
         ttl = settings.chat_ttl.total_seconds() or None
         limits = Limits(settings.max_chats_per_caller, settings.max_stored_bytes_per_caller)

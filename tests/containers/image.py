@@ -76,7 +76,7 @@ async def try_image(containers: Containers, passed: Callable[[str], None]) -> No
         "GOOGLE_GEMINI_BASE_URL": f"http://127.0.0.1:{ports[0]}",
         "HOST": "127.0.0.1",
         "PORT": str(ports[1]),
-        "MAX_HELD_BYTES": "300000000",
+        "MAX_BUFFERED_BYTES": "300000000",
     }
     options = [*HARDENED, "--tmpfs", "/tmp", "--tmpfs", "/data:U"]
     options += [part for name, value in environment.items() for part in ("-e", f"{name}={value}")]

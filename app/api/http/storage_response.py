@@ -1,4 +1,4 @@
-"""Answers that are read from the storage while they are sent. Their memory is counted in `MAX_HELD_BYTES`."""
+"""Answers that are read from the storage while they are sent. Their memory is counted in `MAX_BUFFERED_BYTES`."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator

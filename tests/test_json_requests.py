@@ -15,7 +15,7 @@ from app.emulator import Emulator
 from app.lib.base64_json import Base64Extractor
 from tests.conftest import health_while, picture
 from tests.oracle import Kept
-from tests.test_uploading_references import inline_parts, sent_bytes
+from tests.test_references import inline_parts, sent_bytes
 
 PICTURE = picture("JPEG", (200, 200))
 BASE64 = base64.b64encode(PICTURE).decode()

@@ -10,7 +10,7 @@ import pytest
 from app.emulator import Emulator, Fault
 from app.gemini.transport.sse import SseParser
 from tests.conftest import picture
-from tests.test_events import ASK, events
+from tests.test_event_stream import ASK, events
 
 JPEG = picture("JPEG", (1024, 1024), "navy")
 THOUGHT = {"candidates": [{"content": {"parts": [{"text": "I plan.", "thought": True}]}, "index": 0}]}

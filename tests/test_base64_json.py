@@ -1,6 +1,6 @@
 """Taking images out of JSON: whatever the text and wherever the chunks end, it comes to what `json.loads` comes to.
 
-These are tests of a pure function with many cases; test_moving_images.py has the same over the wire.
+These are tests of a pure function with many cases; test_image_transport.py has the same over the wire.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The table of tests/weather.py, row by row, and what it says besides."""
+"""The table of tests/failure_table.py, row by row, and what it says besides."""
 
 import asyncio
 import base64
@@ -16,18 +16,18 @@ import pytest
 import trustme
 
 from app.emulator import Emulator, Fault
-from tests import weather
+from tests import failure_table
 from tests.conftest import Serve, called, noise
-from tests.test_events import read
-from tests.test_moving_images import served_with_tls
-from tests.weather import TABLE, Weather
+from tests.failure_table import TABLE, FailureCase
+from tests.test_event_stream import read
+from tests.test_image_transport import served_with_tls
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 BUSY = Fault(status=503, times=99)
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if not row.streamed], ids=lambda row: row.what)
-async def test_the_table_holds(client: httpx2.AsyncClient, gemini: Emulator, row: Weather) -> None:
+async def test_the_table_holds(client: httpx2.AsyncClient, gemini: Emulator, row: FailureCase) -> None:
     if row.fault is not None:
         gemini.faults.append(row.fault)
     after = len(gemini.calls)
@@ -44,7 +44,7 @@ async def test_the_table_holds(client: httpx2.AsyncClient, gemini: Emulator, row
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.streamed], ids=lambda row: row.what)
-async def test_the_table_holds_for_streams(client: httpx2.AsyncClient, gemini: Emulator, row: Weather) -> None:
+async def test_the_table_holds_for_streams(client: httpx2.AsyncClient, gemini: Emulator, row: FailureCase) -> None:
     assert row.fault is not None
     gemini.faults.append(row.fault)
 
@@ -62,7 +62,9 @@ async def test_the_table_holds_for_streams(client: httpx2.AsyncClient, gemini: E
 @pytest.mark.parametrize(
     "row", [row for row in TABLE if row.code != "ok" and not row.streamed], ids=lambda row: row.what
 )
-async def test_clients_are_not_made_to_pay_twice(client: httpx2.AsyncClient, gemini: Emulator, row: Weather) -> None:
+async def test_clients_are_not_made_to_pay_twice(
+    client: httpx2.AsyncClient, gemini: Emulator, row: FailureCase
+) -> None:
     """
     OpenAI's and Vercel's clients try 408, 409, 429 and 5xx again; a refusal has none of these, and what may have been
     paid says that it should not be.
@@ -72,19 +74,19 @@ async def test_clients_are_not_made_to_pay_twice(client: httpx2.AsyncClient, gem
 
     response = await client.post("/generate-image", json=ASK, headers=row.headers)
 
-    if row.billed == weather.REFUSED:
+    if row.billed == failure_table.REFUSED:
         assert response.status_code == 422
     if (usage := response.json().get("usage")) is not None:
-        assert (usage["estimatedCostUsd"] == 0) == (row.billed == weather.NOTHING)
-    if row.billed not in (weather.NOTHING,) and response.status_code != 422 and response.status_code != 504:
+        assert (usage["estimatedCostUsd"] == 0) == (row.billed == failure_table.NOTHING)
+    if row.billed not in (failure_table.NOTHING,) and response.status_code != 422 and response.status_code != 504:
         assert response.headers["x-should-retry"] == "false"
 
 
 def test_the_page_says_what_the_table_says() -> None:
     """
-    `python -m tests.weather > docs/weather.md` makes it.
+    `python -m tests.failure_table > docs/failures.md` makes it.
     """
-    assert Path("docs/weather.md").read_text() == weather.page()
+    assert Path("docs/failures.md").read_text() == failure_table.page()
 
 
 # Deadlines.
@@ -347,7 +349,7 @@ async def test_a_chat_s_further_calls_are_attempts_too(
 
 async def test_a_model_that_keeps_failing_is_left_alone_and_tested_by_one(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(replace(BUSY, times=4))
-    async with serve(breaker_failures=4, breaker_seconds=0.5, upstream_attempts=2) as client:
+    async with serve(circuit_breaker_failures=4, circuit_breaker_open_seconds=0.5, upstream_attempts=2) as client:
         failed = [await client.post("/generate-image", json=ASK) for _ in range(3)]
         while_open = len(gemini.calls)
         instead = await client.post("/generate-image", json=ASK | {"fallbackModel": "nano-banana-2.1"})
@@ -396,7 +398,7 @@ async def test_a_short_patience_says_nothing_about_a_model(serve: Serve, gemini:
     One caller's deadlines do not shut the door on everybody else.
     """
     gemini.faults.append(Fault(times=6, delay_seconds=3))
-    async with serve(breaker_failures=3) as client:
+    async with serve(circuit_breaker_failures=3) as client:
         impatient = [client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "0.3"}) for _ in range(6)]
         late = await asyncio.gather(*impatient)
         response = await client.post("/generate-image", json=ASK)

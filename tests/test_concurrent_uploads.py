@@ -14,7 +14,7 @@ from app.emulator import Emulator, Fault
 from tests.conftest import Serve, noise, picture
 
 KB = 1000
-ROOM = {"max_held_bytes": 4000 * KB, "service_api_keys": "a:key-a,b:key-b,c:key-c,d:key-d,e:key-e,f:key-f"}
+ROOM = {"max_buffered_bytes": 4000 * KB, "service_api_keys": "a:key-a,b:key-b,c:key-c,d:key-d,e:key-e,f:key-f"}
 """Half of it is for uploads."""
 
 PART = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'

@@ -216,7 +216,7 @@ FAILURES: dict[str, tuple[Fault, int, str, str | None]] = {
 @pytest.mark.parametrize("name", FAILURES)
 async def test_every_failure_has_its_problem(client: httpx2.AsyncClient, gemini: Emulator, name: str) -> None:
     """
-    However often it is tried again; tests/weather.py says which are.
+    However often it is tried again; tests/failure_table.py says which are.
     """
     fault, status, code, retry_after = FAILURES[name]
     gemini.faults.append(replace(fault, times=99))
@@ -494,7 +494,7 @@ async def test_money_that_is_missing_says_nothing_of_a_model(serve: Serve, gemin
     Neither does it open a circuit, nor is it a sign that the model is well again.
     """
     gemini.faults.append(replace(MONEY["cap"], times=5))
-    async with serve(breaker_failures=2) as client:
+    async with serve(circuit_breaker_failures=2) as client:
         poor = [await client.post("/generate-image", json={"prompt": "x"}) for _ in range(5)]
         paid = await client.post("/generate-image", json={"prompt": "x", "imageSize": "1K"})
 

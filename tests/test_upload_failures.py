@@ -82,7 +82,7 @@ async def test_a_bug_while_a_body_is_read_is_a_500_and_in_the_log(type_: str, ca
 
     assert (response.status_code, response.json()["code"]) == (500, "internal")
     assert "KeyError at" in caplog.text
-    assert "test_failing_uploads.py" in caplog.text
+    assert "test_upload_failures.py" in caplog.text
     assert "secret" not in caplog.text + response.text
 
 

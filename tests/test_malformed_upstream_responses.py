@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.conftest import Serve, picture
-from tests.test_events import read
+from tests.test_event_stream import read
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 EVENTS = {"Accept": "text/event-stream"}
@@ -268,7 +268,7 @@ async def test_what_is_announced_takes_no_room_before_it_comes(serve: Serve) -> 
     """
     upstream = Upstream()
     upstream.says(head(90 * MIB) + b"{")
-    async with listening(upstream) as url, serve(google_gemini_base_url=url, max_held_bytes=100 * MIB) as client:
+    async with listening(upstream) as url, serve(google_gemini_base_url=url, max_buffered_bytes=100 * MIB) as client:
         dripping = [asyncio.create_task(asked(client)) for _ in range(2)]
         while upstream.asked < 2:  # noqa: ASYNC110 - it has no other way to tell
             await asyncio.sleep(0.01)

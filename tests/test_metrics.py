@@ -313,7 +313,7 @@ async def test_a_caller_who_leaves_while_uploading_is_not_counted(client: httpx2
 async def impatient(settings: Settings) -> AsyncGenerator[httpx2.AsyncClient]:
     """The service on its own server, which cuts callers who do not read."""
     async with (
-        under_our_own_server(settings, slow_caller_seconds=0.5) as port,
+        under_our_own_server(settings, caller_idle_timeout_seconds=0.5) as port,
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
     ):
         yield client

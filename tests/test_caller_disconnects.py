@@ -103,7 +103,7 @@ async def test_a_reader_who_takes_nothing_is_cut_off(settings: Settings, gemini:
     large = base64.b64encode(noise(1, 12_000_000)).decode()
     gemini.faults.append(Fault(image_base64=large))
     async with (
-        under_our_own_server(settings, slow_caller_seconds=0.5) as port,
+        under_our_own_server(settings, caller_idle_timeout_seconds=0.5) as port,
         asking_slowly(port, ASK, 4096) as sock,
     ):
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
@@ -123,7 +123,7 @@ async def test_a_reader_who_takes_nothing_is_cut_off(settings: Settings, gemini:
 async def test_a_reader_who_is_slow_but_reads_gets_everything(settings: Settings, gemini: Emulator) -> None:
     gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 6_000_000)).decode()))
     async with (
-        under_our_own_server(settings, slow_caller_seconds=0.3) as port,
+        under_our_own_server(settings, caller_idle_timeout_seconds=0.3) as port,
         asking_slowly(port, ASK | {"responseFormat": "b64"}, 65536) as sock,
     ):
         got = 0
@@ -140,7 +140,7 @@ async def test_the_last_of_an_answer_has_to_be_read_too(settings: Settings, gemi
     """
     gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 2_300_000)).decode()))
     async with (
-        under_our_own_server(settings, slow_caller_seconds=0.4) as port,
+        under_our_own_server(settings, caller_idle_timeout_seconds=0.4) as port,
         asking_slowly(port, ASK | {"responseFormat": "b64"}, 2048) as sock,
     ):
         await called(gemini)
@@ -157,7 +157,7 @@ async def test_readers_who_keep_asking_are_cut_whatever_they_ask(settings: Setti
     paths = ["/docs", "/openapi.json", "/models", "/healthz", "/metrics", "/nowhere", "/chats", "/generate-image"]
     asks = [f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n".encode() for path in paths]
     asks.append(request(b"{}"))
-    async with under_our_own_server(settings, slow_caller_seconds=0.4) as port:
+    async with under_our_own_server(settings, caller_idle_timeout_seconds=0.4) as port:
         loop = asyncio.get_running_loop()
 
         async def keep_asking(ask: bytes) -> bool:
@@ -214,7 +214,7 @@ async def _drained(sock: socket.socket) -> None:
 
 
 async def test_an_upload_that_stops_is_refused(serve: Serve, gemini: Emulator) -> None:
-    async with serve(slow_caller_seconds=0.3) as client:
+    async with serve(caller_idle_timeout_seconds=0.3) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
         writer.write(request(b'{"prompt": "x"}').replace(b"Content-Length: 15", b"Content-Length: 500000"))
         answer = await asyncio.wait_for(reader.read(), 5)
@@ -228,7 +228,7 @@ async def test_an_upload_that_stops_is_refused(serve: Serve, gemini: Emulator) -
 
 
 async def test_the_head_of_a_request_has_its_limits(settings: Settings) -> None:
-    async with under_our_own_server(settings, head_timeout_seconds=0.3, max_header_bytes=2048) as port:
+    async with under_our_own_server(settings, header_timeout_seconds=0.3, max_header_bytes=2048) as port:
 
         async def said(first: bytes) -> tuple[bytes, float]:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -71,7 +71,7 @@ async def opened(storage: Knobs, **knobs: Any) -> AsyncGenerator[ChatStore]:
 # Restarts and replicas.
 
 
-@pytest.mark.storm
+@pytest.mark.slow
 @pytest.mark.parametrize("turns", [2, 12])
 async def test_a_chat_outlives_any_number_of_crashes(storage: Knobs, turns: int) -> None:
     """
@@ -261,7 +261,7 @@ async def test_a_service_sweeps_by_itself(serve: Serve, gemini: Emulator, storag
     """
     A chat that has expired is not there any more, whether or not it has been swept; its row goes, then its bytes.
     """
-    async with serve(**storage, chat_ttl="1s", chat_sweep_seconds=1) as client:
+    async with serve(**storage, chat_ttl="1s", chat_cleanup_interval_seconds=1) as client:
         chat = await begin(client, prompt="A cat")
         await asyncio.sleep(1.05)
         gone = await client.get(chat.url)
@@ -359,7 +359,7 @@ async def test_readers_who_do_not_read_hold_little(serve: Serve, gemini: Emulato
     What they hold is counted, whatever the size of the file.
     """
     gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 6_000_000)).decode()))
-    async with serve(data_dir=tmp_path, max_held_bytes=40_000_000, queue_timeout_seconds=0.5) as client:
+    async with serve(data_dir=tmp_path, max_buffered_bytes=40_000_000, queue_timeout_seconds=0.5) as client:
         chat = await begin(client, prompt="A cat")
         host, port = client.base_url.host, client.base_url.port
         request = f"GET {chat.url}/turns/1/image HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
@@ -398,7 +398,7 @@ async def test_readers_of_long_chats_who_do_not_read_hold_little(
     left is told so.
     """
     prompts = [f"{number} {chr(65 + number) * 190_000}" for number in range(32)]
-    async with serve(**storage, max_held_bytes=24_000_000, queue_timeout_seconds=0.5) as client:
+    async with serve(**storage, max_buffered_bytes=24_000_000, queue_timeout_seconds=0.5) as client:
         chat = await begin(client)
         async with opened(storage) as store:
             for number, prompt in enumerate(prompts, start=1):
@@ -765,7 +765,7 @@ async def test_what_is_said_comes_back_from_a_database_of_another_encoding(
     assert read["turns"][0]["prompt"] == "Drei Äpfel für Zoë"
 
 
-@pytest.mark.storm
+@pytest.mark.slow
 async def test_a_database_that_says_nothing_keeps_nobody_for_long(
     serve: Serve, gemini_url: str, tmp_path: Path
 ) -> None:
@@ -1016,7 +1016,7 @@ async def test_a_bucket_that_there_is_not(serve: Serve, gemini: Emulator, bucket
     assert len(gemini.calls) == 2
 
 
-@pytest.mark.storm
+@pytest.mark.slow
 async def test_a_bucket_that_goes_away(
     serve: Serve, gemini: Emulator, own_servers: tuple[Postgres, Any, Knobs]
 ) -> None:

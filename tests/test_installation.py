@@ -1,4 +1,4 @@
-"""Our own wheel, installed as anybody would and run from an empty folder (`make newcomer`)."""
+"""Our own wheel, installed as anybody would and run from an empty folder (`make test-install`)."""
 
 import asyncio
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.test_starting import ROOT, line_with
+from tests.test_start import ROOT, line_with
 
-pytestmark = pytest.mark.newcomer
+pytestmark = pytest.mark.install
 
 
 async def done(folder: Path, *command: str | Path, **environment: str) -> tuple[int | None, str]:

@@ -1,4 +1,4 @@
-"""Long runs, bounded in number and time: `make storm`. What each caller gets is known beforehand."""
+"""Long runs, bounded in number and time: `make test-slow`. What each caller gets is known beforehand."""
 
 import asyncio
 import base64
@@ -17,11 +17,11 @@ import pytest
 
 from app.emulator import Emulator, Fault, served
 from tests.conftest import noise
+from tests.failure_table import TABLE, FailureCase
 from tests.processes import process
-from tests.test_events import read
-from tests.weather import TABLE, Weather
+from tests.test_event_stream import read
 
-pytestmark = pytest.mark.storm
+pytestmark = pytest.mark.slow
 
 SEED = 20261124
 
@@ -47,14 +47,14 @@ async def test_two_thousand_generations_each_get_what_the_table_says() -> None:
     met: Counter[str] = Counter()
     places = asyncio.Semaphore(40)
 
-    calm = {"retry_first_wait_seconds": 0.02, "breaker_failures": 0, "retry_budget": 10}
+    calm = {"retry_initial_backoff_seconds": 0.02, "circuit_breaker_failures": 0, "retry_budget": 10}
     async with (
         served(emulator) as url,
         process(url, **calm) as (service, at),
         httpx2.AsyncClient(base_url=at, timeout=30) as client,
     ):
 
-        async def asked(row: Weather, body: dict[str, str]) -> tuple[tuple[int, str, str | None], dict[str, Any]]:
+        async def asked(row: FailureCase, body: dict[str, str]) -> tuple[tuple[int, str, str | None], dict[str, Any]]:
             """Status, code and, where a header has it, the number of calls; and the document."""
             async with client.stream("POST", "/generate-image", json=body, headers=row.headers) as response:
                 if row.streamed:
@@ -65,7 +65,7 @@ async def test_two_thousand_generations_each_get_what_the_table_says() -> None:
             attempts = response.headers.get("x-upstream-attempts")
             return (response.status_code, document.get("code", "ok"), attempts), document
 
-        async def generation(number: int, row: Weather, size: int) -> None:
+        async def generation(number: int, row: FailureCase, size: int) -> None:
             prompt, sent = f"generation {number}", noise(number, size)
             image = base64.b64encode(sent).decode()
             async with places:
@@ -144,7 +144,7 @@ async def test_four_times_the_capacity_for_a_minute() -> None:
 
     async with (
         served(emulator) as url,
-        process(url, max_in_flight=places, max_queued=places, max_held_bytes=limit) as (service, at),
+        process(url, max_in_flight=places, max_queued=places, max_buffered_bytes=limit) as (service, at),
         # The server closes idle connections after five seconds; a request at that moment would be lost.
         httpx2.AsyncClient(
             base_url=at, timeout=30, limits=httpx2.Limits(max_connections=None, keepalive_expiry=2)

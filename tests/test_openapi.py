@@ -80,7 +80,7 @@ async def test_problems_have_a_schema(document: dict[str, Any]) -> None:
     assert "HTTPValidationError" not in json.dumps(document)
 
 
-@pytest.mark.storm
+@pytest.mark.slow
 async def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(
     serve: Serve, gemini: Emulator, tmp_path: Path
 ) -> None:

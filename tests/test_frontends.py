@@ -1,4 +1,4 @@
-"""The README's Next.js route, as it stands there: on Node, and in Next.js itself (`make newcomer`)."""
+"""The README's Next.js route, as it stands there: on Node, and in Next.js itself (`make test-install`)."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ import pytest
 from app.emulator import Emulator, Fault
 from tests.conftest import Serve, called
 from tests.storages import free_port
-from tests.test_callers_who_leave import ASK, soon
+from tests.test_caller_disconnects import ASK, soon
 
 ROOT = Path(__file__).parent.parent
 KEY = "a-key-of-the-frontend"
@@ -95,7 +95,7 @@ async def on_next(folder: Path, images_url: str) -> AsyncGenerator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture(params=["node", pytest.param("next", marks=pytest.mark.newcomer)])
+@pytest.fixture(params=["node", pytest.param("next", marks=pytest.mark.install)])
 def frontend(request: pytest.FixtureRequest, tmp_path: Path) -> Frontend:
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("Node is not installed (Debian: nodejs, npm)")
