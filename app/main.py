@@ -139,7 +139,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             )
 
     app = FastAPI(
-        title="GeminiClient images",
+        title="Gemini images",
         version=__version__,
         summary="Text to image, editing and search-grounded images with Google's Gemini models.",
         docs_url=None,

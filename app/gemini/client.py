@@ -40,7 +40,7 @@ _BUILD_COST = 4
 
 @dataclass(frozen=True, slots=True)
 class ModelListing:
-    """What GeminiClient offers these credentials."""
+    """What Gemini offers these credentials."""
 
     models: frozenset[str]
     """Their ids."""
@@ -49,7 +49,7 @@ class ModelListing:
 
 
 class GeminiClient:
-    """GeminiClient as the rest of the service sees it."""
+    """Gemini as the rest of the service sees it."""
 
     def __init__(self, settings: Settings, scheduler: FairScheduler, base_url: str | None = None) -> None:
         """Build the SDK's client from the settings alone.
@@ -158,7 +158,7 @@ class GeminiClient:
     async def _arrived(
         self, request: GenerationRequest, model: Model, exchange: ImageExchange, progress: GenerationProgress
     ) -> ResponseChunks:
-        """Ask, and return what GeminiClient answers once all of it has arrived, or as much as is needed."""
+        """Ask, and return what Gemini answers once all of it has arrived, or as much as is needed."""
         streamed = progress.is_streaming
         chunks = ResponseChunks(exchange, StreamObserver(exchange, request, progress.notify).see if streamed else None)
         try:

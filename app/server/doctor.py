@@ -110,9 +110,9 @@ async def check_access(settings: Settings) -> AsyncGenerator[Finding]:
 async def check_gemini(settings: Settings) -> AsyncGenerator[Finding]:
     if settings.demo or not settings.has_credentials:
         why = (
-            "of DEMO, which does not call GeminiClient"
+            "of DEMO, which does not call Gemini"
             if settings.demo
-            else "there are no credentials for GeminiClient"
+            else "there are no credentials for Gemini"
         )
         yield skipped("credentials", f"not checked, nor are models and Google's clock, because {why}.")
         return
@@ -123,7 +123,7 @@ async def check_gemini(settings: Settings) -> AsyncGenerator[Finding]:
             yield failure("credentials", f"{error.detail} ({describe_cause(error)})")
             yield skipped("models", "not checked, nor is Google's clock, because Gemini could not be asked.")
             return
-    yield ok("credentials", f"GeminiClient accepts them and offers {len(listing.models)} models.")
+    yield ok("credentials", f"Gemini accepts them and offers {len(listing.models)} models.")
     for finding in _models(settings, listing.models):
         yield finding
     if listing.date is not None:
@@ -144,7 +144,7 @@ def _models(settings: Settings, offered: frozenset[str]) -> list[Finding]:
             findings.append(ok("models", f"{setting} {model.id} is offered."))
         else:
             findings.append(
-                failure("models", f"{setting} {model.id} is not among the models GeminiClient offers this key.")
+                failure("models", f"{setting} {model.id} is not among the models Gemini offers this key.")
             )
         if model.retires is not None and model.retires <= date.today() + _SOON:  # noqa: DTZ011 - the operator's day
             instead = f"; {model.replacement} replaces it" if model.replacement else ""
