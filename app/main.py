@@ -1,4 +1,4 @@
-"""The whole process, assembled on one page. Run it with `python -m app`, or `uvicorn app.main:create_app --factory`."""
+"""The application, assembled: services, routes and middleware. `app/server/` runs it."""
 
 import asyncio
 import logging
@@ -48,19 +48,9 @@ from app.store import Storage
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the service.
-
-    Args:
-        settings: read from the environment if left out.
-
-    Raises:
-        UnsafeConfiguration: there are no credentials for Gemini and `DEMO` is not set.
-        pydantic.ValidationError: a setting of the environment is invalid.
-    """
-    settings = settings or Settings()
-    settings.require_startable()
-    logs.configure(settings)
+def create_app(settings: Settings) -> FastAPI:
+    """Build the service for these settings, which `app/server/start_checks.py` has checked."""
+    logs.configure(settings.log_level, settings.log_format)
     # Python takes another folder in silence if this one is full when it is first needed.
     tempfile.tempdir = os.environ.get("TMPDIR") or tempfile.tempdir
     reporter = problems.Reporter(log_sensitive=settings.log_sensitive)

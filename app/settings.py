@@ -3,13 +3,9 @@
 Values come from the environment, then from a file `.env` in the working directory.
 """
 
-import ipaddress
-import json
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -20,17 +16,22 @@ from pydantic import (
     DirectoryPath,
     Field,
     SecretStr,
-    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.catalogue import Catalogue
+from app.lib.env_values import (
+    key_error,
+    parse_comma_separated,
+    parse_duration,
+    parse_json,
+    parse_named_secrets,
+    require_http_url,
+    require_origins,
+)
 
 MIB = 1024 * 1024
-
-SECRET_LENGTH = 16
-"""The least number of characters of a caller's secret where other machines can try secrets out."""
 
 MODEL_ID_PATTERN = r"^(models/)?[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}$"
 """What a model's id may look like: it becomes part of a URL, so no slashes and no `..`."""
@@ -38,71 +39,13 @@ MODEL_ID_PATTERN = r"^(models/)?[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}$
 ModelId = Annotated[str, Field(pattern=MODEL_ID_PATTERN)]
 
 
-def _comma_separated(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _from_json(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("is not valid JSON") from error
-
-
-def _duration(value: Any) -> Any:
-    """`30d` and the like as seconds; everything else, ISO 8601's `P30D` included, as it is."""
-    if not isinstance(value, str) or value.strip().upper().startswith("P"):
-        return value
-    written = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,12})?)\s*([smhd]?)\s*", value)
-    if written is None:
-        raise ValueError("is neither a number of seconds nor such as 30d, 12h or 90m")
-    return float(written[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[written[2]]
-
-
-def why_no_key(key: str) -> str | None:
-    """Why no HTTP header can carry `key` as it is, or None if one can. The key itself is not quoted."""
-    if len(key) > 1 and key[0] == key[-1] and key[0] in "\"'`":
-        return "is written in quotation marks, which became part of the key"
-    for place, character in enumerate(key, 1):
-        if not "!" <= character <= "~":
-            return f"has {_kind_of(character)} as character {place} of {len(key)}; a key is ASCII without spaces"
-    return None
-
-
-def _kind_of(character: str) -> str:
-    if character == "\ufeff":
-        return "a byte order mark (U+FEFF)"
-    if character.isspace():
-        return "a space or a line break"
-    return "a character that is not ASCII" if character > "\x7f" else "a control character"
-
-
-def _gemini_key(key: SecretStr) -> SecretStr:
-    if why := why_no_key(key.get_secret_value()):
-        raise ValueError(why)
+def _require_valid_key(key: SecretStr) -> SecretStr:
+    if error := key_error(key.get_secret_value()):
+        raise ValueError(error)
     return key
 
 
-def is_http_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return sound and re.fullmatch(r"[!-~]+", url) is not None
-
-
-def _http_url(url: str) -> str:
-    if not is_http_url(url):
-        raise ValueError("is no URL such as https://host or http://host:port")
-    return url
-
-
-CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+Origins = Annotated[tuple[str, ...], NoDecode, AfterValidator(require_origins), BeforeValidator(parse_comma_separated)]
 
 
 class ApiKey(BaseModel):
@@ -132,7 +75,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
 
-    gemini_api_key: Annotated[SecretStr, AfterValidator(_gemini_key)] | None = Field(
+    gemini_api_key: Annotated[SecretStr, AfterValidator(_require_valid_key)] | None = Field(
         default=None, validation_alias=AliasChoices("GOOGLE_API_KEY", "GEMINI_API_KEY")
     )
     """Key of the Gemini Developer API. `GOOGLE_API_KEY` is read too and takes precedence, as in Google's SDK."""
@@ -144,9 +87,9 @@ class Settings(BaseSettings):
     """Vertex: the project that pays. Credentials are Google's application default ones."""
     google_cloud_location: str = Field(default="global", pattern=r"^[a-z0-9-]+$")
     """Vertex: where the model runs."""
-    google_gemini_base_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    google_gemini_base_url: Annotated[str, AfterValidator(require_http_url)] | None = None
     """Base URL of the Developer API if it is reached at another address, through a gateway for instance."""
-    google_vertex_base_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    google_vertex_base_url: Annotated[str, AfterValidator(require_http_url)] | None = None
     """Base URL of Vertex if it is reached at another address."""
     google_genai_api_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
     """Version in the upstream path: `v1beta` by default, `v1beta1` on Vertex."""
@@ -159,9 +102,9 @@ class Settings(BaseSettings):
 
     default_model: ModelId = "gemini-3-pro-image"
     """Model for requests that name none; an id or an alias."""
-    model_aliases: Annotated[dict[ModelId, ModelId], NoDecode, BeforeValidator(_from_json)] = {}
+    model_aliases: Annotated[dict[ModelId, ModelId], NoDecode, BeforeValidator(parse_json)] = {}
     """Further names for models, as JSON: `{"house-style": "gemini-3-pro-image"}`."""
-    extra_models: Annotated[dict[ModelId, dict[str, Any]], NoDecode, BeforeValidator(_from_json)] = {}
+    extra_models: Annotated[dict[ModelId, dict[str, Any]], NoDecode, BeforeValidator(parse_json)] = {}
     """Further models, or changes to listed ones, as JSON: `{"gemini-4-image": {"like": "gemini-3-pro-image"}}`."""
 
     fallback_model: ModelId | None = None
@@ -224,7 +167,7 @@ class Settings(BaseSettings):
     max_upstream_body_bytes: int = Field(default=96 * MIB, ge=1)
     """Largest answer of Gemini's that is read, thought signatures included."""
 
-    service_api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = ()
+    service_api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(parse_named_secrets)] = ()
     """Who may call, comma-separated: `web:secret1,batch:secret2`. A name may have two secrets while one replaces the
     other. Without any, only loopback is served. On other addresses a secret has at least 16 characters
     (`openssl rand -hex 16`)."""
@@ -239,7 +182,7 @@ class Settings(BaseSettings):
     alert_dollars_per_hour: float = Field(default=0, ge=0)
     """Estimated dollars an hour, over all replicas, from which the alert rules in deploy/observability call somebody;
     0 is never."""
-    cors_allow_origins: CommaSeparated = ()
+    cors_allow_origins: Origins = ()
     """Web origins that may call from a browser, comma-separated: `https://app.example`; or `*`. Without keys, pages
     from loopback may call anyway."""
 
@@ -262,7 +205,7 @@ class Settings(BaseSettings):
     tools read them. Default: `blobs` in `DATA_DIR`."""
     auto_migrate: bool = True
     """Bring the database up to date at first use. Else `python -m app migrate` has to have done it."""
-    chat_ttl: Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta())] = timedelta(days=30)
+    chat_ttl: Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta())] = timedelta(days=30)
     """How long a chat is kept after its last turn: seconds, or such as `30d`, `12h`, `90m`; 0 is for ever."""
     chat_lease_seconds: float = Field(default=15, ge=1, le=600)
     """How long a chat is blocked after a crash in the middle of a turn. While a turn is made its lease is renewed."""
@@ -284,31 +227,6 @@ class Settings(BaseSettings):
 
     demo_recordings_dir: DirectoryPath | None = None
     """Demo: a folder of recorded answers that the emulator replays for the prompts they were recorded with."""
-
-    @field_validator("cors_allow_origins")
-    @classmethod
-    def _as_browsers_write_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+/?", origin):
-                raise ValueError("write origins as scheme://host or scheme://host:port, comma-separated, or *")
-        return tuple(origin.rstrip("/") for origin in origins)
-
-    @field_validator("service_api_keys", mode="before")
-    @classmethod
-    def _read_keys(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        keys: list[dict[str, str]] = []
-        for pair in filter(None, (part.strip() for part in value.split(","))):
-            name, _, secret = pair.partition(":")
-            if not name.strip() or not secret.strip():
-                raise ValueError("write name:secret, several by comma")
-            if why := why_no_key(secret.strip()):
-                raise ValueError(f"secret number {len(keys) + 1} {why}")
-            if not name.strip().isprintable():
-                raise ValueError(f"name number {len(keys) + 1} has characters that cannot be printed")
-            keys.append({"name": name.strip(), "secret": secret.strip()})
-        return keys
 
     @model_validator(mode="after")
     def _models_fit(self) -> Self:
@@ -334,52 +252,3 @@ class Settings(BaseSettings):
     def guarded(self) -> bool:
         """Whether somebody decides who may call: our keys, or whatever stands in front."""
         return bool(self.service_api_keys) or self.allow_anonymous
-
-    def require_startable(self, host: str | None = None) -> None:
-        """Refuse to serve by accident: drawings instead of Gemini's images, or everybody at our expense.
-
-        Args:
-            host: the address that will be listened on, where it is known.
-
-        Raises:
-            UnsafeConfiguration: with a line for each reason, which names the variables to set.
-        """
-        unsafe = []
-        if not self.demo and not self.has_credentials:
-            wanted = (
-                "GOOGLE_CLOUD_PROJECT (or GOOGLE_API_KEY for express mode)"
-                if self.google_genai_use_vertexai
-                else "GEMINI_API_KEY, or GOOGLE_GENAI_USE_VERTEXAI and GOOGLE_CLOUD_PROJECT"
-            )
-            unsafe.append(f"There are no credentials for Gemini. Set {wanted}; or DEMO=true for the emulator.")
-        if host is not None and not self.guarded and not is_loopback(host):
-            unsafe.append(
-                f"HOST={host} would let anybody spend your money. Set SERVICE_API_KEYS=name:secret, "
-                "or ALLOW_ANONYMOUS=true if a proxy in front authenticates callers."
-            )
-        short = [key.name for key in self.service_api_keys if len(key.secret.get_secret_value()) < SECRET_LENGTH]
-        if host is not None and short and not is_loopback(host):
-            unsafe.append(
-                f"SERVICE_API_KEYS: the secret of {', '.join(short)} can be guessed; on HOST={host} a secret has at "
-                f"least {SECRET_LENGTH} characters. `openssl rand -hex 16` makes a good one."
-            )
-        if unsafe:
-            raise UnsafeConfiguration("\n".join(unsafe))
-
-
-class UnsafeConfiguration(SystemExit):
-    """The service will not start like this: a sentence for each reason, each naming a variable.
-
-    Uncaught, it prints the sentences and ends the process with exit code 1, under any ASGI server.
-    """
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback

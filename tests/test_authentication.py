@@ -9,7 +9,9 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator
-from app.settings import Settings, UnsafeConfiguration, is_loopback
+from app.lib.loopback import is_loopback
+from app.server.start_requirements import UnsafeConfiguration, require_startable
+from app.settings import Settings
 from tests.conftest import Serve, picture
 
 KEYS = "web:first-secret,web:second-secret,batch:third:with:colons"
@@ -335,7 +337,7 @@ def test_it_refuses_to_start_by_accident(settings: Settings, knobs: dict[str, ob
     changed = settings.model_copy(update=knobs)
 
     with pytest.raises(UnsafeConfiguration) as refused:
-        changed.require_startable(changed.host)
+        require_startable(changed, changed.host)
 
     for name in names:
         assert name in str(refused.value)
@@ -353,4 +355,4 @@ def test_it_refuses_to_start_by_accident(settings: Settings, knobs: dict[str, ob
 def test_what_is_safe_starts(settings: Settings, knobs: dict[str, object]) -> None:
     changed = settings.model_copy(update=knobs)
 
-    changed.require_startable(changed.host)
+    require_startable(changed, changed.host)

@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 
 from app.api.http.middleware import PROBE_PATHS
 from app.server.settings_errors import env_names
+from app.server.start_requirements import require_startable
 from app.settings import MIB, Settings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -149,7 +150,7 @@ def test_the_job_is_given_settings_only_and_runs_a_module_of_ours() -> None:
 def test_the_settings_of_a_place_go_together_and_the_service_starts_with_them(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings_in(ENVIRONMENTS[place], monkeypatch).require_startable("0.0.0.0")
+    require_startable(settings_in(ENVIRONMENTS[place], monkeypatch), "0.0.0.0")
 
 
 def test_what_has_several_replicas_keeps_chats_where_all_of_them_see_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +354,7 @@ def test_compose_runs_the_service_with_settings_that_it_has(name: str, monkeypat
     settings = settings_in(environment, monkeypatch)
 
     assert environment.keys() <= {variable for field in Settings.model_fields for variable in env_names(field)}
-    settings.require_startable("0.0.0.0")
+    require_startable(settings, "0.0.0.0")
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -19,7 +19,8 @@ from app.domain import errors
 from app.emulator import Emulator, served
 from app.main import create_app
 from app.server.start_checks import check_environment
-from app.settings import Settings, UnsafeConfiguration
+from app.server.start_requirements import UnsafeConfiguration
+from app.settings import Settings
 from tests.storages import S3_ENVIRONMENT, environment
 
 ROOT = Path(__file__).parent.parent

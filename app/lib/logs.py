@@ -9,9 +9,7 @@ import logging
 import traceback
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
-
-from app.settings import Settings
+from typing import Any, Literal
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
@@ -20,16 +18,21 @@ _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
-def configure(settings: Settings) -> None:
-    """Point the loggers of the service and of uvicorn at standard error, in the format that the settings name."""
+def configure(level: str, log_format: Literal["auto", "text", "json"]) -> None:
+    """Send the log records of the service and of uvicorn to standard error.
+
+    Args:
+        level: the lowest level that is logged: `debug`, `info`, `warning` or `error`.
+        log_format: `auto` is text on a terminal, else JSON.
+    """
     handler = logging.StreamHandler()
-    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not handler.stream.isatty())
+    as_json = log_format == "json" or (log_format == "auto" and not handler.stream.isatty())
     handler.setFormatter(_Json() if as_json else _Text())
     for name in ("app", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
-        logger.setLevel(settings.log_level.upper())
+        logger.setLevel(level.upper())
     access = logging.getLogger("uvicorn.access")  # we write our own line, with an id and a duration
     access.handlers, access.propagate = [], False
     logging.getLogger("uvicorn.error").handlers = []

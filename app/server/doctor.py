@@ -25,7 +25,8 @@ from app.server.error_causes import describe_cause
 from app.server.exit import exit_process
 from app.server.settings_errors import env_names
 from app.server.start_checks import check_environment, why_not_listening
-from app.settings import Settings, UnsafeConfiguration
+from app.server.start_requirements import UnsafeConfiguration, require_startable
+from app.settings import Settings
 from app.store import Storage
 
 _PROCESS_BYTES = 150 * 1024 * 1024
@@ -96,7 +97,7 @@ async def check_access(settings: Settings) -> AsyncGenerator[Finding]:
         # The service itself may run already, which is the usual case in a container.
         yield (warning if taken.variable == "PORT" else failure)("start", str(taken))
     try:
-        settings.require_startable(settings.host)
+        require_startable(settings, settings.host)
     except UnsafeConfiguration as error:
         for line in str(error).splitlines():
             yield failure("start", line)

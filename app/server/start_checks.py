@@ -23,9 +23,11 @@ from dotenv.parser import parse_stream
 from pydantic import ValidationError
 
 from app.domain.errors import StorageError
+from app.lib.env_values import is_http_url
 from app.lib.proxies import BadProxy, proxy_for
 from app.server.settings_errors import SettingError, describe_errors, env_names
-from app.settings import Settings, UnsafeConfiguration, is_http_url
+from app.server.start_requirements import UnsafeConfiguration, require_startable
+from app.settings import Settings
 
 ENV_FILE = Path(".env")
 
@@ -76,7 +78,7 @@ class CheckedEnvironment:
         """
         sentences = list(map(str, self.faults))
         try:
-            self.settings.require_startable(host)
+            require_startable(self.settings, host)
         except UnsafeConfiguration as error:
             sentences.append(str(error))
         if sentences:

@@ -15,7 +15,8 @@ from app.api.http.middleware import PROBE_PATHS, route_path
 from app.api.http.problems import Reporter
 from app.domain.errors import CallerError, ForbiddenHost, Unauthorized
 from app.domain.generation import Caller
-from app.settings import Settings, is_loopback
+from app.lib.loopback import is_loopback
+from app.settings import Settings
 
 _FROM_PROXY = re.compile(r"forwarded|via|x-real-ip|x-forwarded(-.*)?")
 """Headers that proxies add to a request for whoever called them."""

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp
 from app.api.http.problems import Reporter
 from app.api.images.rendering import EXPOSED_HEADERS
 from app.domain.errors import ForbiddenOrigin
-from app.settings import Settings, is_loopback
+from app.lib.loopback import is_loopback
+from app.settings import Settings
 
 _AUTHORITY = re.compile(r"(?P<name>[^\s:@/\[\]]+|\[[0-9a-f:.]+\])(:\d{0,5})?", re.IGNORECASE)
 
