@@ -110,11 +110,7 @@ async def check_access(settings: Settings) -> AsyncGenerator[Finding]:
 
 async def check_gemini(settings: Settings) -> AsyncGenerator[Finding]:
     if settings.demo or not settings.has_credentials:
-        why = (
-            "of DEMO, which does not call Gemini"
-            if settings.demo
-            else "there are no credentials for Gemini"
-        )
+        why = "of DEMO, which does not call Gemini" if settings.demo else "there are no credentials for Gemini"
         yield skipped("credentials", f"not checked, nor are models and Google's clock, because {why}.")
         return
     async with GeminiClient(settings, FairScheduler()) as gemini:
@@ -144,9 +140,7 @@ def _models(settings: Settings, offered: frozenset[str]) -> list[Finding]:
         if model.id in offered:
             findings.append(ok("models", f"{setting} {model.id} is offered."))
         else:
-            findings.append(
-                failure("models", f"{setting} {model.id} is not among the models Gemini offers this key.")
-            )
+            findings.append(failure("models", f"{setting} {model.id} is not among the models Gemini offers this key."))
         if model.retires is not None and model.retires <= date.today() + _SOON:  # noqa: DTZ011 - the operator's day
             instead = f"; {model.replacement} replaces it" if model.replacement else ""
             findings.append(warning("models", f"Google may switch off {model.id} from {model.retires}{instead}."))
