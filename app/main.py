@@ -49,84 +49,12 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Build the service for these settings, which `app/server/start_checks.py` has checked."""
+    """Build the application for these settings, which `app/server/start_checks.py` has checked."""
     logs.configure(settings.log_level, settings.log_format)
-    # Python takes another folder in silence if this one is full when it is first needed.
+    # Python takes another folder without a warning if this one is full when Python first needs it.
     tempfile.tempdir = os.environ.get("TMPDIR") or tempfile.tempdir
     reporter = problems.Reporter(log_sensitive=settings.log_sensitive)
     admission = AdmissionController(settings.max_in_flight, settings.max_queued, settings.queue_timeout_seconds)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[State]:
-        async with AsyncExitStack() as stack:
-            base_url = None
-            if settings.demo:
-                from app.emulator import Emulator, served  # needs Pillow, which a real service does without
-
-                emulator = Emulator(
-                    delay_seconds=settings.demo_delay_seconds, recordings_dir=settings.demo_recordings_dir, keep_calls=0
-                )
-                base_url = await stack.enter_async_context(served(emulator))
-                log.warning("DEMO: the built-in emulator draws the pictures; Gemini is not called")
-            scheduler = FairScheduler()
-            gemini = await stack.enter_async_context(GeminiClient(settings, scheduler, base_url))
-            catalogue = settings.catalogue
-            uploads, answers = (
-                ByteBudget(settings.max_buffered_bytes // 2),
-                ByteBudget(settings.max_buffered_bytes // 2),
-            )
-            attempts = Retrier(
-                settings.upstream_attempts,
-                settings.retry_initial_backoff_seconds,
-                settings.retry_max_backoff_seconds,
-                RetryBudget(settings.retry_budget),
-            )
-            breakers = CircuitBreakers(settings.circuit_breaker_failures, settings.circuit_breaker_open_seconds)
-            upload_limiter = UploadLimiter(uploads, settings.caller_idle_timeout_seconds, settings.deadline_seconds)
-            admission.on_drain.append(upload_limiter.stop)
-            metrics = Metrics(catalogue.models, demo=settings.demo)
-            metrics.register_gauges(
-                lambda: {
-                    "in_flight": admission.in_flight,
-                    "queued": admission.queued,
-                    "event_loop_tasks": len(asyncio.all_tasks()),
-                    "held_bytes": {"uploads": uploads.used, "answers": answers.used},
-                    "doubtful_retries": attempts.doubtful,
-                    "breaker_open": dict.fromkeys(breakers.open_models(), 1),
-                    "places": settings.max_in_flight,
-                    "deprecated": dict.fromkeys(catalogue.deprecated, 1),
-                    "alert_dollars_per_hour": settings.alert_dollars_per_hour,
-                }
-            )
-            images = ImageService(
-                gemini,
-                catalogue,
-                admission,
-                attempts,
-                breakers,
-                fallback_model=settings.fallback_model,
-                vertex=settings.google_genai_use_vertexai,
-            )
-            storage = await stack.enter_async_context(aclosing(Storage(settings)))
-            leases = await stack.enter_async_context(aclosing(LeaseKeeper(storage, settings.chat_lease_seconds)))
-            chats = ChatService(images, storage, leases, settings.chat_cleanup_interval_seconds)
-            await stack.enter_async_context(chats)
-            yield State(
-                settings=settings,
-                catalogue=catalogue,
-                images=images,
-                chats=chats,
-                references=ReferenceValidator(
-                    settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
-                ),
-                scheduler=scheduler,
-                memory_trimmer=IdleMemoryTrimmer(),
-                admission=admission,
-                upload_limiter=upload_limiter,
-                room=answers,
-                metrics=metrics,
-                reporter=reporter,
-            )
 
     app = FastAPI(
         title="Gemini images",
@@ -136,17 +64,101 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         openapi_url=None if settings.docs_access == "off" else "/openapi.json",
-        lifespan=lifespan,
+        lifespan=lambda _: open_services(settings, admission, reporter),
         generate_unique_id_function=lambda route: route.name,
-        # Its log records hold messages of exceptions, which can quote prompts. Exporters come from OTEL_…_ENDPOINT.
+        # FastAPI's log records quote exceptions, which can quote prompts. OTEL_…_ENDPOINT names the exporters.
         telemetry={"auto_configure": True, "logs": False, "exclude": lambda scope: route_path(scope) in PROBE_PATHS},
     )
     app.state.admission = admission
     problems.install(app, reporter)
     if settings.docs_access != "off":
         openapi.install(app, keyed=bool(settings.service_api_keys))
-    observed = [metrics_route.router] if settings.metrics_access != "off" else []
-    for router in (
+    add_routes(app, settings)
+    add_middleware(app, settings, reporter)
+    return app
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, admission: AdmissionController, reporter: problems.Reporter
+) -> AsyncGenerator[State]:
+    """Open what lives as long as the process, and close it in reverse order."""
+    async with AsyncExitStack() as stack:
+        base_url = await stack.enter_async_context(run_emulator(settings)) if settings.demo else None
+        scheduler = FairScheduler()
+        gemini = await stack.enter_async_context(GeminiClient(settings, scheduler, base_url))
+        catalogue = settings.catalogue
+        uploads, answers = (ByteBudget(settings.max_buffered_bytes // 2) for _ in range(2))
+        retrier = Retrier(
+            settings.upstream_attempts,
+            settings.retry_initial_backoff_seconds,
+            settings.retry_max_backoff_seconds,
+            RetryBudget(settings.retry_budget),
+        )
+        breakers = CircuitBreakers(settings.circuit_breaker_failures, settings.circuit_breaker_open_seconds)
+        upload_limiter = UploadLimiter(uploads, settings.caller_idle_timeout_seconds, settings.deadline_seconds)
+        admission.on_drain.append(upload_limiter.stop)
+        metrics = Metrics(catalogue.models, demo=settings.demo)
+        metrics.register_gauges(
+            lambda: {
+                "in_flight": admission.in_flight,
+                "queued": admission.queued,
+                "event_loop_tasks": len(asyncio.all_tasks()),
+                "held_bytes": {"uploads": uploads.used, "answers": answers.used},
+                "doubtful_retries": retrier.doubtful,
+                "breaker_open": dict.fromkeys(breakers.open_models(), 1),
+                "places": settings.max_in_flight,
+                "deprecated": dict.fromkeys(catalogue.deprecated, 1),
+                "alert_dollars_per_hour": settings.alert_dollars_per_hour,
+            }
+        )
+        images = ImageService(
+            gemini,
+            catalogue,
+            admission,
+            retrier,
+            breakers,
+            fallback_model=settings.fallback_model,
+            vertex=settings.google_genai_use_vertexai,
+        )
+        storage = await stack.enter_async_context(aclosing(Storage(settings)))
+        leases = await stack.enter_async_context(aclosing(LeaseKeeper(storage, settings.chat_lease_seconds)))
+        chats = ChatService(images, storage, leases, settings.chat_cleanup_interval_seconds)
+        await stack.enter_async_context(chats)
+        yield State(
+            settings=settings,
+            catalogue=catalogue,
+            images=images,
+            chats=chats,
+            references=ReferenceValidator(
+                settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
+            ),
+            scheduler=scheduler,
+            memory_trimmer=IdleMemoryTrimmer(),
+            admission=admission,
+            upload_limiter=upload_limiter,
+            room=answers,
+            metrics=metrics,
+            reporter=reporter,
+        )
+
+
+@asynccontextmanager
+async def run_emulator(settings: Settings) -> AsyncGenerator[str]:
+    """Run the built-in emulator of Gemini; yield its base URL."""
+    from app.emulator import Emulator, served  # loads Pillow, which only a demo needs
+
+    emulator = Emulator(
+        delay_seconds=settings.demo_delay_seconds, recordings_dir=settings.demo_recordings_dir, keep_calls=0
+    )
+    async with served(emulator) as base_url:
+        log.warning("DEMO: the built-in emulator draws the pictures; Gemini is not called")
+        yield base_url
+
+
+def add_routes(app: FastAPI, settings: Settings) -> None:
+    """Add the routes of all edges, with limits on the bodies of their requests."""
+    routers = [
         routes.router,
         chat_turns.router,
         chat_routes.creation_router,
@@ -154,16 +166,20 @@ def create_app(settings: Settings) -> FastAPI:
         chat_images.router,
         models.router,
         operations.router,
-        *observed,
-    ):
+    ]
+    if settings.metrics_access != "off":
+        routers.append(metrics_route.router)
+    for router in routers:
         app.include_router(
             router,
             max_body_size=settings.max_body_bytes,
-            # Far beyond any model: too many files for one is said, and counted, by what knows the model.
+            # No model takes so many files. `app/service/generation` knows each model's limit; it refuses and counts.
             form_limits={"max_files": 64, "max_fields": 200, "max_part_size": 1024 * 1024},
         )
 
-    # The last one added is the first to see a request.
+
+def add_middleware(app: FastAPI, settings: Settings, reporter: problems.Reporter) -> None:
+    """Add the middleware. A request passes through it in reverse order: the last one added sees it first."""
     origins = AllowedOrigins(settings)
     app.add_middleware(AuthenticationMiddleware, origins=origins, settings=settings, reporter=reporter)
     app.add_middleware(HeaderFieldsMiddleware, reporter=reporter)
@@ -171,4 +187,3 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(UnexpectedErrorMiddleware, reporter=reporter)
     app.add_middleware(CrossOriginMiddleware, origins=origins, settings=settings, reporter=reporter)
     app.add_middleware(RequestIdMiddleware, demo=settings.demo)
-    return app
