@@ -1,4 +1,4 @@
-"""The service, under uvicorn: `python -m app`, or `gemini-images` where it is installed."""
+"""Run the service under uvicorn: `python -m app`, or `gemini-images` if it is installed."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from app.settings import Settings
 MAX_OPEN_FILES = 65_536
 
 STARTUP_FAILURE = 3
-"""uvicorn's exit code for it."""
+"""uvicorn's exit code if the application does not start."""
 
 
 def main() -> None:
@@ -28,28 +28,28 @@ def main() -> None:
         action="store_true",
         help="run on the built-in emulator if there are no Gemini credentials",
     )
-    given = parser.parse_args()
-    os.umask(0o077)  # whatever any library writes, only this user may read
-    if given.command == "doctor":
-        from app.server import doctor  # each loads what it needs, which takes a second
+    arguments = parser.parse_args()
+    os.umask(0o077)  # only this user may read the files that libraries write
+    if arguments.command == "doctor":
+        from app.server import doctor  # loads the storage libraries, which takes a second
 
         return doctor.main()
-    if given.command == "migrate":
+    if arguments.command == "migrate":
         from app.server import migrate
 
         return migrate.main()
-    _serve(demo_without_key=given.demo_without_key)
+    _serve(demo_without_key=arguments.demo_without_key)
 
 
 def _serve(*, demo_without_key: bool) -> None:
-    examined = check_environment(demo_without_key=demo_without_key, listening=True)
-    settings = examined.require_startable(examined.settings.host)
-    why = "for want of GEMINI_API_KEY" if examined.demo_for_want_of_key else "as DEMO says"
-    for warning in examined.warnings:
+    environment = check_environment(demo_without_key=demo_without_key, listening=True)
+    settings = environment.require_startable(environment.settings.host)
+    why = "because GEMINI_API_KEY is not set" if environment.is_demo_without_key else "because DEMO is set"
+    for warning in environment.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     _allow_many_connections()
-    print(_runs_on(settings, why), file=sys.stderr, flush=True)
-    from app.main import create_app  # takes a second; whoever has mistyped a setting need not wait for it
+    print(_describe(settings, why), file=sys.stderr, flush=True)
+    from app.main import create_app  # takes a second to load; errors in settings are reported before
     from app.server.lifecycle import create_server
 
     server = create_server(create_app(settings), settings)
@@ -58,24 +58,24 @@ def _serve(*, demo_without_key: bool) -> None:
 
 
 def _allow_many_connections() -> None:
-    """Each generation in flight holds two connections; shells often allow 1,024 files where the system allows more."""
+    """Raise the limit on open files: a generation needs two connections, and shells often allow only 1,024 files."""
     try:
         import resource
     except ImportError:  # not on Unix
         return
-    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
-    if allowed != resource.RLIM_INFINITY and allowed < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def _runs_on(settings: Settings, why: str) -> str:
-    where = f"http://{settings.host}:{settings.port}, documented at /docs"
+def _describe(settings: Settings, why: str) -> str:
+    url = f"http://{settings.host}:{settings.port}, documented at /docs"
     if settings.demo:
-        return f"Running on the built-in emulator, {why}: {where}"
+        return f"Running on the built-in emulator, {why}: {url}"
     vertex = settings.google_genai_use_vertexai
-    elsewhere = settings.google_vertex_base_url if vertex else settings.google_gemini_base_url
-    return f"Running on {'Vertex AI' if vertex else 'Gemini'}{f' at {elsewhere}' if elsewhere else ''}: {where}"
+    base_url = settings.google_vertex_base_url if vertex else settings.google_gemini_base_url
+    return f"Running on {'Vertex AI' if vertex else 'Gemini'}{f' at {base_url}' if base_url else ''}: {url}"
 
 
 if __name__ == "__main__":

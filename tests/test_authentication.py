@@ -10,7 +10,7 @@ import pytest
 
 from app.emulator import Emulator
 from app.lib.loopback import is_loopback
-from app.server.start_requirements import UnsafeConfiguration, require_startable
+from app.server.start_checks import UnsafeConfiguration, require_startable
 from app.settings import Settings
 from tests.conftest import Serve, picture
 

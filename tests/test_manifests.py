@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 
 from app.api.http.middleware import PROBE_PATHS
 from app.server.settings_errors import env_names
-from app.server.start_requirements import require_startable
+from app.server.start_checks import require_startable
 from app.settings import MIB, Settings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"

@@ -18,8 +18,7 @@ from pydantic_core import PydanticUndefined
 from app.domain import errors
 from app.emulator import Emulator, served
 from app.main import create_app
-from app.server.start_checks import check_environment
-from app.server.start_requirements import UnsafeConfiguration
+from app.server.start_checks import UnsafeConfiguration, check_environment
 from app.settings import Settings
 from tests.storages import S3_ENVIRONMENT, environment
 

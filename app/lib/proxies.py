@@ -1,4 +1,4 @@
-"""The proxy that the environment names for an address: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`."""
+"""The proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`."""
 
 import os
 from urllib.parse import urlsplit
@@ -6,7 +6,7 @@ from urllib.request import getproxies, proxy_bypass
 
 
 class BadProxy(ValueError):
-    """The environment names a proxy that cannot be used. The message is a sentence without its address."""
+    """The environment names a proxy that cannot be used. The message is a sentence without the proxy's address."""
 
     def __init__(self, variable: str, predicate: str) -> None:
         super().__init__(f"{variable} {predicate}")
@@ -14,10 +14,10 @@ class BadProxy(ValueError):
 
 
 def proxy_for(url: str) -> str | None:
-    """The URL of the proxy for `url`, or None if it is reached directly.
+    """Return the URL of the proxy for `url`; None if `url` is reached directly.
 
     Raises:
-        BadProxy: it is not an HTTP proxy.
+        BadProxy: the proxy is not an HTTP proxy.
     """
     address = urlsplit(url)
     proxies = getproxies()
@@ -26,13 +26,13 @@ def proxy_for(url: str) -> str | None:
         return None
     named = proxies[kind]
     proxy = named if "://" in named else f"http://{named}"
-    if wrong := _why_not(proxy):
+    if predicate := _proxy_error(proxy):
         variable = f"{kind}_proxy"
-        raise BadProxy(variable if os.environ.get(variable) else variable.upper(), wrong)
+        raise BadProxy(variable if os.environ.get(variable) else variable.upper(), predicate)
     return proxy
 
 
-def _why_not(proxy: str) -> str | None:
+def _proxy_error(proxy: str) -> str | None:
     try:
         parts = urlsplit(proxy)
         complete = parts.hostname and parts.port != 0
@@ -40,9 +40,9 @@ def _why_not(proxy: str) -> str | None:
         complete = False
     else:
         if parts.scheme.startswith("socks"):
-            return "names a SOCKS proxy, which is not supported: name an HTTP proxy, or exempt the address in NO_PROXY."
+            return "names a SOCKS proxy, which is not supported: name an HTTP proxy, or add the host to NO_PROXY."
         if parts.scheme not in ("http", "https"):
-            return "names no HTTP proxy: its URL begins with http:// or https://."
+            return "does not name an HTTP proxy, whose URL begins with http:// or https://."
     if not complete or not proxy.isascii() or any(one.isspace() for one in proxy):
-        return "is not the URL of a proxy, such as http://host:3128."
+        return "is not the URL of a proxy such as http://host:3128."
     return None

@@ -1,6 +1,6 @@
-"""The service under a server of one's own: `uvicorn app.server.asgi:create_app --factory`.
+"""The application for another ASGI server: `uvicorn app.server.asgi:create_app --factory`.
 
-`python -m app` has limits on connections, headers and slow callers that uvicorn alone lacks.
+`python -m app` also limits connections, request heads and slow callers. uvicorn alone has no such limits.
 """
 
 from fastapi import FastAPI
@@ -10,9 +10,9 @@ from app.server.start_checks import check_environment
 
 
 def create_app() -> FastAPI:
-    """Build the service for the settings of the environment.
+    """Build the application for the settings of the environment.
 
     Raises:
-        UnsafeConfiguration: something is wrong with the environment; the message names each variable.
+        UnsafeConfiguration: the environment has errors. The message names each variable.
     """
     return main.create_app(check_environment().require_startable())

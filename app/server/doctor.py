@@ -1,8 +1,7 @@
-"""`python -m app doctor`: whether a service with these settings would work, found out for nothing.
+"""`python -m app doctor`: check whether a service with these settings would work, without spending money.
 
-It spends no money: Gemini is asked for its models, the storage for a small file and the time. A check that cannot be
-made is skipped, and says why. Exit code 0 says that everything is fine, or that there are warnings; 1 that something
-has to be changed before the service will work.
+The checks list Gemini's models, write and delete a small blob, and compare clocks. A check that depends on an invalid
+setting is skipped and names the setting. The exit code is 0 if there are no failures (warnings are allowed), else 1.
 """
 
 import asyncio
@@ -21,23 +20,23 @@ from app.domain.errors import ServiceError
 from app.gemini import GeminiClient
 from app.lib.base64_json import BufferContent
 from app.lib.scheduler import FairScheduler
+from app.server.environment_checks import check_listening
 from app.server.error_causes import describe_cause
 from app.server.exit import exit_process
 from app.server.settings_errors import env_names
-from app.server.start_checks import check_environment, why_not_listening
-from app.server.start_requirements import UnsafeConfiguration, require_startable
+from app.server.start_checks import UnsafeConfiguration, check_environment, require_startable
 from app.settings import Settings
 from app.store import Storage
 
 _PROCESS_BYTES = 150 * 1024 * 1024
-"""What the process takes without images, chats in use; deploy/README.md."""
+"""Memory of the process without images but with chats in use (deploy/README.md)."""
 
-_SKEW = timedelta(seconds=30)
-"""Signed requests to buckets and Vertex are turned down from a few minutes on."""
+_MAX_CLOCK_SKEW = timedelta(seconds=30)
+"""Vertex and buckets refuse signed requests if the clocks differ by some minutes."""
 
-_SOON = timedelta(days=60)
+_RETIREMENT_NOTICE = timedelta(days=60)
 
-_CHECK_SECONDS = 60
+_CHECK_TIMEOUT_SECONDS = 60
 
 
 class Verdict(StrEnum):
@@ -50,34 +49,34 @@ class Verdict(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Finding:
     verdict: Verdict
-    about: str
-    said: str
+    subject: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.verdict:<8} {self.about:<12} {self.said}"
+        return f"{self.verdict:<8} {self.subject:<12} {self.message}"
 
 
 Check = Callable[[Settings], AsyncGenerator[Finding]]
 
 
-def ok(about: str, said: str) -> Finding:
-    return Finding(Verdict.OK, about, said)
+def ok(subject: str, message: str) -> Finding:
+    return Finding(Verdict.OK, subject, message)
 
 
-def warning(about: str, said: str) -> Finding:
-    return Finding(Verdict.WARNING, about, said)
+def warning(subject: str, message: str) -> Finding:
+    return Finding(Verdict.WARNING, subject, message)
 
 
-def failure(about: str, said: str) -> Finding:
-    return Finding(Verdict.FAILURE, about, said)
+def failure(subject: str, message: str) -> Finding:
+    return Finding(Verdict.FAILURE, subject, message)
 
 
-def skipped(about: str, said: str) -> Finding:
-    return Finding(Verdict.SKIPPED, about, said)
+def skipped(subject: str, message: str) -> Finding:
+    return Finding(Verdict.SKIPPED, subject, message)
 
 
 def changed_settings(settings: Settings) -> list[str]:
-    """A line for each setting that is not as it comes, secrets masked."""
+    """Return a line `NAME=value` for each setting that differs from its default, with secrets masked."""
     lines = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
@@ -93,62 +92,67 @@ def _masked(name: str, value: Any) -> str:
 
 
 async def check_access(settings: Settings) -> AsyncGenerator[Finding]:
-    if taken := why_not_listening(settings.host, settings.port):
-        # The service itself may run already, which is the usual case in a container.
-        yield (warning if taken.variable == "PORT" else failure)("start", str(taken))
+    if error := check_listening(settings.host, settings.port):
+        # In a container the service itself usually runs already, so a port in use is only a warning.
+        yield (warning if error.variable == "PORT" else failure)("start", str(error))
     try:
         require_startable(settings, settings.host)
-    except UnsafeConfiguration as error:
-        for line in str(error).splitlines():
+    except UnsafeConfiguration as unsafe:
+        for line in str(unsafe).splitlines():
             yield failure("start", line)
         return
-    door = "keys" if settings.service_api_keys else "nobody asks" if settings.allow_anonymous else "this machine only"
-    yield ok("start", f"listens on {settings.host}:{settings.port}; who may call: {door}")
+    if settings.service_api_keys:
+        access = "callers with a key"
+    else:
+        access = "everyone who can reach it" if settings.allow_anonymous else "this machine only"
+    yield ok("start", f"listens on {settings.host}:{settings.port} for {access}.")
     if settings.demo:
-        yield warning("start", "DEMO: pictures are drawn by the built-in emulator, not by Gemini.")
+        yield warning("start", "DEMO: the built-in emulator draws the pictures; Gemini is not called.")
 
 
 async def check_gemini(settings: Settings) -> AsyncGenerator[Finding]:
     if settings.demo or not settings.has_credentials:
-        why = "of DEMO, which does not call Gemini" if settings.demo else "there are no credentials for Gemini"
-        yield skipped("credentials", f"not checked, nor are models and Google's clock, because {why}.")
+        reason = "of DEMO, which does not call Gemini" if settings.demo else "there are no credentials for Gemini"
+        yield skipped("credentials", f"not checked, nor are models and Google's clock, because {reason}.")
         return
     async with GeminiClient(settings, FairScheduler()) as gemini:
         try:
             listing = await gemini.listing()
         except ServiceError as error:
             yield failure("credentials", f"{error.detail} ({describe_cause(error)})")
-            yield skipped("models", "not checked, nor is Google's clock, because Gemini could not be asked.")
+            yield skipped("models", "not checked, nor is Google's clock, because the call to Gemini failed.")
             return
-    yield ok("credentials", f"Gemini accepts them and offers {len(listing.models)} models.")
-    for finding in _models(settings, listing.models):
+    yield ok("credentials", f"Gemini accepts the credentials and offers {len(listing.models)} models.")
+    for finding in _check_models(settings, listing.models):
         yield finding
     if listing.date is not None:
         skew = abs(datetime.now(UTC) - listing.date)
-        said = f"{skew.total_seconds():.0f} s from Google's."
-        yield ok("clock", said) if skew < _SKEW else warning("clock", f"{said} Set the machine's clock.")
+        message = f"{skew.total_seconds():.0f} s from Google's clock."
+        yield (
+            ok("clock", message) if skew < _MAX_CLOCK_SKEW else warning("clock", f"{message} Set this machine's clock.")
+        )
 
 
-def _models(settings: Settings, offered: frozenset[str]) -> list[Finding]:
+def _check_models(settings: Settings, offered: frozenset[str]) -> list[Finding]:
     findings = []
     catalogue = settings.catalogue
-    named = {"DEFAULT_MODEL": settings.default_model, "FALLBACK_MODEL": settings.fallback_model}
-    for setting, name in named.items():
+    settings_with_models = {"DEFAULT_MODEL": settings.default_model, "FALLBACK_MODEL": settings.fallback_model}
+    for setting, name in settings_with_models.items():
         if name is None:
             continue
         model = catalogue.resolve(name).model
         if model.id in offered:
-            findings.append(ok("models", f"{setting} {model.id} is offered."))
+            findings.append(ok("models", f"{setting} {model.id} is offered to this key."))
         else:
-            findings.append(failure("models", f"{setting} {model.id} is not among the models Gemini offers this key."))
-        if model.retires is not None and model.retires <= date.today() + _SOON:  # noqa: DTZ011 - the operator's day
-            instead = f"; {model.replacement} replaces it" if model.replacement else ""
-            findings.append(warning("models", f"Google may switch off {model.id} from {model.retires}{instead}."))
+            findings.append(failure("models", f"{setting} {model.id} is not offered to this key."))
+        if model.retires is not None and model.retires <= date.today() + _RETIREMENT_NOTICE:  # noqa: DTZ011 - the operator's time zone
+            replacement = f"; {model.replacement} replaces it" if model.replacement else ""
+            findings.append(warning("models", f"Google may switch off {model.id} from {model.retires}{replacement}."))
         elif model.status == "deprecated":
             findings.append(warning("models", model.deprecation()))
     missing = sorted(set(catalogue.models) - offered)
     if missing:
-        findings.append(warning("models", f"In the catalogue, but not offered to this key: {', '.join(missing)}."))
+        findings.append(warning("models", f"In the catalogue but not offered to this key: {', '.join(missing)}."))
     return findings
 
 
@@ -164,22 +168,22 @@ async def check_storage(settings: Settings) -> AsyncGenerator[Finding]:
             await migrate(database, allowed=settings.auto_migrate)
             now = await database.read(lambda connection: connection.execute(select(database.now)).scalar_one())
     except ServiceError as error:
-        yield failure("database", f"{error.detail} ({describe_cause(error)}) See DATABASE_URL, DATA_DIR.")
-        yield skipped("blobs", "not checked, because that takes a database.")
+        yield failure("database", f"{error.detail} ({describe_cause(error)}) See DATABASE_URL and DATA_DIR.")
+        yield skipped("blobs", "not checked, because the database does not work.")
         return
     kind = "SQLite, for one replica" if database.is_sqlite else "PostgreSQL"
-    yield ok("database", f"{kind}; its tables are up to date.")
+    yield ok("database", f"{kind}. Its tables are up to date.")
     skew = abs(now - datetime.now(UTC).timestamp())
-    if skew > _SKEW.total_seconds():
-        yield warning("clock", f"{skew:.0f} s from the database's. Set the machine's clock, or the database's.")
-    async for finding in _blobs(settings):
+    if skew > _MAX_CLOCK_SKEW.total_seconds():
+        yield warning("clock", f"{skew:.0f} s from the database's clock. Set one of the two clocks.")
+    async for finding in _check_blobs(settings):
         yield finding
 
 
-async def _blobs(settings: Settings) -> AsyncGenerator[Finding]:
+async def _check_blobs(settings: Settings) -> AsyncGenerator[Finding]:
     from app.store.blobs import digest_of
 
-    content = BufferContent(b"Written by python -m app doctor; it can be deleted.")
+    content = BufferContent(b"Written by python -m app doctor. You can delete this file.")
     try:
         async with aclosing(Storage(settings)) as storage:
             files = (await storage.chats()).files
@@ -189,35 +193,35 @@ async def _blobs(settings: Settings) -> AsyncGenerator[Finding]:
             await files.read(files.blob(digest, len(content)), 0, len(content))
             await files.delete([digest])
     except ServiceError as error:
-        yield failure("blobs", f"{error.detail} ({describe_cause(error)}) See BLOB_URL, DATA_DIR.")
+        yield failure("blobs", f"{error.detail} ({describe_cause(error)}) See BLOB_URL and DATA_DIR.")
     else:
-        where = (settings.blob_url or "file").partition(":")[0]
-        yield ok("blobs", f"{where}: a file was written, read and deleted.")
+        kind = (settings.blob_url or "file").partition(":")[0]
+        yield ok("blobs", f"{kind}: a file was written, read and deleted.")
 
 
 async def check_machine(settings: Settings) -> AsyncGenerator[Finding]:
     limit = _memory_limit()
     needed = _PROCESS_BYTES + settings.max_buffered_bytes * 6 // 5
     if limit is None:
-        yield ok("memory", f"no limit; up to {_mib(needed)} with MAX_BUFFERED_BYTES full.")
-    elif limit < needed:
-        fitting = max(2, (limit - _PROCESS_BYTES) * 5 // 6)
-        yield warning(
-            "memory", f"{_mib(limit)} are allowed, {_mib(needed)} may be needed: set MAX_BUFFERED_BYTES to {fitting}."
-        )
+        yield ok("memory", f"no limit; the service needs up to {_mib(needed)}.")
+        return
+    message = f"the limit is {_mib(limit)}; the service needs up to {_mib(needed)}."
+    if limit < needed:
+        buffered = max(2, (limit - _PROCESS_BYTES) * 5 // 6)
+        yield warning("memory", f"{message} Set MAX_BUFFERED_BYTES to {buffered}.")
     else:
-        yield ok("memory", f"{_mib(limit)} are allowed, {_mib(needed)} may be needed.")
+        yield ok("memory", message)
 
 
 def _memory_limit() -> int | None:
-    """Of the container, as both generations of control groups have it."""
+    """Return the container's limit in bytes, from control groups version 2 or 1; None if there is none."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
-            said = Path(path).read_text().strip()
+            text = Path(path).read_text().strip()
         except OSError:
             continue
-        if said.isdecimal() and int(said) < 1 << 60:
-            return int(said)
+        if text.isdecimal() and int(text) < 1 << 60:
+            return int(text)
     return None
 
 
@@ -225,64 +229,66 @@ def _mib(count: int) -> str:
     return f"{count // (1024 * 1024):,} MiB"
 
 
-_OF_GEMINI = (
+_GEMINI_VARIABLES = (
     *("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE"),
     *("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_VERTEX_BASE_URL"),
     *("GOOGLE_GENAI_API_VERSION", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GENAI_HTTP_CLIENT"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
 )
-_OF_STORAGE = (
+_STORAGE_VARIABLES = (
     *("DATABASE_URL", "BLOB_URL", "DATA_DIR", "AUTO_MIGRATE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
 )
 
 CHECKS: tuple[tuple[str, Check, tuple[str, ...]], ...] = (
     ("start", check_access, ("HOST", "PORT", "SERVICE_API_KEYS", "ALLOW_ANONYMOUS")),
-    ("credentials", check_gemini, _OF_GEMINI),
-    ("database", check_storage, _OF_STORAGE),
+    ("credentials", check_gemini, _GEMINI_VARIABLES),
+    ("database", check_storage, _STORAGE_VARIABLES),
     ("memory", check_machine, ("MAX_BUFFERED_BYTES",)),
 )
-"""What each check is about, and the variables without which it means nothing."""
+"""The subject of each check, the check, and the variables that it depends on."""
 
 
-async def run_checks(settings: Settings, tell: Callable[[Finding], Any], wrong: Set[str] = frozenset()) -> bool:
-    """Make every check; whether a service would work.
+async def run_checks(
+    settings: Settings, report: Callable[[Finding], Any], invalid_variables: Set[str] = frozenset()
+) -> bool:
+    """Run all checks. Return whether a service with these settings would work.
 
     Args:
-        settings: with a default for each one that is wrong.
-        tell: is told each finding.
-        wrong: the variables that are wrong.
+        settings: the settings; each invalid one has its default.
+        report: is called with each finding.
+        invalid_variables: checks that depend on one of these are skipped.
     """
-    works = not wrong
-    for about, check, needed in CHECKS:
-        if missing := sorted(wrong & set(needed)):
-            tell(skipped(about, f"not checked, because {', '.join(missing)} has to be put right first."))
+    works = not invalid_variables
+    for subject, check, variables in CHECKS:
+        if invalid := sorted(invalid_variables & set(variables)):
+            report(skipped(subject, f"not checked, because {', '.join(invalid)} must be corrected first."))
             continue
         try:
-            async with asyncio.timeout(_CHECK_SECONDS):
+            async with asyncio.timeout(_CHECK_TIMEOUT_SECONDS):
                 async for finding in check(settings):
-                    tell(finding)
+                    report(finding)
                     works = works and finding.verdict is not Verdict.FAILURE
         except TimeoutError:
-            tell(failure(about, f"no answer within {_CHECK_SECONDS} seconds"))
+            report(failure(subject, f"no answer within {_CHECK_TIMEOUT_SECONDS} seconds"))
             works = False
-        except Exception as error:  # whatever it is, the other checks are to be made
-            tell(failure(about, f"the check failed: {describe_cause(error)}"))
+        except Exception as error:  # the other checks must still run
+            report(failure(subject, f"the check failed: {describe_cause(error)}"))
             works = False
     return works
 
 
 def main() -> None:
-    examined = check_environment()
-    settings = examined.settings
-    for fault in examined.faults:
-        print(failure("settings", str(fault)))
-    for one in examined.warnings:
+    environment = check_environment()
+    settings = environment.settings
+    for error in environment.errors:
+        print(failure("settings", str(error)))
+    for one in environment.warnings:
         print(warning("settings", str(one)))
     changed = changed_settings(settings)
-    if not examined.faults:
-        print(ok("settings", f"{len(Settings.model_fields)} settings, {len(changed)} of them not as they come"))
+    if not environment.errors:
+        print(ok("settings", f"{len(changed)} of {len(Settings.model_fields)} settings differ from their default."))
     for line in changed:
         print(f"{'':<22}{line}")
-    exit_process(0 if asyncio.run(run_checks(settings, print, examined.wrong)) else 1)
+    exit_process(0 if asyncio.run(run_checks(settings, print, environment.invalid_variables)) else 1)

@@ -1,4 +1,4 @@
-"""The end of a process."""
+"""Ending the process."""
 
 import atexit
 import os
@@ -7,12 +7,12 @@ from typing import NoReturn
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process without taking the interpreter down.
+    """End the process with this exit code, without finalizing the interpreter.
 
-    The blob store's threads may be about to tell Python that something is done. A Python that is being taken down ends
-    a thread that calls it, which Rust answers by aborting the process: once in two hundred times, by 134.
+    The blob store has threads in Rust that call Python when a request is done. A Python that is being finalized ends
+    such a thread; Rust then aborts the process with exit code 134. This happened once in 200 exits.
     """
-    atexit._run_exitfuncs()  # what others want done at the end: spans sent, logs written
+    atexit._run_exitfuncs()  # libraries send their last spans and write their last log records
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

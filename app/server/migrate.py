@@ -1,4 +1,4 @@
-"""`python -m app migrate`: bring the database up to date."""
+"""`python -m app migrate`: update the tables of the database."""
 
 import asyncio
 import sys
@@ -10,7 +10,7 @@ from app.store.migrate import HEAD, migrate
 
 
 def main() -> None:
-    """Migrate the database that the environment names; exit with 1 and a sentence if that fails."""
+    """Migrate the database that `DATABASE_URL` or `DATA_DIR` names. If this fails, print why and exit with code 1."""
     try:
         asyncio.run(_migrate())
     except StorageError as error:
@@ -18,7 +18,7 @@ def main() -> None:
 
 
 async def _migrate() -> None:
-    settings = check_environment().require_sound()
+    settings = check_environment().require_valid()
     database = Database.of(settings)
     try:
         await migrate(database)

@@ -1,4 +1,4 @@
-"""What is wrong with the settings, in words for the operator: never the values, which may be secrets."""
+"""Errors in settings, as sentences for the operator. They never quote a value that may be a secret."""
 
 import os
 from dataclasses import dataclass
@@ -11,47 +11,47 @@ from app.settings import MODEL_ID_PATTERN, Settings
 
 @dataclass(frozen=True, slots=True)
 class SettingError:
-    """A fault of one environment variable."""
+    """What is wrong with one environment variable."""
 
     variable: str
-    sentence: str
-    """Names the variable, and quotes no value that may be secret."""
+    message: str
+    """A sentence that names the variable and quotes no value that may be a secret."""
 
     def __str__(self) -> str:
-        return self.sentence
+        return self.message
 
     @classmethod
-    def that(cls, variable: str, predicate: str) -> "SettingError":
-        """`variable` and what is wrong with it, as one sentence."""
+    def of(cls, variable: str, predicate: str) -> "SettingError":
+        """Return the error whose message is `variable`, a space and `predicate`."""
         return cls(variable, f"{variable} {predicate}")
 
 
 def env_names(name: str) -> tuple[str, ...]:
-    """The environment variables that a setting is read from, the documented one last."""
+    """Return the environment variables that a setting is read from. The last one is the documented one."""
     alias = Settings.model_fields[name].validation_alias
     return tuple(map(str, alias.choices)) if isinstance(alias, AliasChoices) else (name.upper(),)
 
 
 def describe_errors(error: ValidationError) -> list[SettingError]:
-    """One for each setting that is wrong: the variable, what is wrong, the shape of its value, what it is for."""
+    """Return one error for each invalid setting: the variable, what is wrong, its value's length, and its purpose."""
     return [_to_setting_error(dict(one)) for one in error.errors(include_url=False)]
 
 
-def _to_setting_error(wrong: dict[str, Any]) -> SettingError:
-    location: tuple[Any, ...] = wrong["loc"]
-    message = str(wrong["msg"]).removeprefix("Value error, ")
+def _to_setting_error(error: dict[str, Any]) -> SettingError:
+    location: tuple[Any, ...] = error["loc"]
+    message = str(error["msg"]).removeprefix("Value error, ")
     if not location:
         return SettingError(message.partition(":")[0], message)
-    if wrong.get("ctx", {}).get("pattern") == MODEL_ID_PATTERN:
+    if error.get("ctx", {}).get("pattern") == MODEL_ID_PATTERN:
         message = "is not a model's id or alias, such as gemini-3-pro-image"
     name = next((name for name in Settings.model_fields if location[0] in (name, *env_names(name))), None)
-    shape = f" (it has {len(wrong['input'])} characters)" if isinstance(wrong["input"], str) else ""
-    meant = " ".join((Settings.model_fields[name].description or "").split()) if name else ""
+    length = f" (it has {len(error['input'])} characters)" if isinstance(error["input"], str) else ""
+    purpose = " ".join((Settings.model_fields[name].description or "").split()) if name else ""
     variable = _variable_in_use(name) if name else str(location[0])
-    return SettingError(variable, f"{variable}: {message[:1].lower() + message[1:]}{shape}. {meant}".rstrip())
+    return SettingError(variable, f"{variable}: {message[:1].lower() + message[1:]}{length}. {purpose}".rstrip())
 
 
 def _variable_in_use(name: str) -> str:
-    """The variable that a setting has its value from, as far as the environment tells; else the documented one."""
-    given = {variable.upper() for variable, value in os.environ.items() if value}
-    return next((variable for variable in env_names(name) if variable in given), env_names(name)[-1])
+    """Return the variable that is set in the environment for a setting; if none is set, the documented one."""
+    present = {variable.upper() for variable, value in os.environ.items() if value}
+    return next((variable for variable in env_names(name) if variable in present), env_names(name)[-1])
