@@ -1,4 +1,4 @@
-"""Every knob of the service. `.env.example` and the README list the same names in the same order; a test keeps it so.
+"""Every setting of the service. docs/settings.md and .env.example are generated from here; a test holds them equal.
 
 Values come from the environment, then from a file `.env` in the working directory.
 """
@@ -71,162 +71,169 @@ class Settings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    """Address to listen on. Any but a loopback address needs `SERVICE_API_KEYS`."""
+    """Address to listen on. An address other than loopback needs `SERVICE_API_KEYS` or `ALLOW_ANONYMOUS`."""
     port: int = Field(default=8000, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on. 0 chooses a free port."""
 
     gemini_api_key: Annotated[SecretStr, AfterValidator(_require_valid_key)] | None = Field(
         default=None, validation_alias=AliasChoices("GOOGLE_API_KEY", "GEMINI_API_KEY")
     )
-    """Key of the Gemini Developer API. `GOOGLE_API_KEY` is read too and takes precedence, as in Google's SDK."""
+    """Key of the Gemini Developer API. `GOOGLE_API_KEY` is also read and takes precedence, as in Google's SDK."""
     google_genai_use_vertexai: bool = Field(
         default=False, validation_alias=AliasChoices("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
     )
-    """Call Vertex AI instead of the Developer API. `GOOGLE_GENAI_USE_ENTERPRISE` is the newer name for the same."""
+    """Call Vertex AI instead of the Developer API. `GOOGLE_GENAI_USE_ENTERPRISE` is the newer name of this variable."""
     google_cloud_project: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.:_-]+$")
-    """Vertex: the project that pays. Credentials are Google's application default ones."""
+    """Vertex: the Google Cloud project that pays. Credentials are Google's application default credentials."""
     google_cloud_location: str = Field(default="global", pattern=r"^[a-z0-9-]+$")
-    """Vertex: where the model runs."""
+    """Vertex: the region in which the model runs."""
     google_gemini_base_url: Annotated[str, AfterValidator(require_http_url)] | None = None
-    """Base URL of the Developer API if it is reached at another address, through a gateway for instance."""
+    """Base URL of the Developer API. Set it to reach the API through a gateway."""
     google_vertex_base_url: Annotated[str, AfterValidator(require_http_url)] | None = None
-    """Base URL of Vertex if it is reached at another address."""
+    """Base URL of Vertex AI. Set it to reach Vertex through a gateway."""
     google_genai_api_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
-    """Version in the upstream path: `v1beta` by default, `v1beta1` on Vertex."""
+    """API version in the path of Gemini's URLs. Default: `v1beta`; on Vertex `v1beta1`."""
 
     demo: bool = False
-    """Answer from the built-in emulator: real traffic, drawn pictures, no cost, no key. Pictures, headers, `/readyz`
-    and the log say so."""
+    """Use the built-in emulator instead of Gemini: drawn images, no cost, no key. Images, response headers, `/readyz`
+    and the log show that it is a demo."""
     demo_delay_seconds: float = Field(default=1.0, ge=0, le=600)
-    """How long a demo takes over each picture."""
+    """Demo: time that the emulator takes for each image, in seconds."""
 
     default_model: ModelId = "gemini-3-pro-image"
-    """Model for requests that name none; an id or an alias."""
+    """Model for requests that name none: a model id or an alias."""
     model_aliases: Annotated[dict[ModelId, ModelId], NoDecode, BeforeValidator(parse_json)] = {}
-    """Further names for models, as JSON: `{"house-style": "gemini-3-pro-image"}`."""
+    """Additional names for models, as JSON: `{"house-style": "gemini-3-pro-image"}`."""
     extra_models: Annotated[dict[ModelId, dict[str, Any]], NoDecode, BeforeValidator(parse_json)] = {}
-    """Further models, or changes to listed ones, as JSON: `{"gemini-4-image": {"like": "gemini-3-pro-image"}}`."""
+    """Additional models, or changes to built-in ones, as JSON: `{"gemini-4-image": {"like": "gemini-3-pro-image"}}`."""
 
     fallback_model: ModelId | None = None
-    """Whom to ask when the model is out of capacity or quota, for requests that do not name a `fallbackModel`."""
+    """Model to call when the requested one is out of capacity or quota. A request's `fallbackModel` takes
+    precedence."""
 
     upstream_attempts: int = Field(default=3, ge=1, le=10)
-    """Calls to Gemini for one image at the most, all models included; docs/failures.md says what is tried again. Of two
-    or more, the last is kept for the fallback model if there is one."""
+    """Maximum number of calls to Gemini for one image, over all models. docs/failures.md lists which failures are
+    retried. With a fallback model and two or more calls, the last call is reserved for the fallback model."""
     upstream_timeout_seconds: float = Field(default=300, gt=0, le=3600)
-    """How long a call to Gemini may take altogether. 4K with references has been seen to need 250 s."""
+    """Time limit of one call to Gemini, in seconds. A 4K image with references can take 250 s."""
     upstream_connect_seconds: float = Field(default=10, gt=0, le=300)
-    """How long a connection to Gemini may take to come about."""
+    """Time limit for connecting to Gemini, in seconds."""
     upstream_first_byte_seconds: float = Field(default=300, gt=0, le=3600)
-    """How long Gemini may take to begin its answer."""
+    """Time limit until Gemini's response begins, in seconds. In a stream it also limits the time between two events."""
     upstream_stall_seconds: float = Field(default=30, gt=0, le=3600)
-    """How long Gemini may pause within its answer. Between the events of a stream `UPSTREAM_FIRST_BYTE_SECONDS`
-    counts."""
+    """Longest pause within Gemini's response, in seconds. In a stream it applies inside an event."""
     retry_initial_backoff_seconds: float = Field(default=1, ge=0, le=60)
-    """The longest wait before the second attempt, if Gemini names none; twice that before the third, and so on. The
-    wait itself is anything up to that."""
+    """Upper bound of the wait before the second call, in seconds. It doubles for each further call. The actual wait is
+    a random part of it. If Gemini names a delay, that delay applies instead."""
     retry_max_backoff_seconds: float = Field(default=10, ge=0, le=600)
-    """The longest wait before another attempt. If Gemini asks for a longer one, the caller gets it as `Retry-After`."""
+    """Longest wait before another call, in seconds. If Gemini asks for more, the call is not repeated and the caller
+    gets the delay as `Retry-After`."""
     retry_budget: float = Field(default=0.2, ge=0, le=10)
-    """Retries allowed per call, averaged over the calls of the last 10 seconds. 20 retries are always allowed. 0 turns
-    retrying off."""
+    """Retries allowed per call, averaged over the calls of the last 10 seconds: 0.2 allows one retry for five calls. 20
+    retries are always allowed. 0 turns retrying off."""
     circuit_breaker_failures: int = Field(default=10, ge=0)
-    """Failed attempts in a row after which a model is left alone for a while; 0 never does."""
+    """Consecutive failures after which calls to a model are stopped for a while. 0 turns the circuit breaker off."""
     circuit_breaker_open_seconds: float = Field(default=15, gt=0, le=3600)
-    """How long. After that one attempt at a time finds out whether it is back."""
+    """Time for which calls to the failed model stay stopped, in seconds. Then one trial call at a time checks whether
+    the model has recovered."""
 
     deadline_seconds: float = Field(default=600, gt=0, le=7200)
-    """How long an image may take altogether, waiting and further attempts included. Callers may ask for less with
+    """Time limit of one request in seconds, including the queue and retries. A caller can set less with
     `X-Timeout-Seconds` or `Prefer: wait=…`."""
     heartbeat_seconds: float = Field(default=10, gt=0, le=15)
-    """The longest silence in a stream of events."""
+    """Time without an event after which an event stream sends a comment, in seconds. The comment keeps proxies from
+    closing the connection."""
 
     max_in_flight: int = Field(default=1000, ge=1)
-    """Images that are made at once."""
+    """Maximum number of generations at the same time."""
     max_queued: int = Field(default=1000, ge=0)
-    """Requests that may wait for their turn; callers take turns."""
+    """Maximum number of requests that wait while all slots are in use. The queue is fair between callers."""
     queue_timeout_seconds: float = Field(default=30, ge=0, le=3600)
-    """How long a request may wait. Who would have to wait longer is refused at once."""
+    """Longest time in the queue, in seconds. A request with a longer expected wait is refused immediately."""
     max_buffered_bytes: int = Field(default=1024 * MIB, ge=2)
-    """References and images held at once: half of it for uploads, which are refused beyond it, half for answers, which
-    wait for room."""
+    """Memory for image data, in bytes. One half is for uploads; uploads beyond it are refused. The other half is for
+    Gemini's responses; responses beyond it wait."""
     max_connections: int = Field(default=4000, ge=1)
-    """Connections from callers. Under `python -m app` only, as are the two that follow."""
+    """Maximum number of connections from clients. Only under `python -m app`."""
     max_header_bytes: int = Field(default=64 * 1024, ge=1024)
-    """Largest head of a request, its address included."""
+    """Largest head of a request in bytes: request line and headers. The same limit holds for the trailers and chunk
+    extensions of a chunked body. Only under `python -m app`."""
     header_timeout_seconds: float = Field(default=15, gt=0, le=600)
-    """How long a connection may take to send the head of a request."""
+    """Time limit for receiving the head of a request, in seconds. Only under `python -m app`."""
     caller_idle_timeout_seconds: float = Field(default=30, gt=0, le=3600)
-    """How long an upload may pause, or an answer go unread, before the connection is cut."""
+    """Longest pause of an upload, and longest time in which a client reads nothing of a response, in seconds. Then the
+    connection is closed. The limit on reading holds only under `python -m app`."""
     shutdown_delay_seconds: float = Field(default=0, ge=0, le=600)
-    """How long new requests are still taken when the service is told to stop: `/readyz` fails at once, and whoever
-    balances the load needs a moment to notice."""
+    """Time in which the service still accepts new requests after SIGTERM, in seconds. `/readyz` fails immediately, so
+    that a load balancer can notice."""
     shutdown_grace_seconds: float = Field(default=300, ge=0, le=7200)
-    """How long images in flight may still take when the service is told to stop."""
+    """Time that running generations may still take after SIGTERM, in seconds."""
 
     max_upstream_body_bytes: int = Field(default=96 * MIB, ge=1)
-    """Largest answer of Gemini's that is read, thought signatures included."""
+    """Largest response of Gemini in bytes, including thought signatures."""
 
     service_api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(parse_named_secrets)] = ()
-    """Who may call, comma-separated: `web:secret1,batch:secret2`. A name may have two secrets while one replaces the
-    other. Without any, only loopback is served. On other addresses a secret has at least 16 characters
+    """Callers and their secrets, comma-separated: `web:secret1,batch:secret2`. Without keys only loopback is served. A
+    name may have two secrets while one replaces the other. On other addresses a secret needs at least 16 characters
     (`openssl rand -hex 16`)."""
     allow_anonymous: bool = False
-    """Serve other addresses without keys, because a proxy in front authenticates callers. To the service all of them
-    are one caller: they share one list of chats."""
+    """Accept requests without keys on every address, because a proxy in front authenticates callers. All callers then
+    count as one and share one list of chats."""
     docs_access: Literal["open", "key", "off"] = "open"
-    """Who sees `/docs` and `/openapi.json`: `open` shows them to everybody, `key` to callers with a key, `off` to
-    nobody."""
+    """Access to `/docs` and `/openapi.json`: `open` to all, `key` for callers with a key, `off` for none."""
     metrics_access: Literal["open", "key", "off"] = "key"
-    """Who sees `/metrics`, likewise. Without any keys, `key` means whoever may call."""
+    """Access to `/metrics`: `open`, `key` or `off`. If no keys are set, `key` admits every caller that the service
+    accepts."""
     alert_dollars_per_hour: float = Field(default=0, ge=0)
-    """Estimated dollars an hour, over all replicas, from which the alert rules in deploy/observability call somebody;
-    0 is never."""
+    """Estimated cost in US dollars per hour, over all replicas, above which the rules in deploy/observability raise an
+    alert. 0 turns the alert off."""
     cors_allow_origins: Origins = ()
-    """Web origins that may call from a browser, comma-separated: `https://app.example`; or `*`. Without keys, pages
-    from loopback may call anyway."""
+    """Web origins whose pages may call, comma-separated: `https://app.example`; `*` allows all. If no keys are set,
+    pages of loopback origins may always call."""
 
     max_body_bytes: int = Field(default=144 * MIB, ge=1)
-    """Largest request body. As JSON, references take a third more than their files."""
+    """Largest request body in bytes. Base64 in JSON is a third larger than the files."""
     max_reference_bytes: int = Field(default=32 * MIB, ge=1)
-    """Largest reference image. (Vertex itself takes 7 MB each.)"""
+    """Largest reference image in bytes. Vertex itself accepts 7 MB."""
     max_references_bytes: int = Field(default=100 * MIB, ge=1)
-    """Largest sum of a request's reference images. Gemini takes 100 MB a request."""
+    """Largest sum of one request's reference images in bytes. Gemini accepts 100 MB per request."""
     max_reference_pixels: int = Field(default=50_000_000, ge=1)
-    """Largest reference image in pixels, width times height, as its header claims."""
+    """Largest reference image in pixels (width × height), as its header says."""
 
     data_dir: Path = Path("data")
-    """Folder for chats, unless the two that follow put them elsewhere. It is made when there is a first one."""
+    """Folder for chats, where `DATABASE_URL` and `BLOB_URL` do not say otherwise. It is created with the first chat."""
     database_url: SecretStr | None = None
-    """Where chats are: `postgresql://user:password@host/name`, or `sqlite:///…`. Default: `chats.db` in `DATA_DIR`.
-    Replicas need PostgreSQL."""
+    """Database of chats: `postgresql://user:password@host/name` or `sqlite:///…`. Default: `chats.db` in `DATA_DIR`.
+    Several replicas need PostgreSQL."""
     blob_url: str | None = None
-    """Where their images are: `file:///…`, `s3://bucket/prefix`, `gs://…` or `az://…`; credentials as each cloud's own
-    tools read them. Default: `blobs` in `DATA_DIR`."""
+    """Storage of the chats' images: `file:///…`, `s3://bucket/prefix`, `gs://…` or `az://…`. Credentials are read as in
+    each cloud's own tools. Default: `blobs` in `DATA_DIR`."""
     auto_migrate: bool = True
-    """Bring the database up to date at first use. Else `python -m app migrate` has to have done it."""
+    """Update the database schema at first use. If `false`, run `python -m app migrate` before a new version starts."""
     chat_ttl: Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta())] = timedelta(days=30)
-    """How long a chat is kept after its last turn: seconds, or such as `30d`, `12h`, `90m`; 0 is for ever."""
+    """Time for which a chat is stored after its last turn: seconds, or for example `30d`, `12h`, `90m`. 0 stores it
+    without limit."""
     chat_lease_seconds: float = Field(default=15, ge=1, le=600)
-    """How long a chat is blocked after a crash in the middle of a turn. While a turn is made its lease is renewed."""
+    """Time for which a chat stays locked if the service crashes during a turn, in seconds. The lease is renewed while
+    the turn runs."""
     chat_cleanup_interval_seconds: float = Field(default=300, ge=1, le=86_400)
-    """How often chats that have expired, and images that no chat has any more, are removed."""
+    """Interval at which expired chats and unused images are removed, in seconds."""
 
     max_chats_per_caller: int = Field(default=10_000, ge=0)
-    """Most chats that one caller keeps; expired ones do not count. 0 is no limit."""
+    """Maximum number of chats of one caller, without expired ones. 0 is no limit."""
     max_stored_bytes_per_caller: int = Field(default=100 * 1024 * MIB, ge=0)
-    """Most bytes that the chats of one caller keep, texts and images together; a fork counts as much as a copy would.
-    0 is no limit."""
+    """Maximum number of bytes that one caller's chats store, texts and images together. A fork counts like a copy. 0 is
+    no limit."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"
-    """`debug`, `info`, `warning` or `error`. No level logs keys, prompts or images."""
+    """Lowest level that is logged: `debug`, `info`, `warning` or `error`. No level logs keys, prompts or images."""
     log_format: Literal["auto", "text", "json"] = "auto"
-    """`text` or `json`: one line of text or one JSON object for each event. `auto` writes text to a terminal."""
+    """`text` writes one line of text per event, `json` one JSON object. `auto` is `text` on a terminal, else `json`."""
     log_sensitive: bool = False
-    """Log Google's error messages, and those of unexpected errors, as they are. They can quote prompts."""
+    """Log the messages of Google's errors and of unexpected errors unchanged. They can quote prompts."""
 
     demo_recordings_dir: DirectoryPath | None = None
-    """Demo: a folder of recorded answers that the emulator replays for the prompts they were recorded with."""
+    """Demo: folder of recorded responses. The emulator replays them for the prompts with which they were recorded."""
 
     @model_validator(mode="after")
     def _models_fit(self) -> Self:

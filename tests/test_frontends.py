@@ -1,4 +1,4 @@
-"""The README's Next.js route, as it stands there: on Node, and in Next.js itself (`make test-install`)."""
+"""The Next.js route of docs/frontends.md, unchanged: on Node, and in Next.js itself (`make test-install`)."""
 
 import asyncio
 import os
@@ -27,15 +27,17 @@ NEXT = (
 
 
 def route() -> str:
-    """The code of the README's route."""
-    found = re.search(r"```js\n(// app/api/generate/route\.js\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """Return the code of the documented route."""
+    found = re.search(
+        r"```js\n(// app/api/generate/route\.js\n.*?)```", (ROOT / "docs/frontends.md").read_text(), re.DOTALL
+    )
     assert found
     return found[1]
 
 
 class Frontend(Protocol):
     def __call__(self, images_url: str) -> AbstractAsyncContextManager[httpx2.AsyncClient]:
-        """A frontend whose route hands requests on to the service at `images_url`; a client of its route."""
+        """Start a frontend whose route forwards to the service at `images_url`; return a client of the frontend."""
         ...
 
 
@@ -69,7 +71,7 @@ async def on_node(folder: Path, images_url: str) -> AsyncGenerator[str]:
 
 @pytest.fixture(scope="session")
 def next_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An application of Next.js with nothing in it but the README's route, built."""
+    """Return the folder of a Next.js application that has only the documented route."""
     folder = tmp_path_factory.mktemp("next")
     (folder / "package.json").write_text(NEXT)
     (folder / "app/api/generate").mkdir(parents=True)
@@ -113,11 +115,11 @@ def frontend(request: pytest.FixtureRequest, tmp_path: Path) -> Frontend:
     return start
 
 
-async def test_the_route_hands_on_what_was_asked_for_and_what_was_answered(
+async def test_the_route_forwards_the_request_and_the_response(
     serve: Serve, gemini: Emulator, frontend: Frontend
 ) -> None:
     """
-    Bytes, JSON and events; problems with their status and headers; and how long the page waits.
+    Bytes, JSON and events, problems with their status and headers, and the page's time limit.
     """
     async with serve(service_api_keys=f"web:{KEY}") as service, frontend(str(service.base_url)) as page:
         image = await page.post("/api/generate", json=ASK, headers={"Accept": "image/*"})
@@ -144,11 +146,11 @@ async def test_the_route_hands_on_what_was_asked_for_and_what_was_answered(
 
 
 @pytest.mark.parametrize("fault", [Fault(delay_seconds=20), Fault(stall_seconds=20)])
-async def test_an_image_that_nobody_waits_for_is_not_drawn(
+async def test_closing_the_page_cancels_the_generation(
     serve: Serve, gemini: Emulator, frontend: Frontend, fault: Fault
 ) -> None:
     """
-    A page that is closed cancels the call to Gemini, before its answer begins and in the middle.
+    The call to Gemini is cancelled before Gemini's response begins, and in the middle of it.
     """
     gemini.faults.append(fault)
     async with (
@@ -164,7 +166,7 @@ async def test_an_image_that_nobody_waits_for_is_not_drawn(
     assert len(gemini.calls) == 1
 
 
-async def test_a_service_that_is_down_is_a_problem_with_a_reason(frontend: Frontend) -> None:
+async def test_a_service_that_is_down_becomes_a_problem_document(frontend: Frontend) -> None:
     async with frontend(f"http://127.0.0.1:{free_port()}") as page:
         answer = await page.post("/api/generate", json=ASK)
 

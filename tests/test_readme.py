@@ -1,10 +1,11 @@
-"""What the README tells a newcomer to paste works as it stands there, but for the service's address."""
+"""Snippets in README.md and docs/ work unchanged, except for the service's address; links lead somewhere."""
 
 import asyncio
 import re
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import httpx2
 import pytest
@@ -12,16 +13,24 @@ import pytest
 from app.emulator import Emulator
 from tests.conftest import picture
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = (
+    *PAGES,
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("deploy/**/*.md")),
+    *sorted(ROOT.glob("docs/*/*.md")),
+)
 SERVICE, EMULATOR = "http://127.0.0.1:8000", "http://127.0.0.1:9000"
 
 
 def snippets(language: str, words: str) -> list[str]:
-    """The README's pieces of code in `language` that hold `words`."""
-    return [one for one in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if words in one]
+    """Return the snippets in `language` that contain `words`."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    return [snippet for snippet in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if words in snippet]
 
 
-async def pasted(folder: Path, *command: str) -> str:
+async def run(folder: Path, *command: str) -> str:
     running = await asyncio.create_subprocess_exec(
         *command, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -38,22 +47,23 @@ async def test_commands_can_be_pasted(
         pytest.skip("curl is not installed (Debian: curl)")
     for name, format_ in (("anna.jpg", "JPEG"), ("anna-side.jpg", "JPEG"), ("ben.png", "PNG"), ("mug.webp", "WEBP")):
         (tmp_path / name).write_bytes(picture(format_))
-    (tmp_path / "style.heic").write_bytes(picture("PNG"))  # told by its bytes, whatever it is called
-    commands = re.sub(r"^.*make run$", "", snippet, flags=re.MULTILINE)
-    commands = commands.replace(SERVICE, str(client.base_url)).replace(EMULATOR, gemini_url)
+    (tmp_path / "lighthouse.jpg").write_bytes(picture("JPEG"))
+    (tmp_path / "logo.png").write_bytes(picture("PNG"))
+    (tmp_path / "style.heic").write_bytes(picture("PNG"))  # the service recognises a file by its bytes
+    commands = snippet.replace(SERVICE, str(client.base_url)).replace(EMULATOR, gemini_url)
 
-    said = await pasted(tmp_path, "bash", "-euc", commands)
+    output = await run(tmp_path, "bash", "-euc", commands)
 
     images = re.findall(r"-o (\S+)", commands)
     assert all((tmp_path / image).read_bytes().startswith(b"\xff\xd8") for image in images)
-    assert "urn:gemini-images:problem" not in said
+    assert "urn:gemini-images:problem" not in output
 
 
 @pytest.mark.parametrize("snippet", snippets("python", "urllib"))
 async def test_the_python_snippet_needs_nothing_but_python(
     client: httpx2.AsyncClient, gemini: Emulator, tmp_path: Path, snippet: str
 ) -> None:
-    await pasted(tmp_path, sys.executable, "-I", "-c", snippet.replace(SERVICE, str(client.base_url)))
+    await run(tmp_path, sys.executable, "-I", "-c", snippet.replace(SERVICE, str(client.base_url)))
 
     assert (tmp_path / "lighthouse.jpg").read_bytes().startswith(b"\xff\xd8")
 
@@ -66,18 +76,39 @@ async def test_the_browser_snippet_gets_an_image(
         pytest.skip("Node is not installed (Debian: nodejs)")
     code = f"const img = {{}};\n{snippet.replace(SERVICE, str(client.base_url))}\nconsole.log(img.src);"
 
-    said = await pasted(tmp_path, "node", "--input-type=module", "-e", code)
+    output = await run(tmp_path, "node", "--input-type=module", "-e", code)
 
-    assert said.startswith("blob:")
+    assert output.startswith("blob:")
 
 
-async def test_a_failure_is_not_taken_for_an_image(
+async def test_the_first_command_fails_if_there_is_no_image(
     client: httpx2.AsyncClient, gemini: Emulator, tmp_path: Path
 ) -> None:
     """
-    The first command ends with an exit code if there is no image.
+    curl exits with 22; a script does not mistake the problem document for an image.
     """
     command = snippets("sh", "lighthouse.jpg")[0].replace(SERVICE, str(client.base_url)).replace("16:9", "16:8")
     running = await asyncio.create_subprocess_exec("bash", "-euc", command, cwd=tmp_path)
 
     assert await asyncio.wait_for(running.wait(), 60) == 22
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", dict.fromkeys(DOCUMENTS), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            broken.append(link)
+
+    assert broken == []

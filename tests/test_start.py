@@ -1,4 +1,4 @@
-"""Starting the process: as a newcomer, as an operator who forgot something; and the papers that come with it."""
+"""Starting the process, errors in its settings, and the documentation of settings and problem codes."""
 
 import asyncio
 import os
@@ -8,18 +8,17 @@ import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, chdir
-from datetime import timedelta
 from pathlib import Path
 
 import httpx2
 import pytest
-from pydantic_core import PydanticUndefined
 
 from app.domain import errors
 from app.emulator import Emulator, served
 from app.main import create_app
 from app.server.start_checks import UnsafeConfiguration, check_environment
 from app.settings import Settings
+from tests import settings_page
 from tests.storages import S3_ENVIRONMENT, environment
 
 ROOT = Path(__file__).parent.parent
@@ -319,36 +318,27 @@ async def test_a_service_without_chats_loads_nothing_for_them(tmp_path: Path) ->
     assert printed.decode().strip() == "set()"
 
 
-def documented_default(value: object) -> str:
-    if value is None or value is PydanticUndefined or value in ((), {}):
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, timedelta):
-        return f"{value.days}d"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def knobs() -> list[tuple[str, str]]:
-    found = []
-    for name, field in Settings.model_fields.items():
-        alias = field.validation_alias
-        shown = str(getattr(alias, "choices", [name])[-1])
-        found.append((shown.upper(), documented_default(field.default)))
-    return found
+def test_the_settings_page_and_env_example_follow_the_code() -> None:
+    """
+    `python -m tests.settings_page` writes both.
+    """
+    assert settings_page.PAGE.read_text() == settings_page.page()
+    assert settings_page.EXAMPLE.read_text() == settings_page.example()
 
 
 def test_env_example_lists_every_setting_with_its_default() -> None:
-    lines = re.findall(r"^# ([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    lines = re.findall(r"^# ([A-Z_]+)=(.*)$", settings_page.EXAMPLE.read_text(), re.MULTILINE)
 
-    assert lines == knobs()
+    assert lines == [(variable, default) for _, variable, default, _ in settings_page.settings()]
+    assert len(lines) == len(Settings.model_fields)
 
 
-def test_the_readme_lists_every_setting_with_its_default() -> None:
+def test_the_readme_names_only_settings_that_exist() -> None:
     table = (ROOT / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `([A-Z_]+)` \| `?(.*?)`? \| .+ \|$", table, re.MULTILINE)
+    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", table))
 
-    assert rows == knobs()
+    assert named
+    assert named <= {variable for _, variable, _, _ in settings_page.settings()}
 
 
 def test_every_setting_explains_itself() -> None:
@@ -356,16 +346,16 @@ def test_every_setting_explains_itself() -> None:
         assert field.description, name
 
 
-def test_the_readme_names_every_problem_code() -> None:
+def test_the_api_reference_names_every_problem_code() -> None:
     classes: list[type[errors.ServiceError]] = [
         errors.Internal,
         *errors.CallerError.__subclasses__(),
         *errors.GenerationRefused.__subclasses__(),
     ]
     classes += [errors.UpstreamError, *errors.UpstreamError.__subclasses__(), *errors.StorageError.__subclasses__()]
-    readme = (ROOT / "README.md").read_text()
+    reference = (ROOT / "docs/api.md").read_text()
 
     for error in classes:
-        assert f"`{error.code}`" in readme
+        assert f"`{error.code}`" in reference
         assert error.__name__ in (errors.__doc__ or "")
         assert f"{error.status} {error.code}" in (errors.__doc__ or "")

@@ -116,16 +116,15 @@ class EventStreamResponse(Response):
                     await sender.send(piece)
 
     async def _conclude(self, work: asyncio.Future[Generation], sender: ResponseWriter, receive: Receive) -> None:
-        # Not `work.result()`: its traceback would refer to this frame, and this frame refers to `work`.
-        error = work.exception()
-        if isinstance(error, CallerDisconnected | CallerTooSlow):
+        try:
+            document = render_json(work.result(), with_url=self._with_url)
+        except (CallerDisconnected, CallerTooSlow):
             return
-        if isinstance(error, Exception):
+        except Exception as error:
             await sender.send(_event("problem", self._problem(error)))
-            return
-        document = render_json(work.result(), with_url=self._with_url)
-        await sender.send_all(self._pieces("image", document), receive)
-        await sender.send(_event("done", {}))
+        else:
+            await sender.send_all(self._pieces("image", document), receive)
+            await sender.send(_event("done", {}))
 
     def _pieces(self, name: str, document: list[Segment]) -> AsyncIterator[bytes]:
         return iter_pieces([f"event: {name}\ndata: ".encode(), *document, b"\n\n"], self._options.scheduler)
