@@ -258,6 +258,27 @@ async def test_nothing_of_a_request_outlives_its_caller(
     assert left() == []
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"prompt": "x", "referenceImages": [REFERENCE], "unknown": 1}, 422),
+        ({"prompt": "x", "referenceImages": [REFERENCE, {"data": "not base64"}]}, 422),
+        ({"prompt": "x", "referenceImages": [REFERENCE, {"data": REFERENCE["data"][:400]}]}, 415),
+        ({"prompt": "x", "referenceImages": [REFERENCE], "model": "gemini-2.5-flash-image", "imageSize": "4K"}, 422),
+        ({"prompt": "x", "referenceImages": [REFERENCE], "systemInstruction": "x" * 5_000_000}, 413),
+    ],
+    ids=["unknown field", "not base64", "not an image", "not for the model", "too large"],
+)
+async def test_nothing_of_a_rejected_request_outlives_it(
+    client: httpx2.AsyncClient, left: Callable[[], list[str]], body: dict[str, object], status: int
+) -> None:
+    response = await client.post("/generate-image", json=body)
+    await asyncio.sleep(0.05)
+
+    assert response.status_code == status, response.text
+    assert left() == []
+
+
 # On the way out.
 
 

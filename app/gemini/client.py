@@ -25,6 +25,7 @@ from app.gemini.transport.exchange import ImageExchange, ResponseTooLarge, Trip
 from app.gemini.transport.pool import ConnectionPool
 from app.gemini.transport.transport import ImageTransport
 from app.lib.byte_budget import ByteBudget, Reservation
+from app.lib.idle_trim import clear_traceback_frames
 from app.lib.scheduler import FairScheduler
 from app.settings import Settings
 
@@ -145,8 +146,9 @@ class GeminiClient:
                     generation = responses.to_generation(answer, exchange, request, model)
                     if chunks.warning:
                         generation = replace(generation, warnings=(*generation.warnings, chunks.warning))
-            except BaseException:
+            except BaseException as error:
                 progress.memory.resize(0)
+                clear_traceback_frames(error)  # they refer to the request's and the response's images
                 raise
             if in_chat:
                 sent = requests.user_parts(request)

@@ -17,7 +17,6 @@ from app.api.http.problems import GENERATION
 from app.api.images.events import EventStreamResponse
 from app.domain.errors import InvalidJson, TooLarge
 from app.lib.base64_json import Base64Decoder, Base64Extractor, TooManyMembers
-from app.lib.idle_trim import clear_traceback_frames
 
 MAX_BETWEEN_STRINGS_BYTES = 4096
 """How much may stand between the strings of a body, white space not counted: braces, colons, commas, numbers. Each
@@ -213,8 +212,7 @@ class ExtractingRoute(APIRoute):
             request.state.upload = body = request.state.upload_limiter.body(request.scope, request.receive, caller)
             try:
                 response = await handler(ExtractingRequest(request.scope, body.receive))
-            except BaseException as error:
-                clear_traceback_frames(error)  # they hold what has arrived
+            except BaseException:
                 body.release()
                 raise
             if isinstance(response, EventStreamResponse):

@@ -47,6 +47,7 @@ from app.domain.errors import (
 )
 from app.domain.generation import Usage
 from app.lib import logs
+from app.lib.idle_trim import clear_traceback_frames
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ class Reporter:
         _count_refusal(expected, scope)
         told = report(expected, logs.request_id.get(), log_sensitive=self._log_sensitive)
         log.log(told.entry.level, told.entry.message, extra=told.entry.extra)
+        clear_traceback_frames(error)  # they refer to the request and its images
         return told
 
 

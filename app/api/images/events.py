@@ -116,15 +116,16 @@ class EventStreamResponse(Response):
                     await sender.send(piece)
 
     async def _conclude(self, work: asyncio.Future[Generation], sender: ResponseWriter, receive: Receive) -> None:
-        try:
-            document = render_json(work.result(), with_url=self._with_url)
-        except (CallerDisconnected, CallerTooSlow):
+        # Not `work.result()`: its traceback would refer to this frame, and this frame refers to `work`.
+        error = work.exception()
+        if isinstance(error, CallerDisconnected | CallerTooSlow):
             return
-        except Exception as error:
+        if isinstance(error, Exception):
             await sender.send(_event("problem", self._problem(error)))
-        else:
-            await sender.send_all(self._pieces("image", document), receive)
-            await sender.send(_event("done", {}))
+            return
+        document = render_json(work.result(), with_url=self._with_url)
+        await sender.send_all(self._pieces("image", document), receive)
+        await sender.send(_event("done", {}))
 
     def _pieces(self, name: str, document: list[Segment]) -> AsyncIterator[bytes]:
         return iter_pieces([f"event: {name}\ndata: ".encode(), *document, b"\n\n"], self._options.scheduler)

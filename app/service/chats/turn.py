@@ -9,7 +9,6 @@ from app.domain.chat import Chat, Turn, TurnState
 from app.domain.errors import GenerationRefused, ServiceError, StorageUnavailable
 from app.domain.generation import Caller, Generation
 from app.domain.progress import GenerationProgress
-from app.lib.idle_trim import clear_traceback_frames
 from app.service.chats.leases import LeaseKeeper
 from app.service.generation.plan import GenerationPlan
 from app.service.generation.service import ImageService
@@ -171,7 +170,6 @@ class PendingTurn:
                 if loop.time() + pause > end or turn.image is None:
                     raise
                 log.warning("a turn could not be kept yet", extra={"part": error.part, "cause": error.cause})
-                clear_traceback_frames(error)
             else:
                 self._open = False
                 self._work.leases.forget(self._holder)

@@ -19,7 +19,6 @@ from app.domain.errors import CallerDisconnected, CallerTooSlow, GenerationRefus
 from app.domain.generation import Caller, Generation
 from app.domain.progress import GenerationProgress, ProgressEvent, Stage
 from app.lib.byte_budget import Reservation
-from app.lib.idle_trim import clear_traceback_frames
 from app.service.chats.turn import PendingTurn
 from app.service.generation.plan import GenerationPlan
 from app.service.generation.service import ImageService
@@ -123,10 +122,8 @@ class GenerationRun:
             return
         work.cancel()
         await asyncio.wait({work})
-        try:
-            work.result()
-        except BaseException as error:
-            clear_traceback_frames(error)
+        if not work.cancelled():
+            work.exception()  # not `result()`: the traceback would refer to this frame, and this frame refers to `work`
 
     def fail(self, error: ServiceError) -> None:
         """This is what came of it. Whatever fails later is a consequence: of an answer that nobody reads, for instance,
@@ -165,7 +162,6 @@ class GenerationRun:
             self._refusal = error if isinstance(error, GenerationRefused) else None
             if isinstance(error, Exception):
                 self._reporter.document(error, self._scope)  # for the log alone
-            clear_traceback_frames(error)
         if self._body is not None:
             self._body.release()
         self._finish()
@@ -201,7 +197,6 @@ class GenerationRun:
             },
         )
         self._metrics.record_generation(model, outcome, progress, usage, self._left_in)
-        clear_traceback_frames(self._failure)
         self._generation = self._failure = None
 
 

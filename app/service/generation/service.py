@@ -23,7 +23,6 @@ from app.domain.generation import Caller, Generation, GenerationRequest
 from app.domain.progress import GenerationProgress, Stage, Started
 from app.gemini import GeminiClient
 from app.lib.base64_json import Content
-from app.lib.idle_trim import clear_traceback_frames
 from app.service.generation import capabilities
 from app.service.generation.plan import GenerationPlan, require_accepted_type, size_warnings, without_alias_warning
 from app.service.resilience.admission import AdmissionController
@@ -154,13 +153,11 @@ class ImageService:
                     raise
                 log.warning("a chat goes on without its signatures", extra={"cause": error.cause})
                 distrusted = True
-                clear_traceback_frames(error)
             except StorageDamaged as error:
                 if error.lost is None or error.lost in lost:
                     raise
                 log.error("something of a chat is missing", extra={"cause": error.cause})
                 lost.add(cast("Content", error.lost))
-                clear_traceback_frames(error)
 
     async def _attempted(
         self, plan: GenerationPlan, progress: GenerationProgress, *, another_model: bool

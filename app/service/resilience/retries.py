@@ -16,7 +16,6 @@ from tenacity import AsyncRetrying, RetryCallState
 
 from app.domain.errors import RetrySafety, UpstreamError
 from app.domain.progress import GenerationProgress, Retrying, Stage
-from app.lib.idle_trim import clear_traceback_frames
 
 T = TypeVar("T")
 
@@ -126,7 +125,6 @@ class Retrier:
             self.doubtful += error.retry_safety is RetrySafety.ONCE
             progress.notify(Retrying(progress.attempts + 1, round(state.upcoming_sleep, 3), error.code))
             progress.enter(Stage.RETRY)
-            clear_traceback_frames(error)
 
         retrying = AsyncRetrying(
             sleep=asyncio.sleep, retry=worth_it, wait=self._wait, stop=enough, before_sleep=about_to_wait, reraise=True
