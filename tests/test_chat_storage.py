@@ -31,7 +31,7 @@ from app.emulator import Emulator, Fault, served
 from app.lib.base64_json import BufferContent
 from app.settings import Settings
 from app.store import Storage
-from app.store.blob_index import GARBAGE_SECONDS
+from app.store.blobs import GRACE_SECONDS
 from app.store.chats import ChatStore
 from app.store.database import Database
 from app.store.migrate import HEAD, migrate
@@ -162,15 +162,15 @@ async def test_a_turn_that_lost_its_lease_is_not_kept(storage: Knobs) -> None:
     turn = Turn(number=1, state=TurnState.SUCCEEDED, prompt="A cat", model="any", generation_id="gen_1")
     async with opened(storage, chat_lease_seconds=1) as store:
         empty = await store.add("anna", ChatDefaults())
-        slow = await store.lease(empty.id, "anna", "slow")
+        slow = await store.turns.lease(empty.id, "anna", "slow")
         await asyncio.sleep(1.1)
-        fast = await store.lease(empty.id, "anna", "fast")
-        await store.renew(["slow"])
+        fast = await store.turns.lease(empty.id, "anna", "fast")
+        await store.turns.renew(["slow"])
         with pytest.raises(LeaseLost):
-            await store.save_turn(slow, "slow", turn, None)
-        await store.save_turn(fast, "fast", turn, None)
+            await store.turns.save(slow, "slow", turn, None)
+        await store.turns.save(fast, "fast", turn, None)
         with pytest.raises(LeaseLost):
-            await store.save_turn(
+            await store.turns.save(
                 slow, "slow", Turn(1, TurnState.SUCCEEDED, "A dog", "any", generation_id="gen_2"), None
             )
         found = await store.get(empty.id, "anna")
@@ -182,9 +182,9 @@ async def test_a_turn_is_kept_once_even_if_nobody_heard_that_it_was(storage: Kno
     turn = Turn(number=1, state=TurnState.SUCCEEDED, prompt="A cat", model="any", generation_id="gen_1")
     async with opened(storage) as store:
         empty = await store.add("anna", ChatDefaults())
-        chat = await store.lease(empty.id, "anna", "me")
-        await store.save_turn(chat, "me", turn, None)
-        await store.save_turn(chat, "me", turn, None)
+        chat = await store.turns.lease(empty.id, "anna", "me")
+        await store.turns.save(chat, "me", turn, None)
+        await store.turns.save(chat, "me", turn, None)
         found = await store.get(empty.id, "anna")
 
     assert len(found.turns) == 1
@@ -223,19 +223,19 @@ async def test_a_sweep_removes_what_nobody_refers_to_and_nothing_else(storage: K
 
     shared, alone = os.urandom(100_000), os.urandom(100_000)
     async with opened(storage) as store:
-        chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", "1")
-        await store.save_turn(chat, "1", turn(1, shared), None)
+        chat = await store.turns.lease((await store.add("anna", ChatDefaults())).id, "anna", "1")
+        await store.turns.save(chat, "1", turn(1, shared), None)
         fork = await store.fork(chat.id, "anna", None)
-        chat = await store.lease(chat.id, "anna", "2")
-        await store.save_turn(chat, "2", turn(2, alone), None)
+        chat = await store.turns.lease(chat.id, "anna", "2")
+        await store.turns.save(chat, "2", turn(2, alone), None)
         await store.remove(chat.id, "anna")
         early = await store.cleanup()
-        await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
+        await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GRACE_SECONDS + 1}")
         swept = await store.cleanup()
         found = (await store.get(fork.id, "anna")).turns[0].image
         assert found
         kept = b"".join([piece async for piece in found.content])
-        there = [await store.files.has(hashlib.sha256(one).hexdigest(), len(one)) for one in (shared, alone)]
+        there = [await store.blobs.has(hashlib.sha256(one).hexdigest(), len(one)) for one in (shared, alone)]
 
     assert (early.blobs, swept.blobs) == (0, 1)
     assert kept == shared
@@ -246,14 +246,14 @@ async def test_bytes_that_were_swept_are_stored_anew(storage: Knobs) -> None:
     image = Image(BufferContent(os.urandom(1000)), "image/png", 1, 1)
     async with opened(storage) as store:
         for number in range(2):
-            chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
+            chat = await store.turns.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
             turn = Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image, generation_id="gen")
-            await store.save_turn(chat, str(number), turn, None)
+            await store.turns.save(chat, str(number), turn, None)
             found = (await store.get(chat.id, "anna")).turns[0].image
             assert found
             assert b"".join([piece async for piece in found.content]) == image.content.head(1000)
             await store.remove(chat.id, "anna")
-            await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
+            await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GRACE_SECONDS + 1}")
             assert (await store.cleanup()).blobs == 1
 
 
@@ -295,8 +295,8 @@ async def test_large_files_go_in_and_out_in_pieces(storage: Knobs) -> None:
     data = os.urandom(20_000_001)
     async with opened(storage) as store:
         digest = hashlib.sha256(data).hexdigest()
-        await store.files.put(digest, BufferContent(data))
-        blob = store.files.blob(digest, len(data))
+        await store.blobs.put(digest, BufferContent(data))
+        blob = store.blobs.blob(digest, len(data))
         pieces = [piece async for piece in blob]
         middle = b"".join([piece async for piece in blob.between(5_000_000, 9_999_999)])
 
@@ -313,13 +313,13 @@ async def test_a_sweep_and_a_writer_of_the_same_bytes(storage: Knobs) -> None:
     image = Image(BufferContent(os.urandom(1000)), "image/png", 1, 1)
 
     async def added(store: ChatStore, number: int) -> Chats:
-        chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
-        await store.save_turn(chat, str(number), Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image), None)
+        chat = await store.turns.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
+        await store.turns.save(chat, str(number), Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image), None)
         return chat
 
     async with opened(storage) as store:
         await store.remove((await added(store, 1)).id, "anna")
-        await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}, doomed = TRUE")
+        await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GRACE_SECONDS + 1}, doomed = TRUE")
         chat = await added(store, 2)
         swept = await store.cleanup()
         found = (await store.get(chat.id, "anna")).turns[0].image
@@ -337,12 +337,12 @@ async def test_a_fork_and_the_end_of_what_it_is_forked_from(storage: Knobs) -> N
     image = Image(BufferContent(os.urandom(1000)), "image/png", 1, 1)
     async with opened(storage) as store:
         for number in range(10):
-            chat = await store.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
-            await store.save_turn(chat, str(number), Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image), None)
+            chat = await store.turns.lease((await store.add("anna", ChatDefaults())).id, "anna", str(number))
+            await store.turns.save(chat, str(number), Turn(1, TurnState.SUCCEEDED, "A cat", "any", image=image), None)
             fork, removed = await asyncio.gather(
                 store.fork(chat.id, "anna", None), store.remove(chat.id, "anna"), return_exceptions=True
             )
-            await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
+            await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GRACE_SECONDS + 1}")
             await store.cleanup()
             assert removed is None
             if isinstance(fork, BaseException):
@@ -402,8 +402,8 @@ async def test_readers_of_long_chats_who_do_not_read_hold_little(
         chat = await begin(client)
         async with opened(storage) as store:
             for number, prompt in enumerate(prompts, start=1):
-                leased = await store.lease(chat.url.removeprefix("/chats/"), "local", str(number))
-                await store.save_turn(leased, str(number), Turn(number, TurnState.FAILED, prompt, "any"), None)
+                leased = await store.turns.lease(chat.url.removeprefix("/chats/"), "local", str(number))
+                await store.turns.save(leased, str(number), Turn(number, TurnState.FAILED, prompt, "any"), None)
         request = f"GET {chat.url} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         found = await chat.read()
         readers = [
@@ -1087,9 +1087,9 @@ async def test_lists_have_an_excerpt_of_a_long_system_instruction(serve: Serve, 
 async def with_a_long_turn(store: ChatStore) -> Chats:
     """A chat whose system instruction and whose only turn are long."""
     empty = await store.add("anna", ChatDefaults(system_instruction=LONG))
-    chat = await store.lease(empty.id, "anna", "me")
+    chat = await store.turns.lease(empty.id, "anna", "me")
     turn = Turn(1, TurnState.SUCCEEDED, LONG, "any", text=LONG, generation_id="gen_1")
-    await store.save_turn(chat, "me", turn, None)
+    await store.turns.save(chat, "me", turn, None)
     return await store.get(chat.id, "anna")
 
 
@@ -1100,7 +1100,7 @@ async def test_forks_share_long_texts(storage: Knobs) -> None:
         forks = [await store.fork(chat.id, "anna", place % 2) for place in range(12)]
         after = await kept_characters(storage)
         fork = await store.get(forks[1].id, "anna")
-        leased = await store.lease(forks[1].id, "anna", "other")
+        leased = await store.turns.lease(forks[1].id, "anna", "other")
 
     assert chat.defaults.system_instruction == LONG
     assert after - before < before / 10
@@ -1113,7 +1113,7 @@ async def test_a_sweep_removes_long_texts_that_nobody_refers_to(storage: Knobs) 
         chat = await with_a_long_turn(store)
         fork = await store.fork(chat.id, "anna", None)
         await store.remove(chat.id, "anna")
-        await execute(storage, f"UPDATE texts SET touched_at = touched_at - {GARBAGE_SECONDS + 1}")
+        await execute(storage, f"UPDATE texts SET touched_at = touched_at - {GRACE_SECONDS + 1}")
         await store.cleanup()
         kept = await store.get(fork.id, "anna")
         await store.remove(fork.id, "anna")
@@ -1246,7 +1246,7 @@ async def test_one_caller_keeps_so_many_bytes(serve: Serve, gemini: Emulator, st
 
 @pytest.fixture
 async def database(storage: Knobs) -> AsyncGenerator[Database]:
-    database = Database.of(settings_for("http://127.0.0.1:1", **storage))
+    database = Database.from_settings(settings_for("http://127.0.0.1:1", **storage))
     yield database
     await database.aclose()
 
@@ -1261,7 +1261,7 @@ async def test_migrations_make_the_tables_that_the_code_has(database: Database) 
 
 
 async def test_replicas_that_start_together_migrate_once(storage: Knobs) -> None:
-    databases = [Database.of(settings_for("http://127.0.0.1:1", **storage)) for _ in range(4)]
+    databases = [Database.from_settings(settings_for("http://127.0.0.1:1", **storage)) for _ in range(4)]
 
     await asyncio.gather(*(migrate(one) for one in databases))
 
@@ -1270,7 +1270,7 @@ async def test_replicas_that_start_together_migrate_once(storage: Knobs) -> None
 
 
 async def test_who_may_not_migrate_says_what_is_missing(database: Database) -> None:
-    with pytest.raises(StorageUnavailable, match="migrations have to be run"):
+    with pytest.raises(StorageUnavailable, match="Run the migrations"):
         await migrate(database, allowed=False)
 
     await migrate(database)

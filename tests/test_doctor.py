@@ -100,7 +100,7 @@ async def examined(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool, s
             ["FAILURE  database", "refused", "skipped  blobs"],
         ),
         ({"blob_url": "s4://very-secret"}, ["FAILURE  blobs", "BLOB_URL"]),
-        ({"auto_migrate": False}, ["FAILURE  database", "migrations have to be run"]),
+        ({"auto_migrate": False}, ["FAILURE  database", "Run the migrations"]),
     ],
 )
 async def test_a_service_that_would_not(

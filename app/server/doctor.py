@@ -163,7 +163,7 @@ async def check_storage(settings: Settings) -> AsyncGenerator[Finding]:
     from app.store.migrate import migrate
 
     try:
-        database = Database.of(settings)
+        database = Database.from_settings(settings)
         async with aclosing(database):
             await migrate(database, allowed=settings.auto_migrate)
             now = await database.read(lambda connection: connection.execute(select(database.now)).scalar_one())
@@ -186,12 +186,12 @@ async def _check_blobs(settings: Settings) -> AsyncGenerator[Finding]:
     content = BufferContent(b"Written by python -m app doctor. You can delete this file.")
     try:
         async with aclosing(Storage(settings)) as storage:
-            files = (await storage.chats()).files
-            await files.require_writable()
+            blobs = (await storage.chats()).blobs
+            await blobs.require_writable()
             digest = await digest_of(content)
-            await files.put(digest, content)
-            await files.read(files.blob(digest, len(content)), 0, len(content))
-            await files.delete([digest])
+            await blobs.put(digest, content)
+            await blobs.read(blobs.blob(digest, len(content)), 0, len(content))
+            await blobs.delete([digest])
     except ServiceError as error:
         yield failure("blobs", f"{error.detail} ({describe_cause(error)}) See BLOB_URL and DATA_DIR.")
     else:

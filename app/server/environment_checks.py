@@ -147,9 +147,9 @@ def _database_folder(settings: Settings) -> Path | None:
 def _blob_folder(settings: Settings) -> Path | None:
     if settings.blob_url is None:
         return None
-    from app.store.blobs import folder_of
+    from app.store.blobs import directory_of
 
-    return folder_of(settings.blob_url)
+    return directory_of(settings.blob_url)
 
 
 def _check_temporary_folder(_: Settings) -> Iterator[SettingError]:

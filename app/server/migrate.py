@@ -19,9 +19,9 @@ def main() -> None:
 
 async def _migrate() -> None:
     settings = check_environment().require_valid()
-    database = Database.of(settings)
+    database = Database.from_settings(settings)
     try:
         await migrate(database)
     finally:
         await database.aclose()
-    print(f"The database of chats is at {HEAD}.")
+    print(f"The chat database is at {HEAD}.")

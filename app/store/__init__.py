@@ -1,7 +1,7 @@
-"""Where chats are kept: rows in a database, bytes in a blob store. The only package that knows either of them.
+"""Storage of chats: rows in a database, bytes in a blob store. The only package that imports SQLAlchemy and obstore.
 
-`Storage` opens both when somebody first asks for a chat. Nothing else of the package is imported before: SQLAlchemy
-alone takes a quarter of a second and 20 MB, and whoever makes single images needs neither it nor a folder to write to.
+`Storage` opens both at the first request for a chat, and imports the modules of this package only then. SQLAlchemy
+alone takes 0.25 s and 20 MB. A service that makes only single images needs neither it nor a writable directory.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ __all__ = ["Storage"]
 
 
 class Storage:
-    """The way to the `ChatStore`."""
+    """Opens the `ChatStore` at first use, and closes it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -29,40 +29,40 @@ class Storage:
         self._chats: ChatStore | None = None
 
     async def in_use(self) -> bool:
-        """Whether there is something in it, as far as one can tell without opening it."""
+        """Return whether chats may be stored, without opening the database."""
         settings = self._settings
         if self._chats is not None or settings.database_url is not None:
             return True
         return await anyio.to_thread.run_sync((settings.data_dir / "chats.db").exists)
 
     async def chats(self) -> "ChatStore":
-        """The store, with a database that is up to date.
+        """Return the store, after migrating its database if need be.
 
         Raises:
-            StorageUnavailable, StorageFull: it cannot be opened now. Another time it may.
+            StorageUnavailable, StorageFull: it cannot be opened now. The next call tries again.
         """
         if self._chats is None:
             if self._opening is None or self._opening.done():
-                self._opening = asyncio.create_task(self._opened())
-            self._chats = await asyncio.shield(self._opening)  # all who wait learn what became of the same attempt
+                self._opening = asyncio.create_task(self._open())
+            self._chats = await asyncio.shield(self._opening)  # concurrent callers share one attempt
         return self._chats
 
-    async def _opened(self) -> "ChatStore":
-        # The event loop has better things to do than to read a few hundred modules, or to wait for a disk.
+    async def _open(self) -> "ChatStore":
+        # In threads: importing hundreds of modules and waiting for a disk would block the event loop.
         await anyio.to_thread.run_sync(importlib.import_module, "app.store.chats")
         from app.store.blobs import BlobStore
-        from app.store.chats import ChatStore, Limits
+        from app.store.chats import ChatStore, StorageLimits
         from app.store.database import Database
         from app.store.migrate import migrate
 
         settings = self._settings
         if self._database is None:
-            self._database = await anyio.to_thread.run_sync(Database.of, settings)
+            self._database = await anyio.to_thread.run_sync(Database.from_settings, settings)
         await migrate(self._database, allowed=settings.auto_migrate)
-        files = await anyio.to_thread.run_sync(BlobStore, settings.blob_url, settings.data_dir)
+        blobs = await anyio.to_thread.run_sync(BlobStore, settings.blob_url, settings.data_dir)
         ttl = settings.chat_ttl.total_seconds() or None
-        limits = Limits(settings.max_chats_per_caller, settings.max_stored_bytes_per_caller)
-        return ChatStore(self._database, files, ttl, settings.chat_lease_seconds, limits)
+        limits = StorageLimits(settings.max_chats_per_caller, settings.max_stored_bytes_per_caller)
+        return ChatStore(self._database, blobs, ttl, settings.chat_lease_seconds, limits)
 
     async def aclose(self) -> None:
         if self._opening is not None:

@@ -1,4 +1,4 @@
-"""The database: SQLite in a file, or PostgreSQL; what differs between them is said here."""
+"""The database: SQLite in a file, or PostgreSQL. Runs transactions in threads, and handles what differs."""
 
 import asyncio
 import os
@@ -24,30 +24,31 @@ from app.store.permissions import close_to_others, make_private_file, make_priva
 T = TypeVar("T")
 
 TRANSACTION_SECONDS = 15
-"""How long one may take; all of ours are short."""
+"""Time limit of one transaction. All transactions of the service are short."""
 
 _BUSY_SECONDS = 10
-"""How long a transaction waits for a lock. `DATABASE_URL` can say otherwise: `?timeout=5` (SQLite),
+"""How long a transaction waits for a lock. `DATABASE_URL` can set another time: `?timeout=5` (SQLite),
 `?options=-c%20lock_timeout%3D5s` (PostgreSQL)."""
 
-_LEAST_BUSY_SECONDS = 0.1
-"""How long a writer waits for a lock of SQLite's if it has waited for the other writers of this process already."""
+_MIN_BUSY_SECONDS = 0.1
+"""How long a writer waits for SQLite's lock if it has used up its time waiting for other writers of this process."""
 
 _CONNECT_SECONDS = 5
 _CONNECTIONS = 30
+"""Most connections, and most threads for transactions."""
 
 
 class Database:
-    """Transactions, each in a thread of its own."""
+    """Runs each transaction as a whole in a worker thread."""
 
     def __init__(self, url: str | None, directory: Path) -> None:
         """
         Args:
-            url: where it is; `sqlite:///…` or `postgresql://…`. Without one it is a file in `directory`.
-            directory: made if need be.
+            url: `sqlite:///…` or `postgresql://…`; `None` means the file `chats.db` in `directory`.
+            directory: made if it does not exist.
 
         Raises:
-            StorageUnavailable: that is no URL, or the directory cannot be made.
+            StorageUnavailable: the URL is invalid, or the directory cannot be made.
         """
         self.url = _url_of(url, directory)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
@@ -63,58 +64,60 @@ class Database:
         self._writer = asyncio.Lock()
 
     @classmethod
-    def of(cls, settings: Settings) -> "Database":
-        """The one that the settings name. As the constructor otherwise."""
+    def from_settings(cls, settings: Settings) -> "Database":
+        """Return the database that the settings name. Raises as the constructor does."""
         url = settings.database_url.get_secret_value() if settings.database_url else None
         return cls(url, settings.data_dir)
 
     @property
     def now(self) -> ColumnElement[float]:
-        """The time as the database has it."""
+        """Seconds since 1970 by the database's clock."""
         text = "(julianday('now') - 2440587.5) * 86400.0" if self.is_sqlite else "extract(epoch from clock_timestamp())"
         return literal_column(text, Double)
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Do `work` in a transaction that sees one state of the database, and changes none.
+    async def read(self, transaction: Callable[[Connection], T]) -> T:
+        """Run `transaction` in a read-only transaction that sees one snapshot of the database.
 
         Raises:
-            StorageUnavailable, StorageFull: as it turns out.
+            StorageUnavailable, StorageFull: the transaction failed.
         """
-        return await self._in_thread(work, writes=False)
+        return await self._in_thread(transaction, writes=False)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        """Do `work` in a transaction that is durable once this returns.
+    async def write(self, transaction: Callable[[Connection], T]) -> T:
+        """Run `transaction` in a writing transaction. It is durable when this returns.
 
         Raises:
-            StorageUnavailable, StorageFull: nothing of it has happened, or nobody knows.
+            StorageUnavailable, StorageFull: the transaction failed. If the connection broke during the commit, it may
+                still have been committed.
         """
-        return await self._in_thread(work, writes=True)
+        return await self._in_thread(transaction, writes=True)
 
-    async def _in_thread(self, work: Callable[[Connection], T], *, writes: bool) -> T:
-        """A transaction is a visit to a thread. SQLAlchemy's own asynchrony is one for each cursor and row instead."""
+    async def _in_thread(self, transaction: Callable[[Connection], T], *, writes: bool) -> T:
+        """Use one thread for the whole transaction. SQLAlchemy's asyncio extension switches threads for each cursor
+        and row instead."""
         used: list[Any] = []
-        # SQLite has one writer anyway; those who wait for their turn need no thread to do so.
-        turn = self._writer if writes and self.is_sqlite else nullcontext()
+        # SQLite allows one writer at a time. Writers wait on the event loop, so that none occupies a thread.
+        write_lock = self._writer if writes and self.is_sqlite else nullcontext()
         started = time.monotonic()
         with as_storage_errors("database"):
             try:
-                async with asyncio.timeout(TRANSACTION_SECONDS), turn:
+                async with asyncio.timeout(TRANSACTION_SECONDS), write_lock:
                     return await anyio.to_thread.run_sync(
-                        self._transaction, work, writes, used, started, limiter=self._threads, abandon_on_cancel=True
+                        self._run, transaction, writes, used, started, limiter=self._threads, abandon_on_cancel=True
                     )
             except TimeoutError:
-                _cut(used)
+                _disconnect(used)
                 raise
 
-    def _transaction(self, work: Callable[[Connection], T], writes: bool, used: list[Any], started: float) -> T:
+    def _run(self, transaction: Callable[[Connection], T], writes: bool, used: list[Any], started: float) -> T:
         with as_storage_errors("database"):
             if self.is_sqlite:
                 with self._engine.connect() as connection:
-                    # Waiting for other writers counts: behind a lock they would wait one after another.
+                    # The wait for other writers counts too. Else all writers behind one lock would add up their waits.
                     left = self._busy_seconds - (time.monotonic() - started)
-                    connection.execution_options(writes=writes, busy_seconds=max(left, _LEAST_BUSY_SECONDS))
+                    connection.execution_options(writes=writes, busy_seconds=max(left, _MIN_BUSY_SECONDS))
                     with connection.begin():
-                        return work(connection)
+                        return transaction(connection)
             while True:
                 stale = bool(used)
                 with self._engine.connect() as connection:
@@ -126,20 +129,20 @@ class Database:
                         except DBAPIError as error:
                             if stale or not error.connection_invalidated:
                                 raise
-                            continue  # it was idle for too long, or the server has been started anew
-                        return work(connection)
+                            continue  # the connection was closed while idle, or the server was restarted
+                        return transaction(connection)
 
     async def aclose(self) -> None:
         await anyio.to_thread.run_sync(self._engine.dispose)
 
 
 def _make_private(file: Path) -> None:
-    """Make an SQLite database that only this user may read. SQLite gives its other files the same permissions.
+    """Make an SQLite file that only this user may read. SQLite gives its other files the same permissions.
 
-    A database that cannot be made now is made when it is first used, or that fails and says why.
+    If the file cannot be made now, the first transaction tries again and reports the error.
 
     Raises:
-        OSError: there can be no folder for it.
+        OSError: the file's folder cannot be made.
     """
     make_private_folder(file.parent)
     with suppress(OSError):
@@ -147,20 +150,20 @@ def _make_private(file: Path) -> None:
     close_to_others(file.with_name(file.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
 
 
-def _cut(used: list[Any]) -> None:
-    """End the connection of a transaction that nobody waits for any more, and with it the thread that still does."""
+def _disconnect(used: list[Any]) -> None:
+    """Shut down the connection of a transaction that timed out. This also ends its thread, which waits for data."""
     for connection in used:
         with suppress(OSError, psycopg.Error):
             descriptor = os.dup(connection.fileno())
-            with socket.socket(fileno=descriptor) as line:
-                line.shutdown(socket.SHUT_RDWR)
+            with socket.socket(fileno=descriptor) as duplicate:
+                duplicate.shutdown(socket.SHUT_RDWR)
 
 
 def file_of(url: str) -> Path | None:
-    """The file of the SQLite database that `url` names; None if it names a PostgreSQL database.
+    """Return the file of the SQLite database that `url` names, or `None` if it names a PostgreSQL database.
 
     Raises:
-        StorageUnavailable: it names neither.
+        StorageUnavailable: the URL names neither.
     """
     parsed = _url_of(url, Path())
     if parsed.get_backend_name() == "postgresql":
@@ -178,55 +181,58 @@ def _url_of(url: str | None, directory: Path) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise StorageUnavailable("DATABASE_URL is no URL.", part="database", cause="not a URL") from None
+        raise StorageUnavailable("DATABASE_URL is not a URL.", part="database", cause="not a URL") from None
     drivers = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
     driver = drivers.get(parsed.drivername.partition("+")[0])
     if driver is None:
-        detail = "DATABASE_URL is neither SQLite nor PostgreSQL."
+        detail = "DATABASE_URL names neither SQLite nor PostgreSQL."
         raise StorageUnavailable(detail, part="database", cause=parsed.drivername)
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
-        raise StorageUnavailable("DATABASE_URL names no file.", part="database", cause="in memory")
+        detail = "DATABASE_URL must name a file. SQLite in memory is not supported."
+        raise StorageUnavailable(detail, part="database", cause="in memory")
     return parsed.set(drivername=driver)
 
 
 def _engine(url: URL, *, is_sqlite: bool) -> Engine:
     if is_sqlite:
-        patience = {} if "timeout" in url.query else {"timeout": _BUSY_SECONDS}
-        engine = create_engine(url, pool_size=_CONNECTIONS, connect_args=patience)
+        timeout = {} if "timeout" in url.query else {"timeout": _BUSY_SECONDS}
+        engine = create_engine(url, pool_size=_CONNECTIONS, connect_args=timeout)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    wanted = {
-        "client_encoding": "utf8",  # or what psycopg reads from a database in SQL_ASCII is bytes
+    arguments = {
+        "client_encoding": "utf8",  # else psycopg returns bytes from a database with the encoding SQL_ASCII
         "connect_timeout": _CONNECT_SECONDS,
-        # A host that is gone does not say so.
+        # A host that disappears closes no connection: only timeouts detect it.
         "tcp_user_timeout": 1000 * TRANSACTION_SECONDS,
         "keepalives_idle": TRANSACTION_SECONDS,
         "keepalives_interval": 5,
         "keepalives_count": 3,
-        "prepare_threshold": None,  # a pooler in front may hand the next transaction to another server process
+        "prepare_threshold": None,  # a connection pooler may run the next transaction in another server process
     }
-    own = {name: value for name, value in wanted.items() if name not in url.query}
-    return create_engine(url, pool_size=_CONNECTIONS, max_overflow=0, pool_timeout=_BUSY_SECONDS, connect_args=own)
+    arguments = {name: value for name, value in arguments.items() if name not in url.query}
+    return create_engine(
+        url, pool_size=_CONNECTIONS, max_overflow=0, pool_timeout=_BUSY_SECONDS, connect_args=arguments
+    )
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # Python's own idea of when a transaction begins is too late for ours
+    connection.isolation_level = None  # otherwise sqlite3 begins transactions itself, after the first reads
     cursor = connection.cursor()
-    # FULL: whoever was told that a turn is kept finds it after a power cut, too.
+    # FULL: a turn that was reported as saved survives a power cut.
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         try:
             cursor.execute(f"PRAGMA {pragma}")
         except sqlite3.OperationalError as error:
-            locked = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # waiting once is enough
+            locked = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # this statement has waited for the lock
             if pragma.startswith("journal") and not locked:
-                continue  # a read-only file stays what it is
+                continue  # the journal mode of a read-only file cannot be changed
             raise
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Two writers that read first and write then would end in a deadlock."""
+    """Begin a writing transaction with the write lock: two that read first and write then would deadlock."""
     options = connection.get_execution_options()
     if "busy_seconds" in options:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * options['busy_seconds'])}")

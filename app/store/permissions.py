@@ -1,7 +1,7 @@
 """File permissions of stored chats: only the user that the service runs as may read them.
 
-Some file systems have no permissions, and some folders belong to another user. Then they stay as they are: that is no
-reason to refuse to keep chats.
+Some file systems have no permissions, and some folders belong to another user. Their permissions stay unchanged, and
+chats are stored nevertheless.
 """
 
 import os
@@ -16,27 +16,27 @@ PRIVATE_FILE = 0o600
 _STORED = re.compile(
     r"chats\.db(-wal|-shm|-journal)?|blobs|probe(#\d+)?|[0-9a-f]{2}|[0-9a-f]{64}(-[0-9a-f]{8})?(#\d+)?"
 )
-"""Names of the files and folders that the service makes."""
+"""Matches the names of the files and folders that the service makes."""
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make the folder, and those above it, so that only this user may use them.
+    """Make the folder and its missing parents, so that only this user may use them.
 
-    A folder that is there already is closed to other users if it holds nothing but what the service makes: a folder
-    such as `/tmp` or a home directory is shared with others.
+    An existing folder is closed to other users only if all its files are the service's own. A folder such as `/tmp` is
+    shared with other users and stays open.
 
     Raises:
         OSError: the folder cannot be made.
     """
-    for missing in reversed([one for one in (folder, *folder.parents) if not one.is_dir()]):
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.is_dir()]):
         missing.mkdir(PRIVATE_FOLDER, exist_ok=True)
     with suppress(OSError):
-        if is_open_to_others(folder) and all(_STORED.fullmatch(one.name) for one in [*folder.iterdir()]):
+        if is_open_to_others(folder) and all(_STORED.fullmatch(path.name) for path in [*folder.iterdir()]):
             folder.chmod(PRIVATE_FOLDER)
 
 
 def make_private_file(file: Path) -> None:
-    """Make the file if it is not there, so that only this user may read it.
+    """Make the file if it does not exist, so that only this user may read it.
 
     Raises:
         OSError: the file cannot be made.
@@ -47,7 +47,7 @@ def make_private_file(file: Path) -> None:
 
 
 def close_to_others(paths: Iterable[Path]) -> None:
-    """Take the permissions of all other users away from these files and folders, as far as they are there."""
+    """Remove the permissions of all other users from those of the files and folders that exist."""
     for path in paths:
         with suppress(OSError):
             if is_open_to_others(path):
@@ -55,5 +55,5 @@ def close_to_others(paths: Iterable[Path]) -> None:
 
 
 def is_open_to_others(path: Path) -> bool:
-    """Whether other users may do anything with it."""
+    """Return whether other users have any permission on the path."""
     return bool(path.stat().st_mode & 0o077)

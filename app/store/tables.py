@@ -1,8 +1,9 @@
-"""The tables. What is searched by has a column; the rest of a chat or a turn is a JSON document.
+"""The tables. Fields that queries use have columns; all other fields of a chat or a turn are in a JSON document.
 
-Documents are text, ASCII by JSON's escapes: PostgreSQL's own JSON refuses two things that prompts may hold, NUL and
-half of a surrogate pair. Long documents of turns and long system instructions are rows of `texts`, so that forks refer
-to them instead of copying them. Times are seconds since 1970 by the database's clock, the only one that replicas share.
+Documents are ASCII text, with JSON's escapes. PostgreSQL's JSON type refuses two characters that prompts may contain:
+NUL and half of a surrogate pair. Long documents of turns and long system instructions are rows of `texts`, so that
+forks refer to them instead of copying them. Times are seconds since 1970 by the database's clock, because replicas
+share no other clock.
 """
 
 from sqlalchemy import (
@@ -37,7 +38,7 @@ texts = Table(
     "texts",
     metadata,
     Column("digest", String(64), primary_key=True),  # SHA-256 of the text, in hexadecimal
-    Column("touched_at", Double, nullable=False),  # when a chat or a turn was last written that refers to it
+    Column("touched_at", Double, nullable=False),  # when a row that refers to it was last written
     Column("text", Text, nullable=False),
 )
 
@@ -53,8 +54,8 @@ chats = Table(
     Column("lease_holder", String(64)),
     Column("lease_until", Double),
     Column("document", Text, nullable=False),
-    Column("instruction_digest", ForeignKey("texts.digest")),  # of a system instruction that is not in the document
-    Column("bytes", BigInteger, nullable=False, server_default="0"),  # documents and files, as if nothing were shared
+    Column("instruction_digest", ForeignKey("texts.digest")),  # of a long system instruction
+    Column("bytes", BigInteger, nullable=False, server_default="0"),  # of documents and blobs; shared data counts fully
     Index(None, "instruction_digest"),
     Index(None, "owner", "updated_at", "id"),
     Index(None, "updated_at"),
@@ -70,7 +71,7 @@ turns = Table(
     Column("created_at", Double, nullable=False),
     Column("replaced_by", Integer),
     Column("copied", Boolean, nullable=False, server_default=false()),
-    Column("document", Text, nullable=False),  # empty if it is in `texts`
+    Column("document", Text, nullable=False),  # empty if the document is in `texts`
     Column("document_digest", ForeignKey("texts.digest")),
     Column("bytes", BigInteger, nullable=False, server_default="0"),
     Index(None, "document_digest"),
@@ -79,11 +80,11 @@ turns = Table(
 blobs = Table(
     "blobs",
     metadata,
-    Column("digest", String(64), primary_key=True),  # SHA-256 in hexadecimal; as a rule the name of the file, too
-    Column("name", String(80), nullable=False),
+    Column("digest", String(64), primary_key=True),  # SHA-256 in hexadecimal
+    Column("name", String(80), nullable=False),  # of the stored blob: the digest, sometimes with a suffix
     Column("bytes", Integer, nullable=False),
-    Column("touched_at", Double, nullable=False),  # when somebody last set out to refer to it
-    Column("doomed", Boolean, nullable=False, server_default=false()),  # whether its file is being removed
+    Column("touched_at", Double, nullable=False),  # when it was last announced (`BlobIndex`)
+    Column("doomed", Boolean, nullable=False, server_default=false()),  # marked for deletion
     Index(None, "touched_at"),
 )
 
@@ -100,4 +101,4 @@ turn_blobs = Table(
 _versions = table("alembic_version", column("version_num"))
 
 current_version = select(func.max(_versions.c.version_num))
-"""Which migration the database has."""
+"""Query for the newest migration that the database has."""

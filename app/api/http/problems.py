@@ -277,13 +277,13 @@ _EXAMPLES: tuple[ServiceError, ...] = (
     QuotaExhausted("Gemini's quota for this service is used up for the moment.", scope="minute"),
     StaleTurn("The latest turn of this chat is 4.", last_turn=4),
     ChatLimitReached(
-        "You keep 10,000 chats, and 10,000 are the most. Delete chats that you no longer need.",
+        "You have 10,000 chats, and the limit is 10,000. Delete chats that you no longer need.",
         limit="chats",
         most=10_000,
     ),
-    StorageUnavailable("The database of chats does not answer, or not as it should.", part="database", retry_after=10),
-    StorageFull("The store of images is full; nothing more can be kept.", part="blobs", retry_after=10),
-    StorageDamaged("An image of this chat is missing from the store of images.", part="blobs"),
+    StorageUnavailable("The chat database does not answer, or answers with an error.", part="database", retry_after=10),
+    StorageFull("The image store is full. Nothing more can be saved.", part="blobs", retry_after=10),
+    StorageDamaged("An image of this chat is missing from the image store.", part="blobs"),
     RangeNotSatisfiable("The file has 1,024 bytes.", size=1024),
 )
 

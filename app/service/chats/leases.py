@@ -71,7 +71,7 @@ class LeaseKeeper:
     async def _release(self, holder: str) -> None:
         for pause in (*_PAUSES, None):
             try:
-                return await (await self._storage.chats()).release(holder)
+                return await (await self._storage.chats()).turns.release(holder)
             except Exception as error:  # nobody waits for it who could be told
                 cause = getattr(error, "cause", repr(type(error)))
                 log.warning("a lease could not be given back", extra={"cause": cause})
@@ -84,7 +84,7 @@ class LeaseKeeper:
             if not self._held:
                 continue
             try:
-                await (await self._storage.chats()).renew(tuple(self._held))
+                await (await self._storage.chats()).turns.renew(tuple(self._held))
             except Exception as error:  # whatever it is, the next time it may work
                 log.warning("leases could not be renewed", extra={"cause": getattr(error, "cause", repr(type(error)))})
 

@@ -68,7 +68,7 @@ class ChatService:
             ChatLimitReached: the caller keeps as much as they may.
         """
         store = await self._storage.chats()
-        await store.files.require_writable()
+        await store.blobs.require_writable()
         return await store.add(caller.owner, defaults, _least_bytes(first) if first else 0)
 
     async def outline(self, chat_id: str, caller: Caller) -> tuple[Chat, list[tuple[int, int]]]:
@@ -77,7 +77,7 @@ class ChatService:
 
     async def turns(self, chat_id: str, caller: Caller, first: int, last: int) -> list[Turn]:
         """The turns from number `first` to number `last`."""
-        return await (await self._storage.chats()).turns(chat_id, caller.owner, first, last)
+        return await (await self._storage.chats()).turns.get_range(chat_id, caller.owner, first, last)
 
     async def page(self, caller: Caller, limit: int, after: tuple[float, str] | None) -> list[Chat]:
         """Chats without their turns, the last changed first, from behind `after` (when that was changed, its id)."""
@@ -107,7 +107,7 @@ class ChatService:
         Raises:
             TurnNotFound: there is no such turn, or it has no image.
         """
-        turn = await (await self._storage.chats()).turn(chat_id, caller.owner, number)
+        turn = await (await self._storage.chats()).turns.get(chat_id, caller.owner, number)
         if turn is None or turn.image is None:
             raise TurnNotFound("There is no such turn." if turn is None else "This turn has no image.")
         return turn.image
@@ -118,7 +118,7 @@ class ChatService:
         Raises:
             TurnNotFound: there is no such turn, or not so many uploads.
         """
-        turn = await (await self._storage.chats()).turn(chat_id, caller.owner, number)
+        turn = await (await self._storage.chats()).turns.get(chat_id, caller.owner, number)
         if turn is None or not 1 <= place <= len(turn.references):
             raise TurnNotFound("There is no such turn." if turn is None else "This turn has no such upload.")
         return turn.references[place - 1].image
@@ -133,10 +133,10 @@ class ChatService:
             InvalidRequest, NotAcceptable, Overloaded: as `ImageService.plan`.
         """
         store = await self._storage.chats()
-        await store.files.require_writable()
+        await store.blobs.require_writable()
         holder = self._leases.name()
         try:
-            chat = await store.lease(
+            chat = await store.turns.lease(
                 chat_id, caller.owner, holder, asked.expected_last_turns, _least_bytes(asked.request)
             )
         except (StorageError, asyncio.CancelledError):

@@ -165,7 +165,7 @@ class PendingTurn:
         end, pause = loop.time() + KEEP_SECONDS, 0.25
         while True:
             try:
-                await self._work.store.save_turn(self._chat, self._holder, turn, replaces)
+                await self._work.store.turns.save(self._chat, self._holder, turn, replaces)
             except StorageUnavailable as error:
                 if loop.time() + pause > end or turn.image is None:
                     raise

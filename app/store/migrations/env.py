@@ -1,4 +1,4 @@
-"""Alembic's way in. The connection, and the transaction, are those of whoever upgrades."""
+"""Alembic's entry point. It uses the connection and the transaction of `app.store.migrate`."""
 
 from alembic import context
 

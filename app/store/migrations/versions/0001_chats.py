@@ -1,4 +1,4 @@
-"""Chats, their turns, and the blobs that these refer to."""
+"""Add chats, their turns, and the blobs that turns refer to."""
 
 import sqlalchemy as sa
 from alembic import op

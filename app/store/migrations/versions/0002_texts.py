@@ -1,4 +1,4 @@
-"""Long texts, each kept once for all chats and turns that refer to it; and how many bytes a chat keeps."""
+"""Add long texts, stored once for all chats and turns that refer to them, and the size of each chat."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,7 +18,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("digest", name="texts_pkey"),
     )
     for table, column in (("chats", "instruction_digest"), ("turns", "document_digest")):
-        # Written out, because Alembic adds no foreign keys to a table of SQLite's.
+        # As SQL, because Alembic cannot add a foreign key to a table of SQLite.
         op.execute(
             f"ALTER TABLE {table} ADD COLUMN {column} VARCHAR(64) "
             f"CONSTRAINT {table}_{column}_fkey REFERENCES texts (digest)"
@@ -28,4 +28,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("The version before cannot read long texts; restore a backup instead.")
+    raise NotImplementedError("The previous version cannot read long texts. Restore a backup instead.")

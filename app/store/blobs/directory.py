@@ -1,0 +1,68 @@
+"""A blob store in a directory: permissions, durability, free space and partial files. All functions block."""
+
+import os
+import time
+from pathlib import Path
+
+from app.store.permissions import close_to_others, is_open_to_others, make_private_folder
+
+_PARTIAL_FILE_SECONDS = 3600
+"""A partial file older than that has no writer any more."""
+
+
+def make_private_directory(directory: Path) -> None:
+    """Make the directory of a blob store, durably, so that only this user may read it.
+
+    If the directory was open to other users, an earlier version of the service wrote it: then its files are closed too.
+
+    Raises:
+        OSError: the directory cannot be made.
+    """
+    was_open = directory.is_dir() and is_open_to_others(directory)
+    make_private_folder(directory)
+    if was_open:
+        close_to_others([*directory.glob("[0-9a-f][0-9a-f]"), *directory.glob("[0-9a-f][0-9a-f]/*")])
+    _fsync(directory.parent)
+
+
+def make_durable(file: Path, durable_folders: set[Path]) -> None:
+    """Return when the file survives a power cut: file and folder are on disk, and a new folder's own entry is too.
+
+    Args:
+        file: a file that was renamed into place.
+        durable_folders: folders whose own entry is on disk; the file's folder is added.
+    """
+    folder = file.parent
+    close_to_others([file, folder])  # obstore makes both with the permissions of the umask
+    for path in (file, folder, *(() if folder in durable_folders else (folder.parent,))):
+        _fsync(path)
+    durable_folders.add(folder)
+
+
+def free_bytes(directory: Path) -> int:
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def remove_partial_files(directory: Path) -> int:
+    """Delete files that a crashed writer left behind; return their number.
+
+    obstore writes `name#1`, and renames it when it is complete.
+    """
+    removed = 0
+    for path in directory.glob("*/*#*"):
+        try:
+            if time.time() - path.stat().st_mtime > _PARTIAL_FILE_SECONDS:
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:
+            continue
+    return removed
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
