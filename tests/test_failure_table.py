@@ -1,4 +1,4 @@
-"""The table of tests/failure_table.py, row by row, and what it says besides."""
+"""The table of tests/failure_table.py, row by row, and the cases below it."""
 
 import asyncio
 import base64
@@ -82,9 +82,9 @@ async def test_clients_are_not_made_to_pay_twice(
         assert response.headers["x-should-retry"] == "false"
 
 
-def test_the_page_says_what_the_table_says() -> None:
+def test_the_failures_page_follows_the_table() -> None:
     """
-    `python -m tests.failure_table > docs/failures.md` makes it.
+    `python -m tests.failure_table > docs/failures.md` writes the page.
     """
     assert Path("docs/failures.md").read_text() == failure_table.page()
 
