@@ -84,7 +84,7 @@ class ResponseChunks:
             return
         if self._see is None:
             raise UpstreamInvalidResponse("Gemini sent an error as if it were an answer.", cause="error in a 200")
-        raise error_in_response(error, begun=bool(self._chunks), holds_images=self._exchange.holds_images)
+        raise error_in_response(error, has_started=bool(self._chunks), holds_images=self._exchange.holds_images)
 
     def _joined(self) -> response_schema.GenerateContentResponse:
         return self._chunks[0] if len(self._chunks) == 1 else response_schema.merge_chunks(self._chunks)
