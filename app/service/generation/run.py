@@ -12,8 +12,9 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 from starlette.types import Receive, Scope
 
-from app.api.http.problems import GENERATION, Reporter
+from app.api.http.problems import Reporter
 from app.api.http.response_writer import disconnect_watcher, why_gone
+from app.api.http.state import request_state
 from app.api.http.uploads import UploadBody
 from app.domain.errors import CallerDisconnected, CallerTooSlow, GenerationRefused, Internal, ServiceError
 from app.domain.generation import Caller, Generation
@@ -88,7 +89,7 @@ class GenerationRun:
             CallerDisconnected, CallerTooSlow: before there was an answer.
             ServiceError: as the service decides; `Internal` is a bug.
         """
-        self._scope["state"][GENERATION] = False  # from here on it is counted here, as one
+        request_state(self._scope)["generation_pending"] = False  # from here on it is counted here, as one
         self._plan, self._progress = plan, GenerationProgress(self._seconds, self._share, listener)
         try:
             async with disconnect_watcher(receive) as gone:
@@ -144,7 +145,7 @@ class GenerationRun:
     def problem(self, error: Exception) -> dict[str, Any]:
         """Log what came of it; returns its problem document."""
         expected = error if isinstance(error, ServiceError) else self.broken(error)
-        return self._reporter.document(expected, self._scope)
+        return self._reporter.document(expected)
 
     def finish(self) -> None:
         """Everything has been said, or will be without the caller: hold nothing for it any more, write the line, count
@@ -161,7 +162,7 @@ class GenerationRun:
             self._generation = work.result() if error is None else None
             self._refusal = error if isinstance(error, GenerationRefused) else None
             if isinstance(error, Exception):
-                self._reporter.document(error, self._scope)  # for the log alone
+                self._reporter.document(error)  # for the log alone
         if self._body is not None:
             self._body.release()
         self._finish()
