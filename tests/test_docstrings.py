@@ -1,4 +1,4 @@
-"""Docstrings and exports keep up with the code."""
+"""Docstrings, exports and documents agree with the code."""
 
 import ast
 import importlib
@@ -37,3 +37,30 @@ def test_packages_have_what_they_export() -> None:
             ]
 
     assert missing == []
+
+
+def test_documents_name_files_that_exist() -> None:
+    missing = []
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")):
+        named = re.findall(r"`((?:app|tests)/[\w/]+\.py)`", page.read_text())
+        missing += [f"{page.name}: {path}" for path in named if not (ROOT / path).exists()]
+
+    assert missing == []
+
+
+def paths_in_map() -> list[Path]:
+    """Return the paths below app/ that the map in CONTRIBUTING.md shows."""
+    map_ = (ROOT / "CONTRIBUTING.md").read_text().partition("```\napp/\n")[2].partition("\ntests/")[0]
+    paths, parent = [], Path()
+    for indent, name in re.findall(r"^( +)(\S+)", map_, re.MULTILINE):
+        if len(indent) == 2:
+            parent = Path(name)
+        paths.append(parent if len(indent) == 2 else parent / name)
+    return paths
+
+
+def test_the_map_in_contributing_shows_every_folder_of_the_service() -> None:
+    folders = {path.parent.relative_to(ROOT / "app") for path in ROOT.glob("app/*/__init__.py")}
+
+    assert folders <= set(paths_in_map())
+    assert [path for path in paths_in_map() if not (ROOT / "app" / path).exists()] == []
