@@ -10,14 +10,15 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from fastapi import FastAPI
 
 from app import __version__
+from app.api import metrics as metrics_route
 from app.api import models, operations
 from app.api.chats import images as chat_images
 from app.api.chats import routes as chat_routes
 from app.api.chats import turns as chat_turns
-from app.api.chats.request import TurnForm
 from app.api.http import openapi, problems
 from app.api.http.authentication import AuthenticationMiddleware
 from app.api.http.cors import AllowedOrigins, CrossOriginMiddleware
+from app.api.http.dependencies import State
 from app.api.http.middleware import (
     PROBE_PATHS,
     ContentLengthLimitMiddleware,
@@ -26,7 +27,6 @@ from app.api.http.middleware import (
     UnexpectedErrorMiddleware,
     route_path,
 )
-from app.api.http.state import State
 from app.api.http.uploads import UploadLimiter
 from app.api.images import routes
 from app.gemini import GeminiClient
@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.admission = admission
     problems.install(app, reporter)
     if settings.docs_access != "off":
-        openapi.install(app, keyed=bool(settings.service_api_keys), form=TurnForm)
+        openapi.install(app, keyed=bool(settings.service_api_keys))
     add_routes(app, settings)
     add_middleware(app, settings, reporter)
     return app
@@ -105,7 +105,7 @@ async def open_services(
                 "queued": admission.queued,
                 "event_loop_tasks": len(asyncio.all_tasks()),
                 "held_bytes": {"uploads": uploads.used, "answers": answers.used},
-                "doubtful_retries": retrier.doubtful,
+                "doubtful_retries": retrier.ambiguous_retries,
                 "breaker_open": dict.fromkeys(breakers.open_models(), 1),
                 "places": settings.max_in_flight,
                 "deprecated": dict.fromkeys(catalogue.deprecated, 1),
@@ -115,7 +115,6 @@ async def open_services(
         images = ImageService(
             gemini,
             catalogue,
-            admission,
             retrier,
             breakers,
             fallback_model=settings.fallback_model,
@@ -137,7 +136,7 @@ async def open_services(
             memory_trimmer=IdleMemoryTrimmer(),
             admission=admission,
             upload_limiter=upload_limiter,
-            response_memory=answers,
+            room=answers,
             metrics=metrics,
             reporter=reporter,
         )
@@ -168,7 +167,7 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
         operations.router,
     ]
     if settings.metrics_access != "off":
-        routers.append(operations.metrics_router)
+        routers.append(metrics_route.router)
     for router in routers:
         app.include_router(
             router,

@@ -93,7 +93,7 @@ def test_the_first_uploads_go_along_when_their_turn_does_not() -> None:
     assert [part.text for part in first.user[:2]] == ["prompt 4", "From the beginning of this conversation:"]
     assert pictures(first.user) == 3
     assert sum(map(pictures, [past.user + past.answer for past in rest])) == 8
-    assert warnings == ["Turns 1 to 3 are more than gemini-3-pro-image takes in at once, and did not go along."]
+    assert warnings == ["Turns 1 to 3 were not sent: the chat exceeds the input limit of gemini-3-pro-image."]
 
 
 def test_the_first_uploads_are_those_of_the_first_turn_that_has_any() -> None:
@@ -122,7 +122,7 @@ def test_the_newest_image_goes_along_before_the_first_uploads() -> None:
 
     (past,) = chat_context.turns
     assert (pictures(past.user), pictures(past.answer)) == (13, 1)
-    assert warnings == ["1 of the first uploads did not go along: gemini-3-pro-image takes in only so much at once."]
+    assert warnings == ["1 of the first uploads were not sent: the chat exceeds the input limit of gemini-3-pro-image."]
 
 
 @pytest.mark.parametrize(("model", "uploads"), [(PRO, 14), (OLD, 3)])
@@ -179,7 +179,11 @@ def test_a_conversation_begins_where_it_was_restarted() -> None:
     [
         (lambda: [turn(1, model=OLD), turn(2, model=OLD)], {}, "because gemini-2.5-flash-image made them"),
         (lambda: [turn(1), turn(2, model=OLD, context_inlined=True)], {}, "because gemini-2.5-flash-image made them"),
-        (lambda: [turn(1), turn(2)], {"distrusted": True}, "because Gemini does not accept their thought signatures"),
+        (
+            lambda: [turn(1), turn(2)],
+            {"signatures_rejected": True},
+            "because Gemini does not accept their thought signatures",
+        ),
         (lambda: [turn(1), turn(2, as_thought=True)], {}, "as a thought"),
     ],
 )
@@ -199,7 +203,7 @@ def test_images_go_along_as_references_where_a_conversation_cannot_be_had(
 def test_references_are_told_in_the_order_in_which_they_came_about() -> None:
     chain = [turn(1, uploads=2), *(turn(number, drawn=str(number).encode()) for number in range(2, 15))]
 
-    chat_context, _ = select_context(chain, asked(uploads=1), PRO, distrusted=True)
+    chat_context, _ = select_context(chain, asked(uploads=1), PRO, signatures_rejected=True)
 
     held = [part.data.head(10).decode() for part in chat_context.parts if part.data is not None]
     assert held == ["upload 1.0", "upload 1.1", *(str(number) for number in range(4, 15))]
@@ -209,7 +213,7 @@ def test_what_is_lost_does_not_go_along() -> None:
     chain = [turn(1), turn(2)]
     lost: set[Content] = {chain[1].image.content} if chain[1].image else set()
 
-    chat_context, warnings = select_context(chain, asked(), PRO, lost=lost)
+    chat_context, warnings = select_context(chain, asked(), PRO, missing=lost)
 
     assert [part.text for part in chat_context.parts if part.data is None] == ["Drawn in turn 1 for: prompt 1"]
     assert "missing from the storage" in warnings[0]

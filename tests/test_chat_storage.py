@@ -647,7 +647,7 @@ async def test_a_lost_image_is_told_from_a_store_that_does_not_answer(
     assert problem(response, tmp_path) == (500, "storage_damaged", "blobs")
     warning, missing = third.json()["warnings"]
     assert missing.startswith("1 of them did not")
-    assert warning.endswith("went along as references, because something of the chat is missing from the storage.")
+    assert warning.endswith("were sent as references, because content of the chat is missing from the storage.")
     assert [images_in(content) for content in contents(gemini, 2)] == [[first]]
     assert fourth.json()["warnings"] == []
 
@@ -684,7 +684,7 @@ async def test_a_small_file_that_was_changed_is_not_sent(
     assert problem(response) == (500, "storage_damaged", "blobs")
     warning, missing = third.json()["warnings"]
     assert missing.startswith("1 of them did not")
-    assert warning.endswith("went along as references, because something of the chat is missing from the storage.")
+    assert warning.endswith("were sent as references, because content of the chat is missing from the storage.")
     assert [images_in(content) for content in contents(gemini)] == [[first]]
     assert len(gemini.calls) == 3
 

@@ -804,7 +804,7 @@ async def test_another_model_gets_the_images_as_references(chat: Chat, gemini: E
     fifth = contents(gemini)
 
     assert switched.json()["warnings"] == [
-        f"Earlier images of this chat went along as references, because {PRO} made them and {NEWER} is asked now."
+        f"Earlier images of this chat were sent as references, because {PRO} made them and {NEWER} is asked now."
     ]
     assert [images_in(content) for content in third] == [[logo, one, two]]
     assert third[0]["parts"][0] == {"text": "Blue, please"}
@@ -897,7 +897,7 @@ async def test_a_long_chat_leaves_its_oldest_turns_at_home(chat: Chat, gemini: E
 
     response = await chat.say("Turn 15")
 
-    assert response.json()["warnings"] == [f"Turn 1 is more than {PRO} takes in at once, and did not go along."]
+    assert response.json()["warnings"] == [f"Turn 1 was not sent: the chat exceeds the input limit of {PRO}."]
     sent = contents(gemini)
     assert [content["role"] for content in sent] == ["user", "model"] * 13 + ["user"]
     assert images_in(sent[0]) == [logo]
@@ -915,8 +915,8 @@ async def test_uploads_have_to_leave_room_for_the_image_that_they_are_to_change(
 
     assert first.is_success
     assert beyond.status_code == 422
-    assert "the newest image of the chat goes along with them" in beyond.json()["detail"]
-    assert "1 of the first uploads did not go along" in fitting.json()["warnings"][0]
+    assert "the newest image of the chat is sent together with them" in beyond.json()["detail"]
+    assert "1 of the first uploads were not sent" in fitting.json()["warnings"][0]
     assert len(images_in(contents(gemini)[0])) == 13
 
 

@@ -134,7 +134,7 @@ async def test_models_are_enough_to_build_a_form_from(client: httpx2.AsyncClient
 
 async def test_settings_add_models_and_aliases(serve: Serve, gemini: Emulator) -> None:
     knobs: dict[str, Any] = {
-        "models": {
+        "extra_models": {
             "gemini-4-image": {"like": "gemini-3-pro-image", "image_sizes": ["1K", "8K"], "prices": {"input": 4}}
         },
         "model_aliases": {"house": "nano-banana-pro", "ours": "house"},

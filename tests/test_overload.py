@@ -5,6 +5,8 @@ import base64
 import signal
 import time
 from collections import Counter
+from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -28,7 +30,7 @@ async def test_callers_take_turns_however_often_they_have_asked() -> None:
     admission, order = AdmissionController(1, 100, 60), list[str]()
 
     async def work(caller: str) -> None:
-        async with admission.admit(caller):
+        async with admission.admit(caller).slot():
             order.append(caller)
             await asyncio.sleep(0.001)
 
@@ -42,7 +44,7 @@ async def test_a_full_queue_makes_room_for_whoever_has_asked_for_less() -> None:
     admission, served = AdmissionController(1, 4, 60), list[str]()
 
     async def work(caller: str) -> None:
-        async with admission.admit(caller):
+        async with admission.admit(caller).slot():
             served.append(caller)
             await asyncio.sleep(0.01)
 
@@ -64,11 +66,11 @@ async def test_whoever_would_wait_too_long_is_told_at_once() -> None:
     How long is known from how long it has taken lately, and is what `Retry-After` says.
     """
     admission = AdmissionController(1, 100, 1)
-    async with admission.admit("a"):
+    async with admission.admit("a").slot():
         await asyncio.sleep(0.6)
 
     async def work() -> None:
-        async with admission.admit("a"):
+        async with admission.admit("a").slot():
             await asyncio.sleep(0.6)
 
     running = [asyncio.create_task(work()) for _ in range(2)]
@@ -84,8 +86,8 @@ async def test_whoever_would_wait_too_long_is_told_at_once() -> None:
 
 async def test_a_full_queue_and_a_wait_that_is_over_are_overload() -> None:
     admission = AdmissionController(1, 1, 0.05)
-    async with admission.admit("a"):
-        waiting = asyncio.create_task(admission.admit("b").__aenter__())
+    async with admission.admit("a").slot():
+        waiting = asyncio.create_task(admission.admit("b").slot().__aenter__())
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
             admission.check_capacity("c")
@@ -102,7 +104,7 @@ async def test_cancelled_waiters_lose_no_place() -> None:
     admission = AdmissionController(1, 100, 60)
 
     async def work() -> None:
-        async with admission.admit("a"):
+        async with admission.admit("a").slot():
             await asyncio.sleep(0)
 
     for _ in range(200):
@@ -216,6 +218,69 @@ async def test_answers_wait_for_room_and_all_arrive(serve: Serve, gemini: Emulat
 
 
 # The end.
+
+
+async def late_body(client: httpx2.AsyncClient, path: str, accept: str = "*/*") -> httpx2.Response:
+    """Send a request whose body ends only after another request has taken the only slot."""
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield b'{"prompt": "A lighthouse",'
+        await asyncio.sleep(0.3)  # the service has checked its capacity meanwhile
+        other = asyncio.create_task(client.post("/generate-image", json=ASK))
+        others.append(other)
+        await asyncio.sleep(0.3)
+        yield b'"imageSize": "1K"}'
+
+    others: list[asyncio.Task[httpx2.Response]] = []
+    headers = {"Accept": accept, "Content-Type": "application/json"}
+    response = await client.post(path, content=body(), headers=headers)
+    assert (await others[0]).status_code == 200
+    return response
+
+
+async def test_a_stream_is_rejected_with_a_plain_problem_when_the_last_slot_was_taken_during_its_upload(
+    serve: Serve, gemini: Emulator
+) -> None:
+    gemini.faults.append(Fault(delay_seconds=1.5, image_base64=IMAGE))
+    async with serve(max_in_flight=1, max_queued=0) as client:
+        response = await late_body(client, "/generate-image", "text/event-stream")
+        metrics = (await client.get("/metrics")).text
+
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert 'gemini_images_generations_total{model="none",outcome="overloaded"} 1.0' in metrics
+    assert "gemini_images_in_flight 0.0" in metrics
+    assert len(gemini.calls) == 1
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_no_empty_chat_is_left_when_the_first_turn_is_rejected_for_capacity(
+    serve: Serve, gemini: Emulator, tmp_path: Path, accept: str
+) -> None:
+    gemini.faults.append(Fault(delay_seconds=1.5, image_base64=IMAGE))
+    async with serve(max_in_flight=1, max_queued=0, data_dir=tmp_path) as client:
+        response = await late_body(client, "/chats", accept)
+        chats = (await client.get("/chats")).json()["chats"]
+
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+    assert chats == []
+    assert len(gemini.calls) == 1
+
+
+async def test_a_slot_that_was_granted_but_never_used_is_given_back() -> None:
+    admission = AdmissionController(1, 2, 60)
+    first, second = admission.admit("a"), admission.admit("b")
+    assert (admission.in_flight, admission.queued) == (1, 1)
+
+    first.release()
+    first.release()
+    assert (admission.in_flight, admission.queued) == (1, 0)
+    async with second.slot():
+        third = admission.admit("c")
+        third.release()
+        assert (admission.in_flight, admission.queued) == (1, 0)
+
+    assert (admission.in_flight, admission.queued) == (0, 0)
 
 
 async def test_who_is_refused_at_once_is_counted_too(serve: Serve, gemini: Emulator) -> None:

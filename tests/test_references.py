@@ -253,7 +253,7 @@ async def test_what_stands_behind_an_image_stays_here_and_the_caller_is_told(
     for response, field in ((uploaded, "images"), (answered, "referenceImages")):
         assert response.status_code == 200, response.text[:500]
         assert response.json()["warnings"] == [
-            f"{field}[{place}]: {len(tail)} bytes behind the end of the image were not sent."
+            f"{field}[{place}]: {len(tail)} bytes after the end of the image were not sent."
             for place, tail in enumerate(TAILS.values(), start=1)
         ]
     for call in gemini.calls:
@@ -276,7 +276,7 @@ async def test_the_warning_reaches_every_kind_of_answer_and_only_the_image_is_ke
     kept = (await client.get(chat)).json()["turns"][0]
     stored = await client.get(f"{chat}/turns/1/references/1")
 
-    warning = "images[0]: 8 bytes behind the end of the image were not sent."
+    warning = "images[0]: 8 bytes after the end of the image were not sent."
     assert warning in raw.headers["x-warnings"]
     assert warning in events.text
     assert warning in turn.json()["warnings"]
@@ -296,7 +296,7 @@ async def test_a_large_file_with_something_behind_it_is_cut_too(client: httpx2.A
         files=[("images", ("a.jpg", whole + b"\x00" * 1000 + whole[:2000]))],
     )
 
-    assert response.json()["warnings"] == ["images[0]: 3,000 bytes behind the end of the image were not sent."]
+    assert response.json()["warnings"] == ["images[0]: 3,000 bytes after the end of the image were not sent."]
     assert sent_bytes(inline_parts(gemini)[0]) == whole
 
 

@@ -1,6 +1,6 @@
-"""What a generation goes through: how far it is, how long each stage took, what there is to tell on the way.
+"""Progress of one generation: its stage, the duration of each stage, the calls to Gemini, and events for the caller.
 
-The layers below write into it as they go; logs, metrics, events and time limits read it.
+The service and the Gemini client write it; logs, metrics, event streams and time limits read it.
 """
 
 import asyncio
@@ -13,26 +13,27 @@ from app.domain.generation import Image
 from app.lib.byte_budget import Reservation
 
 _CLOCK_SECONDS = 0.005
+"""Resolution of the clock: uvloop's has milliseconds, and a timer may fire a little before its time."""
 
 
 class Stage(StrEnum):
     QUEUE = "queue"
-    """Waiting for a place."""
+    """Waiting for a slot."""
     FIRST_BYTE = "first_byte"
-    """Gemini is being reached, and draws."""
-    MEMORY_WAIT = "room"
-    """Its answer is there, and waits until there is memory for it."""
+    """Connecting to Gemini and waiting for its response, which begins when the image is drawn."""
+    MEMORY_WAIT = "memory_wait"
+    """Gemini's response has begun. It waits for the memory budget before it is read."""
     TRANSFER = "transfer"
-    """Its answer arrives."""
+    """Reading Gemini's response."""
     RETRY = "retry"
-    """Waiting before another attempt."""
+    """Waiting before a retry."""
     RESPONSE = "answer"
-    """Ours is on its way to the caller."""
+    """Sending the response to the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """An attempt begins."""
+    """An attempt has begun."""
 
     model: str
     attempt: int
@@ -40,7 +41,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
-    """An attempt has failed, and another one follows."""
+    """An attempt has failed, and a retry follows."""
 
     attempt: int
     wait_seconds: float
@@ -61,52 +62,52 @@ ProgressEvent = Started | Retrying | Thought | Draft
 
 
 class GenerationProgress:
-    """One generation's. It begins when it is made, waiting for a place."""
+    """Progress of one generation. It starts in the stage `QUEUE` when it is created."""
 
     def __init__(
-        self, seconds: float, share: Reservation, listener: Callable[[ProgressEvent], None] | None = None
+        self, seconds: float, memory: Reservation, listener: Callable[[ProgressEvent], None] | None = None
     ) -> None:
         """
         Args:
-            seconds: how long all of it may take, waiting and further attempts included.
-            share: of the room for answers; held until ours has been delivered.
-            listener: told of everything as it happens. With one, Gemini is asked for a stream.
+            seconds: time limit for the generation, including the queue and retries.
+            memory: reservation for Gemini's response. It is held until the response to the caller has been sent.
+            listener: receives progress events. With a listener, Gemini is asked for a stream.
         """
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self._listener = listener
-        self.memory = share
+        self.memory = memory
         self.seconds = seconds
         self.deadline = self._since + seconds
-        """In the event loop's time."""
+        """By the event loop's clock, in seconds."""
         self.stage = Stage.QUEUE
         self.stage_seconds: defaultdict[Stage, float] = defaultdict(float)
-        """Seconds by stage, of stages that are over."""
+        """Seconds spent in each stage that has ended."""
         self.calls_by_model: Counter[str] = Counter()
-        """Calls to Gemini, by model."""
+        """Calls to Gemini by model."""
         self.ambiguous_failures = 0
-        """Those of them that broke off on their way, and may have been billed."""
+        """Calls that broke off after they were sent, and may have been billed."""
         self.received_bytes = 0
-        """From Gemini, in the last attempt."""
+        """Bytes that Gemini sent in the last attempt."""
 
     @property
     def is_streaming(self) -> bool:
         return self._listener is not None
 
-    def notify(self, notice: ProgressEvent) -> None:
+    def notify(self, event: ProgressEvent) -> None:
         if self._listener is not None:
-            self._listener(notice)
+            self._listener(event)
 
     @property
     def attempts(self) -> int:
         return self.calls_by_model.total()
 
     def count(self, model: str) -> None:
-        """One more call is made."""
+        """Count a call that begins."""
         self.calls_by_model[model] += 1
 
     def take_back(self, model: str) -> None:
-        """The call was none: its request broke off on our side, and Gemini never had all of it."""
+        """Uncount a call: its request could not be completed here, so Gemini did not get all of it."""
         self.calls_by_model[model] -= 1
 
     def enter(self, stage: Stage) -> None:
@@ -115,11 +116,10 @@ class GenerationProgress:
         self.stage, self._since = stage, now
 
     def in_stage(self) -> float:
-        """Seconds since the present stage began."""
+        """Return the seconds since the current stage began."""
         return self._loop.time() - self._since
 
     def remaining(self) -> float:
-        """Seconds until the deadline. Less than 5 ms counts as 0: uvloop's clock has milliseconds, and a timer that is
-        set to the deadline may fire a little before it."""
+        """Return the seconds until the deadline; 0 if they are fewer than the clock can measure."""
         left = self.deadline - self._loop.time()
         return left if left >= _CLOCK_SECONDS else 0.0

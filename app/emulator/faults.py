@@ -1,4 +1,4 @@
-"""Faults: what the emulator does wrong on the next calls, for tests and for frontend developers."""
+"""Misfortunes to order: what a test, or somebody who builds a frontend, wants Gemini to do next."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -19,62 +19,60 @@ Shape = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A scripted failure of the next `times` calls. It replaces the normal answer or changes it."""
+    """What happens to the next `times` calls instead of, or on top of, the ordinary answer."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     times: int = 1
     prompt: str | None = None
-    """Apply the fault only to calls with this prompt."""
+    """Only calls whose last text is this are meant; others pass."""
 
     status: int | None = None
-    """Answer with this HTTP status, and an error in Google's format."""
+    """An error with this HTTP status, in Google's envelope."""
     message: str = "Scripted by the emulator."
     error_status: str | None = None
-    """Google's canonical name of the error; derived from `status` by default."""
+    """Google's canonical name; guessed from `status` if left out."""
     details: list[dict[str, Any]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     html: bool = False
-    """Answer with a web page instead of JSON."""
+    """The error, or the answer, is a web page."""
     after_chunks: int | None = None
-    """Send the error inside a stream, after this number of chunks. As Google does, it is JSON on several lines, without
-    `data:`."""
+    """The error comes in a stream, behind so many of its chunks: as JSON over several lines, without `data:`."""
     body: str | None = None
-    """Answer with exactly this body."""
+    """These very characters as the body of the answer."""
 
     delay_seconds: float = 0
-    """Wait before the first byte of the answer."""
+    """Time before the first byte of the answer."""
     stall_seconds: float = 0
-    """Pause in the middle of the answer's body."""
+    """Silence in the middle of the answer's body."""
     reset: Literal["before_headers", "in_body"] | None = None
-    """Reset the connection at this point."""
+    """The connection is reset."""
     truncate: bool = False
-    """Send only the first half of the body, with the `Content-Length` of that half."""
+    """The body ends in the middle, and is announced to be no longer than that."""
     chunk_bytes: int | None = None
-    """Send the body in HTTP chunks of this size."""
+    """The answer's body comes in chunks of this size."""
     gzip: bool = False
-    """Compress the body even if the client does not accept it."""
+    """The body is compressed whether or not the client asked for it."""
 
     finish_reason: str | None = None
-    """Answer without an image, with this finish reason."""
+    """The image is withheld for this reason."""
     finish_message: str | None = None
     block_reason: str | None = None
-    """Block the prompt for this reason."""
+    """The prompt is blocked for this reason."""
     shape: Shape | None = None
-    """Arrange the answer's parts in one of the unusual ways that were seen in real answers."""
+    """The answer's parts come in an order that real answers have come in."""
     mime_type: str | None = None
-    """Declare this MIME type, whatever the type of the image."""
+    """The image is declared to be of this type, whatever it is."""
     image_base64: str | None = None
-    """Send this image instead of a generated one."""
+    """The image is this instead of a drawing."""
     text: str | None = None
-    """The text of the answer."""
+    """The model says this."""
     patch: dict[str, Any] = field(default_factory=dict)
-    """Merged into the answer's JSON: objects are merged, `{"0": …}` changes an item of a list, and other values are
-    replaced."""
+    """Laid over the answer's JSON: objects are merged, `{"0": …}` changes an item of a list, the rest is replaced."""
 
 
 def merge_patch(document: Any, patch: Any) -> Any:
-    """Return `document` with `patch` merged into it, as `Fault.patch` describes."""
+    """`document` with `patch` laid over it."""
     if isinstance(document, dict) and isinstance(patch, dict):
         return {
             key: merge_patch(document.get(key), patch[key]) if key in patch else document[key]
@@ -85,3 +83,15 @@ def merge_patch(document: Any, patch: Any) -> Any:
             merge_patch(item, patch[str(index)]) if str(index) in patch else item for index, item in enumerate(document)
         ]
     return patch
+
+
+CANONICAL = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}

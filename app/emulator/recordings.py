@@ -1,4 +1,4 @@
-"""Recorded answers of the real Gemini API, replayed unchanged for their prompts."""
+"""Answers of the real service, replayed as they are for the prompts they were recorded with."""
 
 import json
 from dataclasses import dataclass
@@ -16,8 +16,7 @@ class Recording:
 
 
 def load(directory: Path | None) -> dict[str, Recording]:
-    """Return the recordings in a folder, by prompt. Each is a JSON file with a `request` and a `response`, each with a
-    `body`."""
+    """The recordings in a folder, by prompt: JSON files with a `request` and a `response`, both with a `body`."""
     if directory is None:
         return {}
     recordings: dict[str, Recording] = {}

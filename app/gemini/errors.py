@@ -64,8 +64,8 @@ def as_service_errors(progress: GenerationProgress) -> Iterator[None]:
     except sdk.APIError as exc:
         raise to_service_error(exc) from exc
     except httpcore2.ConnectTimeout as exc:
-        timeout = UpstreamTimeout("Connecting to Gemini took too long.", cause=_name(exc))
-        timeout.waited_for = "connection"
+        detail = "Connecting to Gemini took too long."
+        timeout = UpstreamTimeout(detail, cause=_name(exc), waited_for="connection")
         raise timeout.with_retry(RetrySafety.SAFE) from exc
     except (httpcore2.TimeoutException, TimeoutError) as exc:
         raise _timeout_error(progress, exc) from exc
@@ -102,11 +102,13 @@ def _timeout_error(progress: GenerationProgress, exc: BaseException) -> Upstream
         detail = "Gemini stopped in the middle of its response."
     else:
         detail = f"Gemini did not respond within {round(progress.in_stage(), 1):g} seconds."
-    timeout = UpstreamTimeout(detail, cause=f"{_name(exc)} in {progress.stage}")
-    timeout.waited_for = str(progress.stage)
-    timeout.may_have_cost = True
-    timeout.upstream_was_slow = progress.remaining() > 0 and progress.stage is not Stage.MEMORY_WAIT
-    return timeout
+    return UpstreamTimeout(
+        detail,
+        cause=f"{_name(exc)} in {progress.stage}",
+        waited_for=str(progress.stage),
+        upstream_was_slow=progress.remaining() > 0 and progress.stage is not Stage.MEMORY_WAIT,
+        may_have_cost=True,
+    )
 
 
 def _not_json(exc: BaseException) -> UpstreamInvalidResponse:

@@ -1,4 +1,4 @@
-"""Middleware for all requests: request id, log line, limits of headers and body length, unexpected errors."""
+"""What surrounds every request, whatever it is about: its id, its log line, its last safety net."""
 
 import logging
 import re
@@ -11,18 +11,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http import content_type
 from app.api.http.problems import Reporter
-from app.api.http.state import request_state
-from app.api.http.uploads import content_length
 from app.domain.errors import HeaderTooLarge, TooLarge
 from app.lib import logs
 
 log = logging.getLogger(__name__)
 
 PROBE_PATHS = ("/healthz", "/readyz")
-"""Orchestrators request these every few seconds. They need no key, and are logged at debug level."""
+"""Asked every few seconds by whatever runs the service: open to all, and in the log at debug level only."""
 
 MAX_FIELD_BYTES = 2_000
-"""Limit for one parsed header, all its lines together. Browsers send about 200 bytes."""
+"""Of one header that is parsed, all of its lines together. Browsers send 200."""
 
 _PARSED = (
     "Accept",
@@ -39,8 +37,14 @@ _PARSED = (
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 
 
+def content_length(scope: Scope) -> int | None:
+    """What a request says of its body's length."""
+    said = Headers(scope=scope).get("content-length", "").lstrip("0")[:20]
+    return int(said) if said.isdecimal() else None
+
+
 def route_path(scope: Scope) -> str:
-    """Return the path as routes declare it: without the prefix under which a proxy serves the app."""
+    """The path as the routes have it, wherever a proxy has put the service."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
@@ -50,9 +54,9 @@ def new_request_id() -> str:
 
 
 class RequestIdMiddleware:
-    """Gives each request an id and a log line, and adds headers to each response.
+    """Gives each request an id (the caller's, if it is a sane one) and writes its line into the log.
 
-    The id is the caller's `X-Request-Id` if that is well-formed. In a demo, responses have `X-Demo: true`.
+    The id and, in a demo, the notice of it are headers of every answer.
     """
 
     def __init__(self, app: ASGIApp, *, demo: bool) -> None:
@@ -82,7 +86,7 @@ class RequestIdMiddleware:
         try:
             await self.app(scope, receive, with_headers)
         finally:
-            caller = request_state(scope).get("caller")
+            caller = scope.get("state", {}).get("caller")
             log.log(
                 logging.DEBUG if route_path(scope) in PROBE_PATHS else logging.INFO,
                 "%s %s",
@@ -99,9 +103,9 @@ class RequestIdMiddleware:
 
 
 class UnexpectedErrorMiddleware:
-    """Answers an unexpected exception with a 500 without details; the log says where it was raised.
+    """Turns whatever nobody expected into a 500 that says nothing, and a log line that says where it was.
 
-    It runs inside the CORS middleware, unlike Starlette's `ServerErrorMiddleware`, so that browsers can read the 500.
+    It sits inside CORS and the request id, where Starlette's own net does not, so that a browser can read the 500.
     """
 
     def __init__(self, app: ASGIApp, *, reporter: Reporter) -> None:
@@ -113,24 +117,24 @@ class UnexpectedErrorMiddleware:
             return await self.app(scope, receive, send)
         started = False
 
-        async def noting_start(message: Message) -> None:
+        async def noticing(message: Message) -> None:
             nonlocal started
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self.app(scope, receive, noting_start)
+            await self.app(scope, receive, noticing)
         except Exception as error:
-            response = self.reporter.response(error)
+            answer = self.reporter.response(error, scope)
             if started:
-                return None  # the status is sent already: the body stays incomplete, and the connection is closed
-            await response(scope, receive, send)
+                return None  # too late for a status: the answer stays short of its length, and the connection closes
+            await answer(scope, receive, send)
 
 
 class HeaderFieldsMiddleware:
-    """Refuses parsed headers of more than `MAX_FIELD_BYTES`, and merges repeated `Content-Type` headers.
+    """Bounds the headers that are parsed, before anything parses them, and settles what type the body has.
 
-    Some header parsers take seconds for 64 kB of semicolons.
+    Parsers of such headers are written for what clients send; some of them take seconds for 64 kB of semicolons.
     """
 
     def __init__(self, app: ASGIApp, *, reporter: Reporter) -> None:
@@ -145,17 +149,16 @@ class HeaderFieldsMiddleware:
             lengths[name] += len(value)
         for name in _PARSED:
             if lengths[name.lower().encode()] > MAX_FIELD_BYTES:
-                refusal = HeaderTooLarge(f"The header {name} may have at most {MAX_FIELD_BYTES:,} bytes.")
-                return await self.reporter.response(refusal)(scope, receive, send)
+                refusal = HeaderTooLarge(f"The header {name} may have {MAX_FIELD_BYTES:,} bytes.")
+                return await self.reporter.response(refusal, scope)(scope, receive, send)
         content_type.normalize(scope)
         await self.app(scope, receive, send)
 
 
 class ContentLengthLimitMiddleware:
-    """Refuses a request whose `Content-Length` is too large, before its body is read.
+    """Refuses a body that announces itself as too large before a byte of it is read.
 
-    FastAPI's `max_body_size` counts the bytes that arrive. It answers a large `Content-Length` in plain text instead of
-    a problem document.
+    FastAPI's own limit counts what arrives, but answers an announced length in plain text.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, reporter: Reporter) -> None:
@@ -166,6 +169,6 @@ class ContentLengthLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = content_length(scope) if scope["type"] == "http" else None
         if length is not None and length > self.max_body_bytes:
-            refusal = TooLarge(f"A request body may have at most {self.max_body_bytes:,} bytes.")
-            return await self.reporter.response(refusal)(scope, receive, send)
+            refusal = TooLarge(f"A request body may have {self.max_body_bytes:,} bytes.")
+            return await self.reporter.response(refusal, scope)(scope, receive, send)
         await self.app(scope, receive, send)

@@ -16,7 +16,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 _MAX_LIST_CHARS = 100_000
-"""The longest JSON text of a list in a form field. 64 names of 100 escaped characters fit."""
+"""How long the JSON text of a list in a form may be: 64 names of 100 characters that are all escaped fit."""
+
 
 _MAX_LIST_MEMBERS = 200
 
@@ -42,26 +43,26 @@ def no_flag(value: Any) -> Any:
 
 
 def has_more_members(value: Any, limit: int) -> bool:
-    """Return whether all lists and objects in a JSON value together have more than `limit` members.
+    """Whether the lists and objects in some JSON have more than `limit` members together.
 
-    Each member can cause a validation error of its own, which takes half a kilobyte and some microseconds.
+    Each of them can become a validation error of its own: half a kilobyte, and some microseconds.
     """
-    count, pending = 0, [value]
-    while pending and count <= limit:
-        item = pending.pop()
-        if isinstance(item, list | dict):
-            count += len(item)
-            pending.extend(item.values() if isinstance(item, dict) else item)
+    count, unread = 0, [value]
+    while unread and count <= limit:
+        one = unread.pop()
+        if isinstance(one, list | dict):
+            count += len(one)
+            unread.extend(one.values() if isinstance(one, dict) else one)
     return count > limit
 
 
 def parse_json_text(value: Any) -> Any:
-    """Parse the list that a form field holds as JSON text. Return other values unchanged."""
+    """A form field can hold only text; a list in it is JSON."""
     single = value[0] if isinstance(value, list) and len(value) == 1 else value
     if not isinstance(single, str) or not single.lstrip().startswith("["):
         return value
     if len(single) > _MAX_LIST_CHARS:
-        raise ValueError("is a list that is too long")
+        raise ValueError("is too long a list")
     try:
         members = json.loads(single)
     except (ValueError, RecursionError) as error:
@@ -81,8 +82,6 @@ Flag = Annotated[bool, BeforeValidator(no_number)]
 
 
 class RequestModel(BaseModel):
-    """Base of request bodies: camelCase on the wire, snake_case is accepted, unknown fields are refused by name."""
-
     model_config = ConfigDict(
         alias_generator=to_camel,
         validate_by_name=True,
@@ -93,7 +92,7 @@ class RequestModel(BaseModel):
 
 
 class NullIsAbsent(BaseModel):
-    """Mix-in for JSON bodies: a field with the value `null` counts as absent, and the JSON schema allows `null`."""
+    """For JSON bodies: a field that says `null` is as good as left out, and the schema says so."""
 
     @model_validator(mode="before")
     @classmethod
@@ -111,17 +110,5 @@ class NullIsAbsent(BaseModel):
         return schema
 
 
-def request_field_names() -> frozenset[str]:
-    """Return the wire names of the fields of all request bodies."""
-    models, names = [RequestModel], set[str]()
-    while models:
-        model = models.pop()
-        models += model.__subclasses__()
-        names |= {to_camel(name) for name in model.model_fields}
-    return frozenset(names)
-
-
 class ResponseModel(BaseModel):
-    """Base of response bodies: camelCase on the wire, read from the attributes of domain values."""
-
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, from_attributes=True)

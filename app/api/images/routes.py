@@ -1,18 +1,15 @@
-"""The three routes that generate images."""
+"""The three routes that make images."""
 
 from dataclasses import replace
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Depends, Response
 
-from app.api.http.dependencies import CallerDep, ImagesDep, ReferencesDep, RunDep, caller, require_content_type
+from app.api.http.dependencies import ImagesDep, caller, require_content_type
 from app.api.http.inline_images import GenerationRoute
-from app.api.http.negotiation import FormatsDep
-from app.api.http.problem_responses import merge_responses, problem_responses
-from app.api.images.references import inline_references, uploaded_references
-from app.api.images.request import GenerationCreate, GenerationForm, ParsedRequest
-from app.api.images.responder import respond
-from app.api.images.response import EXAMPLE, GROUNDING_EXAMPLE, IMAGE_RESPONSES
+from app.api.http.problems import merge_responses, problem_responses
+from app.api.images.references import FormRequest, JsonRequest
+from app.api.images.responder import IMAGE_RESPONSES, Answering
+from app.api.images.response import EXAMPLE, GROUNDING_EXAMPLE
 from app.domain.errors import StorageFull, StorageUnavailable
 
 router = APIRouter(
@@ -25,30 +22,10 @@ router = APIRouter(
 )
 
 
-async def _from_json(
-    body: GenerationCreate, request: Request, formats: FormatsDep, validator: ReferencesDep
-) -> ParsedRequest:
-    return body.parsed(await inline_references(body, request, validator), formats)
-
-
-async def _from_form(
-    form: Annotated[GenerationForm, Form(media_type="multipart/form-data")],
-    formats: FormatsDep,
-    validator: ReferencesDep,
-) -> ParsedRequest:
-    return form.parsed(await uploaded_references(form, validator), formats)
-
-
-JsonRequest = Annotated[ParsedRequest, Depends(_from_json)]
-FormRequest = Annotated[ParsedRequest, Depends(_from_form)]
-
-
 @router.post("", dependencies=[Depends(require_content_type("application/json"))])
-async def generate(
-    parsed: JsonRequest, caller: CallerDep, images: ImagesDep, request: Request, run: RunDep
-) -> Response:
+async def generate(asked: JsonRequest, images: ImagesDep, answering: Answering) -> Response:
     """Generate an image from a prompt, and from reference images given inline."""
-    return await respond(request, run, images.plan(parsed.generation, caller), parsed.formats)
+    return await answering.answer(images.plan(asked.request), asked.wanted)
 
 
 @router.post(
@@ -56,11 +33,9 @@ async def generate(
     dependencies=[Depends(require_content_type("multipart/form-data"))],
     responses=merge_responses(IMAGE_RESPONSES, problem_responses(StorageUnavailable, StorageFull)),
 )
-async def generate_with_references(
-    parsed: FormRequest, caller: CallerDep, images: ImagesDep, request: Request, run: RunDep
-) -> Response:
+async def generate_with_references(asked: FormRequest, images: ImagesDep, answering: Answering) -> Response:
     """Generate an image from a prompt and uploaded reference images: editing, compositing, consistent characters."""
-    return await respond(request, run, images.plan(parsed.generation, caller), parsed.formats)
+    return await answering.answer(images.plan(asked.request), asked.wanted)
 
 
 @router.post(
@@ -74,12 +49,9 @@ async def generate_with_references(
         }
     },
 )
-async def generate_with_search(
-    parsed: JsonRequest, caller: CallerDep, images: ImagesDep, request: Request, run: RunDep
-) -> Response:
+async def generate_with_search(asked: JsonRequest, images: ImagesDep, answering: Answering) -> Response:
     """Generate an image grounded in Google Search.
 
-    Google requires you to show `grounding` to the author of the prompt.
+    Google obliges you to show `grounding` to whoever wrote the prompt.
     """
-    generation = replace(parsed.generation, google_search=True)
-    return await respond(request, run, images.plan(generation, caller), parsed.formats)
+    return await answering.answer(images.plan(replace(asked.request, google_search=True)), asked.wanted)

@@ -1,7 +1,7 @@
-"""Everything that can go wrong, drawn as a tree.
+"""All errors of the service, as a tree.
 
     ServiceError
-    ├── CallerError                   the caller can change something
+    ├── CallerError                   the caller can correct the request
     │   ├── InvalidHttp                 400 invalid_http
     │   ├── InvalidJson                 400 invalid_json
     │   ├── InvalidForm                 400 invalid_form
@@ -24,29 +24,29 @@
     │   ├── RangeNotSatisfiable         416 range_not_satisfiable
     │   ├── InvalidRequest              422 invalid_request
     │   └── HeaderTooLarge              431 too_large
-    ├── GenerationRefused             Gemini answered, and there is no image in it
+    ├── GenerationRefused             Gemini answered without an image
     │   ├── ContentBlocked              422 content_blocked
     │   ├── Recitation                  422 recitation
     │   └── NoImage                     422 no_image
     ├── UpstreamError                 502 upstream_error
     │   ├── UpstreamInvalidResponse     502 upstream_invalid_response
     │   ├── UpstreamRejectedCredentials 502 upstream_rejected_credentials
-    │   ├── InvalidThoughtSignature     502 upstream_error              a chat goes on without them
+    │   ├── InvalidThoughtSignature     502 upstream_error              the chat continues without them
     │   ├── UpstreamBusy                503 upstream_busy
     │   ├── UpstreamTimeout             504 upstream_timeout
     │   ├── QuotaExhausted              429 quota_exhausted
-    │   └── BillingExhausted            429 billing_exhausted           no credit left, or a spending cap reached
-    ├── StorageError                  chats cannot be read or kept, or uploads not be buffered; `part` says where
+    │   └── BillingExhausted            429 billing_exhausted           the account has no credit, or has reached a cap
+    ├── StorageError                  chats or uploads cannot be stored or read; `part` says where
     │   ├── StorageDamaged              500 storage_damaged
     │   ├── StorageUnavailable          503 storage_unavailable
     │   └── StorageFull                 507 storage_full
     ├── Overloaded                    503 overloaded
-    ├── CallerDisconnected            499 caller_left        nobody is there to be told
-    ├── CallerTooSlow                 499 slow_reader        nor is anybody here
+    ├── CallerDisconnected            499 caller_left                 logged only
+    ├── CallerTooSlow                 499 slow_reader                 logged only
     └── Internal                      500 internal
 
-Every error has two texts: `detail` is a sentence for the caller, which may hold Gemini's own words and is not logged;
-`cause` is for the log, never leaves the house, and never holds a key, a prompt or an image.
+Every error has two texts. `detail` is a sentence for the caller. It may hold Gemini's own words and is not logged.
+`cause` is for the log. It is not sent to callers and never holds a key, a prompt or an image.
 """
 
 from app.domain.errors.base import (

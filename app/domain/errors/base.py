@@ -1,5 +1,6 @@
-"""The root of the errors, and those that are nobody's fault."""
+"""The base class of all errors, and errors that neither the caller, Gemini nor the storage causes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
@@ -7,81 +8,86 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """A field of the request, by its name on the wire, and what is wrong with it."""
+    """An invalid field of the request, by its name on the wire, and what is wrong with it."""
 
     field: str
     message: str
 
 
 class RetrySafety(Enum):
-    """Whether the same call may be made again."""
+    """Whether the same call to Gemini may be made again."""
 
     NEVER = "never"
-    """It would change nothing, or cost again what may have been paid already."""
+    """Another call would give the same result, or would be billed twice."""
     SAFE = "safe"
-    """Nothing was done and nothing billed."""
+    """Gemini did nothing and billed nothing."""
     ONCE = "once"
-    """The call was on its way, and nobody knows what became of it: it may have been billed."""
+    """The call was sent and its result is unknown. It may have been billed."""
 
 
 class ServiceError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
-    title: ClassVar[str] = "Something broke in this service"
+    title: ClassVar[str] = "This service failed"
 
-    def __init__(self, detail: str, *, cause: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        cause: str | None = None,
+        retry_after: int | None = None,
+        may_have_cost: bool = False,
+        extra_members: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.cause = cause
         self.retry_after = retry_after
-        """Seconds to wait before the same request may succeed; it becomes the `Retry-After` header."""
+        """Seconds after which the same request may succeed. Sent as the `Retry-After` header."""
         self.upstream_message: str | None = None
-        """What the other side said, word for word. It may quote prompts: logged only if the settings allow it."""
+        """Gemini's own words. They may quote a prompt, so they are logged only if the settings allow it."""
         self.attempts: int | None = None
-        """How many calls to Gemini were made; `None` if it did not come to that."""
+        """Calls made to Gemini; `None` if there were none. `GenerationRun.fail` sets it."""
         self.retry_safety = RetrySafety.NEVER
-        self.may_have_cost = False
-        """Whether Google may bill for it, so that nobody should ask again unawares."""
-        self.extra_members: dict[str, Any] = {}
-        """Further members of the problem document, about where it came up rather than what it is."""
+        self.may_have_cost = may_have_cost
+        """Whether Google may bill for the request. Then clients must not send it again by themselves."""
+        self.extra_members: Mapping[str, Any] = extra_members or {}
+        """Further members of the problem document, such as the chat in which the error occurred."""
 
     @property
     def discourages_retry(self) -> bool:
-        """Whether the answer tells clients not to send the same request again (`X-Should-Retry: false`)."""
+        """Whether the response tells clients not to send the same request again (`X-Should-Retry: false`)."""
         return self.may_have_cost
 
     def members(self) -> dict[str, Any]:
-        """What the problem document says beyond the members that every problem has."""
+        """Return the members of the problem document that are specific to this class."""
         return {}
 
 
 class Internal(ServiceError):
-    """A bug of this service. Its cause is an exception that nobody expected; the log says where it came from."""
+    """A bug of this service. Its cause is an unexpected exception; the log says where it was raised."""
 
-    def __init__(self, *, cause: str | None = None, attempts: int = 0) -> None:
+    def __init__(self, *, cause: str | None = None) -> None:
         """
         Args:
-            cause: for the log, if there is no exception behind it.
-            attempts: how many calls to Gemini had been made.
+            cause: for the log, if no exception caused it.
         """
-        super().__init__("Something broke in this service; its log knows more.", cause=cause)
-        self.attempts = attempts or None
-        self.may_have_cost = attempts > 0
+        super().__init__("This service failed; its log has the reason.", cause=cause)
 
 
 class Overloaded(ServiceError):
-    """We have more to do than we take on at once, or are about to stop. Nothing was asked of Gemini."""
+    """The service has no capacity for the request, or is about to stop."""
 
     status, code, title = 503, "overloaded", "This service is busy"
 
 
 class CallerDisconnected(ServiceError):
-    """Nobody reads this; the number is nginx's."""
+    """The caller closed the connection, so the response is never read. nginx uses 499 for this too."""
 
-    status, code, title = 499, "caller_left", "The caller left"
+    status, code, title = 499, "caller_left", "The caller disconnected"
 
 
 class CallerTooSlow(ServiceError):
-    """Somebody is there, but does not take the answer."""
+    """The caller is connected but does not read the response."""
 
-    status, code, title = 499, "slow_reader", "The caller did not read the answer"
+    status, code, title = 499, "slow_reader", "The caller did not read the response"

@@ -1,4 +1,4 @@
-"""Failures that the caller can do something about."""
+"""Errors that the caller can correct."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -11,7 +11,7 @@ class CallerError(ServiceError):
 
 
 class InvalidHttp(CallerError):
-    status, code, title = 400, "invalid_http", "This is not HTTP that can be read"
+    status, code, title = 400, "invalid_http", "The request is not valid HTTP"
 
 
 class InvalidJson(CallerError):
@@ -26,7 +26,7 @@ class InvalidForm(CallerError):
         self.errors = errors
 
     def members(self) -> dict[str, Any]:
-        return {"errors": [{"field": one.field, "message": one.message} for one in self.errors]} if self.errors else {}
+        return {"errors": _members(self.errors)} if self.errors else {}
 
 
 class Unauthorized(CallerError):
@@ -40,7 +40,7 @@ class ForbiddenOrigin(CallerError):
 
 
 class ForbiddenHost(CallerError):
-    """Without keys, a request must be addressed to this machine by a name of its own, and come without a proxy."""
+    """Without keys, a request must be addressed to loopback and must not come through a proxy."""
 
     status, code, title = 403, "forbidden_host", "Without keys only requests from this machine to itself are served"
 
@@ -50,7 +50,7 @@ class NotFound(CallerError):
 
 
 class ChatNotFound(CallerError):
-    """There is none, or it is somebody else's: nobody can tell which."""
+    """The chat does not exist or belongs to another caller. The response does not say which."""
 
     status, code, title = 404, "chat_not_found", "There is no such chat"
 
@@ -64,15 +64,15 @@ class TurnInProgress(CallerError):
 
 
 class LeaseLost(CallerError):
-    """The service was too slow for its own lease. What was drawn may have cost."""
+    """The chat's lease expired before the turn was saved. The image may have been paid for."""
 
-    status, code, title = 409, "turn_lost", "The turn could not be kept"
+    status, code, title = 409, "turn_lost", "The turn could not be saved"
 
 
 class ChatLimitReached(CallerError):
-    """The caller's chats are as many, or keep as many bytes, as the settings allow one caller. Nothing was paid."""
+    """The caller's chats have reached the limit of their number or their bytes. Nothing was paid."""
 
-    status, code, title = 409, "chat_limit_reached", "You keep as many chats, or as many bytes, as you may"
+    status, code, title = 409, "chat_limit_reached", "The limit for your stored chats is reached"
 
     def __init__(self, detail: str, *, limit: Literal["chats", "bytes"], most: int) -> None:
         super().__init__(detail)
@@ -88,9 +88,9 @@ class ChatLimitReached(CallerError):
 
 
 class StaleTurn(CallerError):
-    """The chat has gone on since the caller last looked."""
+    """The chat has a newer turn than the caller expects."""
 
-    status, code, title = 412, "stale_turn", "The chat has gone on"
+    status, code, title = 412, "stale_turn", "The chat has newer turns"
 
     def __init__(self, detail: str, *, last_turn: int) -> None:
         super().__init__(detail)
@@ -101,7 +101,7 @@ class StaleTurn(CallerError):
 
 
 class MethodNotAllowed(CallerError):
-    status, code, title = 405, "method_not_allowed", "Not with this method"
+    status, code, title = 405, "method_not_allowed", "This method is not allowed here"
 
     def __init__(self, detail: str, *, allow: str) -> None:
         super().__init__(detail)
@@ -109,10 +109,18 @@ class MethodNotAllowed(CallerError):
 
 
 class NotAcceptable(CallerError):
-    status, code, title = 406, "not_acceptable", "The answer cannot be of that type"
+    status, code, title = 406, "not_acceptable", "The response cannot have an accepted type"
 
-    def __init__(self, detail: str, *, possible: tuple[str, ...]) -> None:
-        super().__init__(detail)
+    def __init__(
+        self, detail: str, *, possible: tuple[str, ...], extra_members: Mapping[str, Any] | None = None
+    ) -> None:
+        """
+        Args:
+            detail: a sentence for the caller.
+            possible: media types that the response could have.
+            extra_members: where the image is stored, if it is.
+        """
+        super().__init__(detail, extra_members=extra_members)
         self.possible = possible
 
     def members(self) -> dict[str, Any]:
@@ -136,11 +144,11 @@ class TooLarge(CallerError):
 
 
 class UnsupportedMediaType(CallerError):
-    status, code, title = 415, "unsupported_media_type", "The body is of a type this route does not read"
+    status, code, title = 415, "unsupported_media_type", "This route does not accept the body's media type"
 
 
 class UnsupportedImage(CallerError):
-    status, code, title = 415, "unsupported_image", "Not an image that Gemini can use"
+    status, code, title = 415, "unsupported_image", "Gemini does not accept this image"
 
 
 class HeaderTooLarge(CallerError):
@@ -150,18 +158,24 @@ class HeaderTooLarge(CallerError):
 class InvalidRequest(CallerError):
     status, code, title = 422, "invalid_request", "The request is not valid"
 
-    def __init__(self, errors: list[FieldError], *, cause: str | None = None) -> None:
-        super().__init__(_joined(errors), cause=cause)
+    def __init__(self, errors: Sequence[FieldError], *, cause: str | None = None) -> None:
+        super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors), cause=cause)
         self.errors = errors
 
-    def rename(self, names: Mapping[str, str]) -> None:
-        """Give fields the names that the caller knows them by; a form for instance has its own."""
-        self.errors = [FieldError(names.get(error.field, error.field), error.message) for error in self.errors]
-        self.detail = _joined(self.errors)
+    def renamed(self, names: Mapping[str, str]) -> "InvalidRequest":
+        """Return the error with other field names.
+
+        Args:
+            names: new names by the present ones.
+        """
+        errors = [FieldError(names.get(error.field, error.field), error.message) for error in self.errors]
+        renamed = InvalidRequest(errors, cause=self.cause)
+        renamed.upstream_message = self.upstream_message
+        return renamed
 
     def members(self) -> dict[str, Any]:
-        return {"errors": [{"field": error.field, "message": error.message} for error in self.errors]}
+        return {"errors": _members(self.errors)}
 
 
-def _joined(errors: list[FieldError]) -> str:
-    return "; ".join(f"{error.field}: {error.message}" for error in errors)
+def _members(errors: Sequence[FieldError]) -> list[dict[str, str]]:
+    return [{"field": error.field, "message": error.message} for error in errors]

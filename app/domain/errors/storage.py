@@ -1,4 +1,4 @@
-"""Failures of the database and the blob store."""
+"""Errors of the database and the blob store."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ class StorageError(ServiceError):
     def __init__(self, detail: str, *, part: str, cause: str | None = None, retry_after: int | None = None) -> None:
         """
         Args:
-            detail: a sentence without paths or addresses.
+            detail: a sentence for the caller, without paths or addresses.
             part: `database`, `blobs`, or `uploads`, which is the temporary folder.
             cause: for the log.
-            retry_after: as ever.
+            retry_after: as in `ServiceError`.
         """
         super().__init__(detail, cause=cause, retry_after=retry_after)
         self.part = part
@@ -22,12 +22,20 @@ class StorageError(ServiceError):
 
 
 class StorageDamaged(StorageError):
-    """Something is gone that was there."""
+    """Stored data is missing or cannot be read."""
 
-    status, code, title = 500, "storage_damaged", "Something that was stored is missing"
+    status, code, title = 500, "storage_damaged", "Stored data is missing"
 
-    lost: object = None
-    """The content that is missing."""
+    def __init__(self, detail: str, *, part: str, cause: str | None = None, missing: object = None) -> None:
+        """
+        Args:
+            detail: a sentence for the caller.
+            part: as in `StorageError`.
+            cause: for the log.
+            missing: the content that is missing.
+        """
+        super().__init__(detail, part=part, cause=cause)
+        self.missing = missing
 
 
 class StorageUnavailable(StorageError):

@@ -1,4 +1,4 @@
-"""Failures of Gemini, and its refusals."""
+"""Errors of Gemini, and its refusals."""
 
 from typing import Any, Self
 
@@ -7,7 +7,7 @@ from app.domain.generation import Usage
 
 
 class GenerationRefused(ServiceError):
-    """Gemini answered 200 and drew nothing. Trying the same again costs money and changes nothing, so nobody should."""
+    """Gemini answered with status 200 but without an image. The same request would be billed and refused again."""
 
     status = 422
 
@@ -21,13 +21,12 @@ class GenerationRefused(ServiceError):
         model: str | None = None,
         usage: Usage | None = None,
     ) -> None:
-        super().__init__(detail)
+        super().__init__(detail, may_have_cost=True)
         self.finish_reason = finish_reason
         self.block_reason = block_reason
         self.text = text
         self.model = model
         self.usage = usage
-        self.may_have_cost = True
 
     def members(self) -> dict[str, Any]:
         usage = self.usage and {
@@ -52,7 +51,7 @@ class ContentBlocked(GenerationRefused):
 
 
 class Recitation(GenerationRefused):
-    code, title = "recitation", "Gemini stopped because the image came too close to an existing work"
+    code, title = "recitation", "Gemini stopped because the image was too similar to an existing work"
 
 
 class NoImage(GenerationRefused):
@@ -63,22 +62,22 @@ class UpstreamError(ServiceError):
     status, code, title = 502, "upstream_error", "Gemini failed"
 
     retry_delay: int | None = None
-    """Seconds that Gemini asked to wait, if it did; `retry_after` can be a guess of ours."""
+    """Seconds that Gemini asked to wait; `None` if it did not. `retry_after` may be this service's estimate."""
     allows_fallback = False
-    """Whether it is the model that is short of something, so that another one may serve."""
+    """Whether the model lacks capacity or quota, so that another model may succeed."""
 
-    def with_retry(self, again: RetrySafety, asked_wait: int | None = None) -> Self:
-        self.retry_safety, self.retry_delay = again, asked_wait
-        self.may_have_cost = again is RetrySafety.ONCE
+    def with_retry(self, safety: RetrySafety, delay: int | None = None) -> Self:
+        """Set whether the call may be retried, and Gemini's delay in seconds. Return the error itself."""
+        self.retry_safety, self.retry_delay = safety, delay
+        self.may_have_cost = safety is RetrySafety.ONCE
         return self
 
 
 class UpstreamInvalidResponse(UpstreamError):
-    code, title = "upstream_invalid_response", "Gemini's answer cannot be read"
+    code, title = "upstream_invalid_response", "Gemini's response cannot be read"
 
     def __init__(self, detail: str, *, cause: str | None = None) -> None:
-        super().__init__(detail, cause=cause)
-        self.may_have_cost = True
+        super().__init__(detail, cause=cause, may_have_cost=True)
 
 
 class UpstreamRejectedCredentials(UpstreamError):
@@ -86,7 +85,7 @@ class UpstreamRejectedCredentials(UpstreamError):
 
 
 class InvalidThoughtSignature(UpstreamError):
-    """A chat's thought signatures are of no use (any more). Without them it can go on all the same."""
+    """Gemini does not accept the thought signatures of a chat. The chat can continue without them."""
 
 
 class UpstreamBusy(UpstreamError):
@@ -97,10 +96,28 @@ class UpstreamBusy(UpstreamError):
 class UpstreamTimeout(UpstreamError):
     status, code, title = 504, "upstream_timeout", "Gemini did not answer in time"
 
-    waited_for: str | None = None
-    """What took too long: `queue`, `connection`, `first_byte`, `room`, `transfer`, or `retry`."""
-    upstream_was_slow = True
-    """Whether it is Gemini that took too long: a caller's short patience says nothing about it."""
+    def __init__(
+        self,
+        detail: str,
+        *,
+        cause: str | None = None,
+        retry_after: int | None = None,
+        waited_for: str | None = None,
+        upstream_was_slow: bool = True,
+        may_have_cost: bool = False,
+    ) -> None:
+        """
+        Args:
+            detail: a sentence for the caller.
+            cause: for the log.
+            retry_after: as in `ServiceError`.
+            waited_for: what took too long: `queue`, `connection`, `first_byte`, `memory_wait`, `transfer` or `retry`.
+            upstream_was_slow: whether Gemini took too long. False for a short time limit of the caller.
+            may_have_cost: as in `ServiceError`.
+        """
+        super().__init__(detail, cause=cause, retry_after=retry_after, may_have_cost=may_have_cost)
+        self.waited_for = waited_for
+        self.upstream_was_slow = upstream_was_slow
 
     def members(self) -> dict[str, Any]:
         return {"waitedFor": self.waited_for} if self.waited_for else {}
@@ -110,19 +127,27 @@ class QuotaExhausted(UpstreamError):
     status, code, title = 429, "quota_exhausted", "Gemini's quota for this service is used up"
     allows_fallback = True
 
-    def __init__(self, detail: str, *, scope: str | None, cause: str | None = None, retry_after: int | None = None):
+    def __init__(
+        self, detail: str, *, scope: str | None, cause: str | None = None, retry_after: int | None = None
+    ) -> None:
+        """
+        Args:
+            detail: a sentence for the caller.
+            scope: `day` or `minute` if Gemini names the quota's period.
+            cause: for the log.
+            retry_after: as in `ServiceError`.
+        """
         super().__init__(detail, cause=cause, retry_after=retry_after)
         self.scope = scope
-        """`day` or `minute` where Gemini says which of its quotas it is."""
 
     def members(self) -> dict[str, Any]:
         return {"quota": self.scope}
 
 
 class BillingExhausted(UpstreamError):
-    """Google serves this account again only after its owner has paid, or raised a spending cap.
+    """Google serves this account again only after its owner has paid or raised a spending cap.
 
-    It says nothing about the model: another model of the same account is refused as well.
+    Another model of the same account is refused as well, so there is no fallback.
     """
 
     status, code, title = 429, "billing_exhausted", "The Google account of this service has no money left to spend"

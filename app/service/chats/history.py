@@ -1,32 +1,76 @@
-"""What of a chat goes to Gemini with its next turn.
+"""Select what is sent of a chat's earlier turns with its next turn.
 
-As a rule everything, word for word: thought signatures only count on the very parts they came on. Two things stand in
-the way. Signatures are of no use to another model, or when something of the chat is lost; then its images go along
-within the turn, as a caller's references do. And a model takes in only so much: then the oldest turns stay at home,
-while the first uploads and the newest image always go. docs/chats.md tells callers the same.
+Normally all turns are sent unchanged as a conversation, because Gemini accepts a thought signature only on its own
+part. There are two exceptions:
+
+- Another model is asked, Gemini rejects the signatures, or stored content is missing. Then only the images are sent,
+  as references within the new turn.
+- The turns exceed the model's input limits. Then the oldest turns are left out. The first uploads and the newest image
+  are sent always.
+
+docs/chats.md tells callers the same.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from app.domain.catalogue import Model
 from app.domain.chat import Turn
-from app.domain.errors import FieldError, InvalidRequest, StorageDamaged
+from app.domain.errors import FieldError, InvalidRequest, InvalidThoughtSignature, ServiceError, StorageDamaged
 from app.domain.generation import ChatContext, ContextTurn, GenerationRequest, Part
 from app.lib.base64_json import Content
 
+log = logging.getLogger(__name__)
+
 MAX_REQUEST_BYTES = 95_000_000
-"""Google takes 100 MB in one request (file-input guide of October 2026), base64 and all."""
+"""Limit of one request in bytes of base64. Google accepts 100 MB (file-input guide of October 2026)."""
 
 TOKENS_PER_IMAGE = 1_200
-"""On the safe side: 516 to 560 have been measured with Nano Banana Pro, up to 2,500 are claimed for sets of them."""
+"""Estimate of an image's input tokens. Nano Banana Pro used 516 to 560 when measured; up to 2,500 have been reported
+for sets of images."""
 
-_QUOTED_CHARS = 200
+_MAX_QUOTED_CHARS = 200
+
+_Group = tuple[Part, ...]
+"""An image part, with the text parts before it that describe it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatHistory:
+    """The turns that a new turn builds on, oldest first. Implements `History` of a generation plan."""
+
+    turns: tuple[Turn, ...]
+    missing: frozenset[Content] = frozenset()
+    """Content that the storage has lost."""
+    signatures_rejected: bool = False
+    """Whether Gemini has rejected the thought signatures."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.turns
+
+    def select_context(self, request: GenerationRequest, model: Model) -> tuple[ChatContext, list[str]]:
+        """See `select_context` below."""
+        return select_context(
+            self.turns, request, model, missing=self.missing, signatures_rejected=self.signatures_rejected
+        )
+
+    def reduced_after(self, error: ServiceError) -> "ChatHistory | None":
+        """Return the history without what caused `error`; `None` if a smaller history cannot help."""
+        if isinstance(error, InvalidThoughtSignature) and not self.signatures_rejected:
+            log.warning("a chat continues without its thought signatures", extra={"cause": error.cause})
+            return replace(self, signatures_rejected=True)
+        if isinstance(error, StorageDamaged) and error.missing is not None and error.missing not in self.missing:
+            log.error("content of a chat is missing from the storage", extra={"cause": error.cause})
+            return replace(self, missing=self.missing | {cast("Content", error.missing)})
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class _ContextSize:
-    """What parts take of what a model takes in."""
+    """An amount of input: the size of some parts, or what is left of the model's limits."""
 
     images: float = 0
     tokens: float = 0
@@ -36,196 +80,209 @@ class _ContextSize:
     def of(cls, parts: Iterable[Part]) -> "_ContextSize":
         parts = tuple(parts)
         images = sum(part.data is not None for part in parts)
-        # A token for three bytes of UTF-8 is much for English, and about right for Chinese.
+        # One token per three bytes of UTF-8: high for English, about right for Chinese.
         tokens = images * TOKENS_PER_IMAGE + sum(len(part.text.encode(errors="replace")) // 3 + 1 for part in parts)
         return cls(images, tokens, sum(len(one) * 4 // 3 + 100 for part in parts for one in part.contents))
+
+    @classmethod
+    def limits_of(cls, model: Model) -> "_ContextSize":
+        unlimited = float("inf")
+        return cls(
+            images=unlimited if model.max_references is None else model.max_references,
+            tokens=unlimited if model.input_tokens is None else model.input_tokens,
+            bytes=MAX_REQUEST_BYTES,
+        )
 
     def __sub__(self, other: "_ContextSize") -> "_ContextSize":
         return _ContextSize(self.images - other.images, self.tokens - other.tokens, self.bytes - other.bytes)
 
-    def holds(self, other: "_ContextSize") -> bool:
+    def fits(self, other: "_ContextSize") -> bool:
+        """Return whether `other` fits into what is left."""
         return other.images <= self.images and other.tokens <= self.tokens and other.bytes <= self.bytes
 
 
 def select_context(
-    chain: Sequence[Turn],
+    turns: Sequence[Turn],
     request: GenerationRequest,
     model: Model,
     *,
-    lost: Collection[Content] = (),
-    distrusted: bool = False,
+    missing: Collection[Content] = (),
+    signatures_rejected: bool = False,
 ) -> tuple[ChatContext, list[str]]:
-    """Choose what goes along.
+    """Select what to send of the earlier turns.
 
     Args:
-        chain: the turns that the next one builds upon, oldest first.
-        request: the next one.
-        model: who is asked.
-        lost: content that the storage has lost.
-        distrusted: whether Gemini has turned down the signatures.
+        turns: the turns that the new one builds on, oldest first.
+        request: the new turn.
+        model: the model to ask.
+        missing: content that the storage has lost.
+        signatures_rejected: whether Gemini has rejected the thought signatures.
 
     Returns:
-        The choice, and what the caller should know about it.
+        The context, and warnings for the caller about what is left out.
 
     Raises:
-        InvalidRequest: the uploads leave no place for the image that they are to change.
-        StorageDamaged: no image of the chat is left.
+        InvalidRequest: the new turn's uploads leave no space for the newest image of the chat.
+        StorageDamaged: no image of the chat is left in the storage.
     """
-    if not chain:
+    if not turns:
         return ChatContext(), []
-    own = _ContextSize.of([Part.from_text(request.prompt), *(Part.from_image(one.image) for one in request.references)])
-    room = _room(model) - own
-    since = max((place for place, turn in enumerate(chain) if turn.context_inlined), default=0)
-    conversation = chain[since:]
-    why = _inline_reason(conversation, model, lost, distrusted=distrusted)
-    if why is None and not room.holds(_ContextSize.of([*conversation[-1].answer, *_words(conversation[-1])])):
-        why = f"because the latest turn is more than {model.id} takes in beside this one"
-    return _as_conversation(conversation, room, model) if why is None else _as_references(chain, room, model, lost, why)
-
-
-def _room(model: Model) -> _ContextSize:
-    unlimited = float("inf")
-    return _ContextSize(
-        images=unlimited if model.max_references is None else model.max_references,
-        tokens=unlimited if model.input_tokens is None else model.input_tokens,
-        bytes=MAX_REQUEST_BYTES,
-    )
+    new_turn = [Part.from_text(request.prompt), *(Part.from_image(one.image) for one in request.references)]
+    left = _ContextSize.limits_of(model) - _ContextSize.of(new_turn)
+    since = max((index for index, turn in enumerate(turns) if turn.context_inlined), default=0)
+    conversation = turns[since:]
+    reason = _inline_reason(conversation, model, missing, signatures_rejected=signatures_rejected)
+    if reason is None and not left.fits(_ContextSize.of([*conversation[-1].answer, *_prompt(conversation[-1])])):
+        reason = f"because the latest turn and this one together exceed the input limit of {model.id}"
+    if reason is None:
+        return _as_conversation(conversation, left, model)
+    return _as_references(turns, request, left, model, missing, reason)
 
 
 def _inline_reason(
-    conversation: Sequence[Turn], model: Model, lost: Collection[Content], *, distrusted: bool
+    conversation: Sequence[Turn], model: Model, missing: Collection[Content], *, signatures_rejected: bool
 ) -> str | None:
-    """Why the turns cannot go word for word, or `None`."""
+    """Return why the turns cannot be sent as a conversation; `None` if they can."""
     others = sorted({turn.model for turn in conversation} - {model.id})
     if others:
         return f"because {', '.join(others)} made them and {model.id} is asked now"
-    if distrusted:
+    if signatures_rejected:
         return "because Gemini does not accept their thought signatures any more"
-    if any(one in lost for turn in conversation for part in (*turn.user, *turn.answer) for one in part.contents):
-        return "because something of the chat is missing from the storage"
+    if any(one in missing for turn in conversation for part in (*turn.user, *turn.answer) for one in part.contents):
+        return "because content of the chat is missing from the storage"
     if any(all(part.data is None for part in turn.answer) for turn in conversation):
-        return "because Gemini drew one of them as a thought, which it does not take back"
+        return "because Gemini drew one of them as a thought, which it does not accept as input"
     return None
 
 
-def _as_conversation(conversation: Sequence[Turn], room: _ContextSize, model: Model) -> tuple[ChatContext, list[str]]:
-    """The turns as a conversation, from the oldest one that has a place."""
+def _as_conversation(conversation: Sequence[Turn], left: _ContextSize, model: Model) -> tuple[ChatContext, list[str]]:
+    """Return the newest turns that fit. First uploads of an omitted turn go into the oldest turn that is sent."""
     newest = conversation[-1]
-    room -= _ContextSize.of([*newest.answer, *_words(newest)])
-    first = next((turn for turn in conversation if _illustrations(turn)), newest)
-    kept_of_first, room = _fitting(_illustrations(first), room)
-    kept = {newest.number: newest.user}
+    left -= _ContextSize.of([*newest.answer, *_prompt(newest)])
+    first = next((turn for turn in conversation if _uploads_of(turn)), newest)
+    first_uploads, left = _fitting(_uploads_of(first), left)
+    user_parts = {newest.number: newest.user}
     if newest is not first:
-        own, room = _fitting(_illustrations(newest), room)
-        kept[newest.number] = (newest.user[0], *own)
+        uploads, left = _fitting(_uploads_of(newest), left)
+        user_parts[newest.number] = (newest.user[0], *uploads)
     for turn in reversed(conversation[:-1]):
-        needed = _ContextSize.of([*turn.answer, *(_words(turn) if turn is first else turn.user)])
-        if not room.holds(needed):
+        size = _ContextSize.of([*turn.answer, *(_prompt(turn) if turn is first else turn.user)])
+        if not left.fits(size):
             break
-        room -= needed
-        kept[turn.number] = turn.user
-    if len(kept_of_first) < len([part for pair in _illustrations(first) for part in pair]) and first.number in kept:
-        kept[first.number] = (first.user[0], *kept_of_first)
-    turns = [turn for turn in conversation if turn.number in kept]
-    told = [ContextTurn(kept[turn.number], turn.answer) for turn in turns]
-    if first.number not in kept and kept_of_first:
-        prompt, *rest = told[0].user
+        left -= size
+        user_parts[turn.number] = turn.user
+    if len(first_uploads) < sum(map(len, _uploads_of(first))) and first.number in user_parts:
+        user_parts[first.number] = (first.user[0], *first_uploads)
+    sent = [turn for turn in conversation if turn.number in user_parts]
+    context = [ContextTurn(user_parts[turn.number], turn.answer) for turn in sent]
+    if first.number not in user_parts and first_uploads:
+        prompt, *others = context[0].user
         introduction = Part.from_text("From the beginning of this conversation:")
-        told[0] = replace(told[0], user=(prompt, introduction, *kept_of_first, *rest))
-    return ChatContext(tuple(told)), _warnings(conversation, turns, first, kept_of_first, model)
+        context[0] = replace(context[0], user=(prompt, introduction, *first_uploads, *others))
+    return ChatContext(tuple(context)), _warnings(conversation, sent, first, first_uploads, model)
 
 
 def _warnings(
-    conversation: Sequence[Turn], turns: Sequence[Turn], first: Turn, kept_of_first: Sequence[Part], model: Model
+    conversation: Sequence[Turn], sent: Sequence[Turn], first: Turn, first_uploads: Sequence[Part], model: Model
 ) -> list[str]:
     warnings = []
-    if len(turns) < len(conversation):
-        gone = [turn.number for turn in conversation if turn not in turns]
-        named = f"Turn {gone[0]} is" if len(gone) == 1 else f"Turns {gone[0]} to {gone[-1]} are"
-        warnings.append(f"{named} more than {model.id} takes in at once, and did not go along.")
-    before = sum(part.data is not None for pair in _illustrations(first) for part in pair)
-    if (missing := before - sum(part.data is not None for part in kept_of_first)) > 0:
-        warnings.append(f"{missing} of the first uploads did not go along: {model.id} takes in only so much at once.")
+    if omitted := [turn.number for turn in conversation if turn not in sent]:
+        which = f"Turn {omitted[0]} was" if len(omitted) == 1 else f"Turns {omitted[0]} to {omitted[-1]} were"
+        warnings.append(f"{which} not sent: the chat exceeds the input limit of {model.id}.")
+    uploads = sum(part.data is not None for group in _uploads_of(first) for part in group)
+    if (omitted_uploads := uploads - sum(part.data is not None for part in first_uploads)) > 0:
+        warnings.append(
+            f"{omitted_uploads} of the first uploads were not sent: the chat exceeds the input limit of {model.id}."
+        )
     return warnings
 
 
 def _as_references(
-    chain: Sequence[Turn], room: _ContextSize, model: Model, lost: Collection[Content], why: str
+    turns: Sequence[Turn],
+    request: GenerationRequest,
+    left: _ContextSize,
+    model: Model,
+    missing: Collection[Content],
+    reason: str,
 ) -> tuple[ChatContext, list[str]]:
-    """The images alone: the newest, the first uploads, then the others from new to old, as long as there is room; told
-    in the order in which they came about.
+    """Return the chat's images as references, in the order in which they were made.
+
+    If not all fit, the newest image is chosen first, then the first uploads, then the other images, newest first.
 
     Raises:
-        InvalidRequest: there is no room for the newest one.
-        StorageDamaged: all of them are lost.
+        InvalidRequest: the newest image does not fit.
+        StorageDamaged: all images are missing.
     """
-    first = next((turn for turn in chain if turn.references), None)
-    uploads = [_upload(first, place) for place in range(len(first.references))] if first else []
-    drawn = [_drawn(turn) for turn in chain if turn.image is not None]
-    there = [pair for pair in drawn if pair[-1].data not in lost]
-    if not there:
-        raise StorageDamaged("The images of this chat are missing from the storage.", part="blobs")
-    newest = there[-1]
-    chosen: list[tuple[Part, ...]] = []
-    for pair in [newest, *(one for one in uploads if one[-1].data not in lost), *reversed(there[:-1])]:
-        size = _ContextSize.of(pair)
-        if room.holds(size):
-            room -= size
-            chosen.append(pair)
-        elif pair is newest:
-            raise InvalidRequest([FieldError("referenceImages", _no_place(model))])
-    everything = [*uploads, *drawn]
-    told = [pair for pair in everything if pair in chosen]
-    warnings = [f"Earlier images of this chat went along as references, {why}."]
-    if missing := len(everything) - len(told):
-        warnings.append(f"{missing} of them did not: they are lost, or more than {model.id} takes in at once.")
-    return ChatContext(parts=tuple(part for pair in told for part in pair)), warnings
+    first = next((turn for turn in turns if turn.references), None)
+    uploads = [_upload(first, index) for index in range(len(first.references))] if first else []
+    drawn = [_drawn(turn) for turn in turns if turn.image is not None]
+    available = [group for group in drawn if group[-1].data not in missing]
+    if not available:
+        raise StorageDamaged("All images of this chat are missing from the storage.", part="blobs")
+    newest = available[-1]
+    chosen: list[_Group] = []
+    for group in [newest, *(one for one in uploads if one[-1].data not in missing), *reversed(available[:-1])]:
+        size = _ContextSize.of(group)
+        if left.fits(size):
+            left -= size
+            chosen.append(group)
+        elif group is newest:
+            raise InvalidRequest([FieldError(request.references_field, _no_space(model))])
+    images = [*uploads, *drawn]
+    sent = [group for group in images if group in chosen]
+    warnings = [f"Earlier images of this chat were sent as references, {reason}."]
+    if omitted := len(images) - len(sent):
+        warnings.append(
+            f"{omitted} of them were not sent: they are missing from the storage or exceed the input limit of "
+            f"{model.id}."
+        )
+    return ChatContext(parts=tuple(part for group in sent for part in group)), warnings
 
 
-def _no_place(model: Model) -> str:
-    images = "" if model.max_references is None else f" ({model.max_references} images at most)"
-    return f"there have to be fewer or smaller ones: the newest image of the chat goes along with them{images}"
+def _no_space(model: Model) -> str:
+    limit = "" if model.max_references is None else f" ({model.max_references} images at most)"
+    return f"send fewer or smaller images: the newest image of the chat is sent together with them{limit}"
 
 
-def _upload(turn: Turn, place: int) -> tuple[Part, ...]:
-    reference = turn.references[place]
+def _upload(turn: Turn, index: int) -> _Group:
+    reference = turn.references[index]
     name = f", {reference.name}" if reference.name else ""
     return Part.from_text(f"Given with turn {turn.number}{name}:"), Part.from_image(reference.image)
 
 
-def _drawn(turn: Turn) -> tuple[Part, ...]:
+def _drawn(turn: Turn) -> _Group:
     assert turn.image
     return Part.from_text(f"Drawn in turn {turn.number} for: {_quoted(turn.prompt)}"), Part.from_image(turn.image)
 
 
 def _quoted(prompt: str) -> str:
     line = " ".join(prompt.split())
-    return line if len(line) <= _QUOTED_CHARS else f"{line[:_QUOTED_CHARS]}…"
+    return line if len(line) <= _MAX_QUOTED_CHARS else f"{line[:_MAX_QUOTED_CHARS]}…"
 
 
-def _words(turn: Turn) -> list[Part]:
-    """The prompt; what labels an image comes and goes with it."""
+def _prompt(turn: Turn) -> list[Part]:
     return list(turn.user[:1])
 
 
-def _illustrations(turn: Turn) -> list[tuple[Part, ...]]:
-    """The images of the caller's side, each with the words before it."""
-    pairs: list[tuple[Part, ...]] = []
-    label: tuple[Part, ...] = ()
+def _uploads_of(turn: Turn) -> list[_Group]:
+    """Return the images of the caller's side of a turn."""
+    groups: list[_Group] = []
+    label: _Group = ()
     for part in turn.user[1:]:
         if part.data is None:
             label = (*label, part)
         else:
-            pairs.append((*label, part))
+            groups.append((*label, part))
             label = ()
-    return pairs
+    return groups
 
 
-def _fitting(pairs: Sequence[tuple[Part, ...]], room: _ContextSize) -> tuple[tuple[Part, ...], _ContextSize]:
+def _fitting(groups: Sequence[_Group], left: _ContextSize) -> tuple[_Group, _ContextSize]:
+    """Return the parts of the groups that fit, and what is left of the limits then."""
     kept: list[Part] = []
-    for pair in pairs:
-        size = _ContextSize.of(pair)
-        if room.holds(size):
-            room -= size
-            kept += pair
-    return tuple(kept), room
+    for group in groups:
+        size = _ContextSize.of(group)
+        if left.fits(size):
+            left -= size
+            kept += group
+    return tuple(kept), left

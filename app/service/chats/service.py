@@ -1,4 +1,4 @@
-"""Chats: a turn at a time, each kept as a whole before its caller hears of it."""
+"""Chats and their turns. A chat has one turn at a time, and a turn is stored before its caller gets the response."""
 
 import asyncio
 import logging
@@ -11,98 +11,105 @@ from typing import Self
 from app.domain.chat import Chat, ChatDefaults, Turn
 from app.domain.errors import FieldError, InvalidRequest, StorageError, TurnNotFound
 from app.domain.generation import Caller, Generation, GenerationRequest, Image
+from app.service.chats.history import ChatHistory
 from app.service.chats.leases import LeaseKeeper
-from app.service.chats.turn import PendingTurn, Work
+from app.service.chats.turn import PendingTurn
 from app.service.generation.service import ImageService
 from app.store import Storage
 
 log = logging.getLogger(__name__)
 
-_LAST_WORK_SECONDS = 30.0
-"""How long turns without a caller may still take when the service stops; drawing is over by then."""
+_SHUTDOWN_SECONDS = 30.0
+"""How long a stopping service waits for detached turns. Their images are complete by then; they are being saved."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    """What a caller asks of a chat."""
+    """What a caller sends for a turn."""
 
     request: GenerationRequest
     given: frozenset[str]
-    """Which fields of it they have named; for the others the chat may have defaults."""
+    """Names of the fields that the caller sent. The chat's defaults apply to the others."""
     expected_last_turns: Collection[int] | None = None
-    """The latest turn has to be among these; `None` is any."""
+    """The chat's latest turn must be one of these; `None` allows any."""
     replace_turn: int | None = None
-    """The turn that this one stands in for."""
+    """Number of the turn that this one replaces."""
 
 
 class ChatService:
-    """Every method is about the caller's own chats; others are as good as not there.
+    """Each method sees the caller's own chats only. A chat of another caller is `ChatNotFound`.
 
-    All of them raise `StorageUnavailable` or `StorageFull` if the storage fails, and `ChatNotFound`.
+    All methods raise `ChatNotFound`, and `StorageUnavailable` or `StorageFull` if the storage fails.
     """
 
-    def __init__(self, images: ImageService, storage: Storage, leases: LeaseKeeper, sweep_seconds: float) -> None:
+    def __init__(self, images: ImageService, storage: Storage, leases: LeaseKeeper, cleanup_seconds: float) -> None:
         """
         Args:
-            images: what draws.
-            storage: what keeps.
-            leases: this process's.
-            sweep_seconds: between two looks at what has expired.
+            images: generates the images of turns.
+            storage: where chats are stored.
+            leases: of this process.
+            cleanup_seconds: average time between two cleanups of expired chats.
         """
         self._images = images
         self._storage = storage
         self._leases = leases
-        self._sweep_seconds = sweep_seconds
-        self._unattended: set[asyncio.Task[Generation]] = set()
-        self._sweeping: asyncio.Task[None] | None = None
+        self._cleanup_seconds = cleanup_seconds
+        self._detached: set[asyncio.Task[Generation]] = set()
+        self._cleaning: asyncio.Task[None] | None = None
 
     async def create(self, caller: Caller, defaults: ChatDefaults, first: GenerationRequest | None = None) -> Chat:
-        """Begin a chat.
+        """Create a chat.
 
         Args:
-            caller: for whom.
-            defaults: what applies to all turns.
-            first: what its first turn will ask, if that follows at once.
+            caller: its owner.
+            defaults: fields that apply to all turns.
+            first: request of the first turn, if that follows at once.
 
         Raises:
-            ChatLimitReached: the caller keeps as much as they may.
+            ChatLimitReached: the caller stores as many chats, or bytes, as allowed.
         """
         store = await self._storage.chats()
         await store.blobs.require_writable()
         return await store.add(caller.owner, defaults, _least_bytes(first) if first else 0)
 
     async def outline(self, chat_id: str, caller: Caller) -> tuple[Chat, list[tuple[int, int]]]:
-        """The chat without its turns, and of each turn its number and how many characters its document has."""
+        """Return the chat without its turns, and for each turn its number and the length of its JSON in characters."""
         return await (await self._storage.chats()).outline(chat_id, caller.owner)
 
     async def turns(self, chat_id: str, caller: Caller, first: int, last: int) -> list[Turn]:
-        """The turns from number `first` to number `last`."""
+        """Return the turns from number `first` to number `last`."""
         return await (await self._storage.chats()).turns.get_range(chat_id, caller.owner, first, last)
 
     async def page(self, caller: Caller, limit: int, after: tuple[float, str] | None) -> list[Chat]:
-        """Chats without their turns, the last changed first, from behind `after` (when that was changed, its id)."""
+        """Return chats without their turns, the last changed first.
+
+        Args:
+            caller: their owner.
+            limit: number of chats at most.
+            after: change time and id of the last chat of the page before.
+        """
         store = await self._storage.chats()
         return await store.page(caller.owner, limit, after)
 
     async def fork(self, chat_id: str, caller: Caller, from_turn: int | None) -> Chat:
-        """A new chat that begins as this one did, up to a turn or to its end; returned without its turns.
+        """Return a new chat, without its turns, that copies the turns up to `from_turn`, or all of them.
 
         Raises:
-            InvalidRequest: it has no such turn.
-            ChatLimitReached: the caller keeps as much as they may.
+            InvalidRequest: the chat has no such turn.
+            ChatLimitReached: the caller stores as many chats, or bytes, as allowed.
         """
         return await (await self._storage.chats()).fork(chat_id, caller.owner, from_turn)
 
     async def remove(self, chat_id: str, caller: Caller) -> None:
-        """Forget it.
+        """Delete the chat.
 
         Raises:
-            TurnInProgress: not now.
+            TurnInProgress: a turn is being made.
         """
         await (await self._storage.chats()).remove(chat_id, caller.owner)
 
     async def image(self, chat_id: str, caller: Caller, number: int) -> Image:
-        """What a turn has drawn.
+        """Return the image of a turn.
 
         Raises:
             TurnNotFound: there is no such turn, or it has no image.
@@ -112,78 +119,89 @@ class ChatService:
             raise TurnNotFound("There is no such turn." if turn is None else "This turn has no image.")
         return turn.image
 
-    async def reference(self, chat_id: str, caller: Caller, number: int, place: int) -> Image:
-        """What was uploaded with a turn, counted from 1.
+    async def reference(self, chat_id: str, caller: Caller, number: int, position: int) -> Image:
+        """Return an upload of a turn; the first one has position 1.
 
         Raises:
-            TurnNotFound: there is no such turn, or not so many uploads.
+            TurnNotFound: there is no such turn, or it has fewer uploads.
         """
         turn = await (await self._storage.chats()).turns.get(chat_id, caller.owner, number)
-        if turn is None or not 1 <= place <= len(turn.references):
+        if turn is None or not 1 <= position <= len(turn.references):
             raise TurnNotFound("There is no such turn." if turn is None else "This turn has no such upload.")
-        return turn.references[place - 1].image
+        return turn.references[position - 1].image
 
-    async def begin(self, chat_id: str, caller: Caller, asked: TurnRequest) -> "PendingTurn":
-        """Get everything ready for a turn, and keep others from adding one meanwhile. The turn has to be closed.
+    async def begin(self, chat_id: str, caller: Caller, turn: TurnRequest) -> PendingTurn:
+        """Take the chat's lease and plan the turn. The caller of this method must close the turn.
 
         Raises:
-            TurnInProgress: somebody else is doing so.
-            StaleTurn: the chat is not where the caller thinks.
-            ChatLimitReached: the caller keeps as much as they may.
-            InvalidRequest, NotAcceptable, Overloaded: as `ImageService.plan`.
+            TurnInProgress: another request holds the lease.
+            StaleTurn: the chat's latest turn is not one of those expected.
+            ChatLimitReached: the caller stores as many bytes as allowed.
+            InvalidRequest, NotAcceptable: as `ImageService.plan`.
         """
         store = await self._storage.chats()
         await store.blobs.require_writable()
-        holder = self._leases.name()
+        holder, size = self._leases.name(), _least_bytes(turn.request)
         try:
-            chat = await store.turns.lease(
-                chat_id, caller.owner, holder, asked.expected_last_turns, _least_bytes(asked.request)
-            )
+            chat = await store.turns.lease(chat_id, caller.owner, holder, turn.expected_last_turns, size)
         except (StorageError, asyncio.CancelledError):
-            self._leases.release_later(holder)  # nobody knows what became of it
+            self._leases.release_later(holder)  # the statement may have succeeded
             raise
         self._leases.hold(holder)
         try:
-            chain = _chain_for(chat, asked.replace_turn)
-            plan = self._images.plan(_with_defaults(asked, chat.defaults), caller, chain)
+            history = ChatHistory(_turns_before(chat, turn.replace_turn))
+            plan = self._images.plan(_with_defaults(turn, chat.defaults), history)
         except BaseException:
             await self._leases.release(holder)
             raise
-        work = Work(self._images, store, self._leases, self._unattended)
-        return PendingTurn(work, chat, holder, plan, caller, asked.replace_turn)
+        return PendingTurn(
+            chat,
+            plan,
+            holder,
+            turn.replace_turn,
+            images=self._images,
+            store=store,
+            leases=self._leases,
+            on_detach=self._keep_detached,
+        )
 
-    async def sweep(self) -> None:
-        """Remove what has expired, and bytes that nobody refers to."""
-        swept = await (await self._storage.chats()).cleanup()
-        log.info("swept", extra={"chats": swept.chats, "blobs": swept.blobs, "unfinished": swept.unfinished})
+    def _keep_detached(self, work: asyncio.Task[Generation]) -> None:
+        self._detached.add(work)
+        work.add_done_callback(self._detached.discard)
 
-    async def _sweep(self) -> None:
+    async def cleanup(self) -> None:
+        """Remove expired chats, and blobs that no chat refers to."""
+        result = await (await self._storage.chats()).cleanup()
+        log.info("cleanup", extra={"chats": result.chats, "blobs": result.blobs, "unfinished": result.unfinished})
+
+    async def _cleanup_regularly(self) -> None:
         while True:
-            await asyncio.sleep(self._sweep_seconds * random.uniform(0.8, 1.2))  # noqa: S311  # replicas start together
+            # Replicas start together, so they vary the time.
+            await asyncio.sleep(self._cleanup_seconds * random.uniform(0.8, 1.2))  # noqa: S311
             try:
                 if await self._storage.in_use():
-                    await self.sweep()
-            except Exception as error:  # whatever it is, the next time it may work
-                log.warning("could not sweep", extra={"cause": getattr(error, "cause", repr(type(error)))})
+                    await self.cleanup()
+            except Exception as error:  # the next cleanup may succeed
+                log.warning("cleanup failed", extra={"cause": getattr(error, "cause", repr(type(error)))})
 
     async def __aenter__(self) -> Self:
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._cleaning = asyncio.create_task(self._cleanup_regularly())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._sweeping is not None
-        self._sweeping.cancel()
+        assert self._cleaning is not None
+        self._cleaning.cancel()
         with suppress(asyncio.CancelledError):
-            await self._sweeping
-        if self._unattended:
-            await asyncio.wait(self._unattended, timeout=_LAST_WORK_SECONDS)
+            await self._cleaning
+        if self._detached:
+            await asyncio.wait(self._detached, timeout=_SHUTDOWN_SECONDS)
 
 
-def _chain_for(chat: Chat, replaced: int | None) -> tuple[Turn, ...]:
-    """The turns that the new one builds upon.
+def _turns_before(chat: Chat, replaced: int | None) -> tuple[Turn, ...]:
+    """Return the turns that the new one builds on.
 
     Raises:
-        InvalidRequest: what is to be replaced is not at the end of the chat.
+        InvalidRequest: the turn to replace is not the last one of the history.
     """
     if replaced is None:
         return chat.history
@@ -193,16 +211,16 @@ def _chain_for(chat: Chat, replaced: int | None) -> tuple[Turn, ...]:
         raise InvalidRequest([FieldError("replaceTurn", f"there is no turn {replaced} that could be replaced")])
     if later:
         raise InvalidRequest(
-            [FieldError("replaceTurn", f"turn {later[0]} builds upon turn {replaced}; fork the chat instead")]
+            [FieldError("replaceTurn", f"turn {later[0]} builds on turn {replaced}; fork the chat instead")]
         )
     return tuple(one for one in chat.history if one.number != replaced)
 
 
 def _least_bytes(request: GenerationRequest) -> int:
-    """What a turn keeps at least; nobody knows how large its image will be."""
+    """Return the bytes that the turn will store, without its image, whose size is not known yet."""
     return len(request.prompt) + sum(len(reference.image.content) for reference in request.references)
 
 
-def _with_defaults(asked: TurnRequest, defaults: ChatDefaults) -> GenerationRequest:
-    missing = {one.name: getattr(defaults, one.name) for one in fields(defaults) if one.name not in asked.given}
-    return replace(asked.request, **missing)
+def _with_defaults(turn: TurnRequest, defaults: ChatDefaults) -> GenerationRequest:
+    missing = {one.name: getattr(defaults, one.name) for one in fields(defaults) if one.name not in turn.given}
+    return replace(turn.request, **missing)

@@ -1,109 +1,117 @@
-"""One turn of a chat, from the moment nobody else may add one until it is kept."""
+"""One turn of a chat, from taking the chat's lease until the turn is stored."""
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from app.domain.chat import Chat, Turn, TurnState
 from app.domain.errors import GenerationRefused, ServiceError, StorageUnavailable
-from app.domain.generation import Caller, Generation
+from app.domain.generation import Generation
 from app.domain.progress import GenerationProgress
 from app.service.chats.leases import LeaseKeeper
 from app.service.generation.plan import GenerationPlan
 from app.service.generation.service import ImageService
+from app.service.resilience.admission import Admission
 
 if TYPE_CHECKING:
     from app.store.chats import ChatStore
 
 log = logging.getLogger(__name__)
 
-KEEP_SECONDS = 20.0
-"""How long a storage that does not answer is tried again, for the sake of an image that has been paid for."""
+SAVE_SECONDS = 20.0
+"""How long saving a turn with an image is retried while the storage is unavailable. The image has been paid for."""
 
 RECORD_SECONDS = 10.0
-"""How long a turn without an image may take to be recorded, while its caller waits to hear why there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What it takes to make a turn."""
-
-    images: ImageService
-    store: "ChatStore"
-    leases: LeaseKeeper
-    unattended: set[asyncio.Task[Generation]]
-    """Turns whose caller has left."""
+"""Time limit for saving a turn without an image. The caller waits for the error meanwhile."""
 
 
 class PendingTurn:
-    """A turn that is about to be made; the chat waits for it."""
+    """A turn that is about to be made. It holds the chat's lease until it is saved or closed."""
 
     def __init__(
-        self, work: Work, chat: Chat, holder: str, plan: GenerationPlan, caller: Caller, replaces: int | None
+        self,
+        chat: Chat,
+        plan: GenerationPlan,
+        holder: str,
+        replaces: int | None,
+        *,
+        images: ImageService,
+        store: "ChatStore",
+        leases: LeaseKeeper,
+        on_detach: Callable[[asyncio.Task[Generation]], None],
     ) -> None:
         """
         Args:
-            work: what does it.
-            chat: as it is now.
-            holder: who has its lease.
-            plan: what to draw.
-            caller: for whom.
-            replaces: the turn that this one stands in for.
+            chat: as it is before the turn.
+            plan: what to generate.
+            holder: holder of the chat's lease.
+            replaces: number of the turn that this one replaces.
+            images: generates the image.
+            store: where the turn is saved.
+            leases: renews and releases the lease.
+            on_detach: receives the work that goes on without its caller.
         """
-        self._work = work
+        self.plan = plan
+        self.number = chat.last_turn + 1
+        """The turn's number if it is saved."""
         self._chat = chat
         self._holder = holder
-        self.plan = plan
-        self.caller = caller
         self._replaces = replaces
-        self._open = self._has_caller = True
-        self.number = chat.last_turn + 1
-        """What it will be, if it comes to be one."""
+        self._images = images
+        self._store = store
+        self._leases = leases
+        self._on_detach = on_detach
+        self._has_lease = self._has_caller = True
+        self._saved = False
 
-    async def make(self, progress: GenerationProgress) -> Generation:
-        """Draw, and keep what comes of it: an image, a refusal, a failure.
+    async def generate(self, admission: Admission, progress: GenerationProgress) -> Generation:
+        """Generate the image and save the turn. A refused or failed turn is saved as well if Gemini was asked.
 
         Raises:
-            ServiceError: as `ImageService.make`; or the storage fails, and nothing is kept.
+            ServiceError: as `ImageService.generate`; or the storage failed and the turn is not saved.
         """
+        generation: Generation | None = None
         try:
             try:
-                generation = await self._work.images.draw(self.plan, self.caller, progress)
+                generation = await self._images.generate(self.plan, admission, progress)
             except ServiceError as error:
-                await self._record(error, progress)
+                if progress.attempts:
+                    await self._save_failure(error)
                 raise
-            kept = await self._kept(generation, progress)
+            await self._save_or_retry(self._turn_with(generation))
+        except ServiceError as error:
+            error.extra_members = {"chatId": self._chat.id} | ({"turn": self.number} if self._saved else {})
+            error.may_have_cost = error.may_have_cost or generation is not None
+            raise
         finally:
             await self.aclose()
-
-        try:
-            self._work.images.require_acceptable(kept, self.plan)
-        except ServiceError as error:
-            error.extra_members = {"chatId": self._chat.id, "turn": self.number}
-            raise
-        return kept
+        generation = replace(
+            generation, request_parts=(), response_parts=(), chat_context=None, chat_id=self._chat.id, turn=self.number
+        )
+        progress.memory.resize(generation.held_bytes)
+        return generation
 
     def detach(self, work: asyncio.Task[Generation]) -> None:
-        """The caller has left, after Gemini was asked: the image is paid for, and has a place to be kept at."""
+        """Let the work go on without its caller, who has disconnected. The image is paid for and will be stored."""
         self._has_caller = False
-        self._work.unattended.add(work)
-        work.add_done_callback(self._work.unattended.discard)
+        self._on_detach(work)
 
     async def close_if_attached(self) -> None:
-        """The caller's request is over, however. A turn that goes on without them closes itself."""
+        """Release the lease at the end of the caller's request. A detached turn releases it itself."""
         if self._has_caller:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Let others add turns, if that is still to be done."""
-        if self._open:
-            self._open = False
-            await self._work.leases.release(self._holder)
+        """Release the chat's lease if the turn still holds it."""
+        if self._has_lease:
+            self._has_lease = False
+            await self._leases.release(self._holder)
 
-    async def _kept(self, generation: Generation, progress: GenerationProgress) -> Generation:
+    def _turn_with(self, generation: Generation) -> Turn:
         request, chat_context = self.plan.request, generation.chat_context
-        turn = Turn(
+        return Turn(
             number=self.number,
             state=TurnState.SUCCEEDED,
             prompt=request.prompt,
@@ -121,23 +129,9 @@ class PendingTurn:
             usage=generation.usage,
             warnings=generation.warnings,
         )
-        try:
-            await self._keep(turn, self._replaces)
-        except ServiceError as error:
-            error.extra_members = {"chatId": self._chat.id}
-            error.attempts, error.may_have_cost = progress.attempts, True
-            raise
-        kept = replace(
-            generation, request_parts=(), response_parts=(), chat_context=None, chat_id=self._chat.id, turn=self.number
-        )
-        progress.memory.resize(kept.held_bytes)
-        return kept
 
-    async def _record(self, error: ServiceError, progress: GenerationProgress) -> None:
-        """A turn without an image is on record if Gemini was asked, and nothing builds upon it."""
-        error.extra_members = {"chatId": self._chat.id}
-        if not progress.attempts:
-            return
+    async def _save_failure(self, error: ServiceError) -> None:
+        """Save a turn without an image. Later turns do not build on it. A failing storage is logged only."""
         request = self.plan.request
         refused = error if isinstance(error, GenerationRefused) else None
         turn = Turn(
@@ -153,31 +147,31 @@ class PendingTurn:
         )
         try:
             async with asyncio.timeout(RECORD_SECONDS):
-                await self._keep(turn, None)
+                await self._save(turn, None)
         except (ServiceError, TimeoutError) as failure:
             cause = getattr(failure, "cause", None) or type(failure).__name__
-            log.warning("a turn without an image could not be recorded", extra={"cause": cause})
-        else:
-            error.extra_members = {"chatId": self._chat.id, "turn": self.number}
+            log.warning("a turn without an image could not be saved", extra={"cause": cause})
 
-    async def _keep(self, turn: Turn, replaces: int | None) -> None:
+    async def _save_or_retry(self, turn: Turn) -> None:
         loop = asyncio.get_running_loop()
-        end, pause = loop.time() + KEEP_SECONDS, 0.25
+        deadline, pause = loop.time() + SAVE_SECONDS, 0.25
         while True:
             try:
-                await self._work.store.turns.save(self._chat, self._holder, turn, replaces)
+                return await self._save(turn, self._replaces)
             except StorageUnavailable as error:
-                if loop.time() + pause > end or turn.image is None:
+                if loop.time() + pause > deadline:
                     raise
-                log.warning("a turn could not be kept yet", extra={"part": error.part, "cause": error.cause})
-            else:
-                self._open = False
-                self._work.leases.forget(self._holder)
-                return
+                log.warning("saving a turn is retried", extra={"part": error.part, "cause": error.cause})
             await asyncio.sleep(pause)
             pause *= 2
 
+    async def _save(self, turn: Turn, replaces: int | None) -> None:
+        """Save the turn, which also ends the lease."""
+        await self._store.turns.save(self._chat, self._holder, turn, replaces)
+        self._saved, self._has_lease = True, False
+        self._leases.forget(self._holder)
+
 
 def _problem(error: ServiceError) -> dict[str, Any]:
-    """What of a problem is worth keeping; a turn's own fields have the rest."""
+    """Return the members of a problem document that a turn does not hold otherwise."""
     return {"code": error.code, "title": error.title, "status": error.status, "detail": error.detail}

@@ -1,4 +1,4 @@
-"""What a model can do, held against what was asked, before any money is spent."""
+"""Check a request against what the model can do, before Gemini is asked."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,20 +10,21 @@ from app.domain.generation import GenerationRequest, Reference, Role
 
 
 def validate_request(
-    request: GenerationRequest, model: Model, *, vertex: bool = False, follows: bool = False
+    request: GenerationRequest, model: Model, *, vertex: bool = False, continues_chat: bool = False
 ) -> tuple[GenerationRequest, list[str]]:
-    """The request as Gemini gets it: checked, defaults filled in, knobs that the model lacks left out.
+    """Return the request as Gemini gets it, and warnings for the caller.
 
-    A model that is not in the catalogue gets what the caller sent and nothing else.
+    Defaults are filled in, and fields that the model does not support are removed. A request to a model that is not in
+    the catalogue is returned unchanged.
 
     Args:
         request: what the caller sent.
-        model: who is asked.
-        vertex: whether it is asked on Vertex.
-        follows: whether it follows an image of the same chat, whose ratio it takes then.
+        model: the model to ask.
+        vertex: whether the model is asked on Vertex AI.
+        continues_chat: whether the request continues a chat. Then the image keeps the ratio of the chat's last image.
 
     Raises:
-        InvalidRequest: with every field that is beyond the model, and what it allows instead.
+        InvalidRequest: names every field that the model does not support, and the values that it supports.
     """
     if not model.is_known:
         return request, []
@@ -35,35 +36,37 @@ def validate_request(
         warnings.append(f"thinkingLevel has no effect: {model.id} always thinks.")
         request = replace(request, thinking_level=None)
     size = request.image_size or model.default_image_size()
-    ratio = request.aspect_ratio or (None if request.references or follows else model.default_aspect_ratio())
+    ratio = request.aspect_ratio or (None if request.references or continues_chat else model.default_aspect_ratio())
     return replace(request, aspect_ratio=ratio, image_size=size if model.sends_image_size else None), warnings
 
 
 def adapt_to_fallback(
-    request: GenerationRequest, model: Model, *, vertex: bool = False, follows: bool = False
+    request: GenerationRequest, model: Model, *, vertex: bool = False, continues_chat: bool = False
 ) -> tuple[GenerationRequest, list[str]] | None:
-    """A request that was fit for one model, for another one: knobs that this one lacks are left out, or come closest.
+    """Adapt a request that was validated for one model to the fallback model.
+
+    Fields that the fallback model does not support are removed or get the closest value.
 
     Args:
-        request: what was fit for the first model.
-        model: the second one.
-        vertex: whether it is asked on Vertex.
-        follows: see `fit`.
+        request: validated for the first model.
+        model: the fallback model.
+        vertex: whether it is asked on Vertex AI.
+        continues_chat: as in `validate_request`.
 
     Returns:
-        The request and what has changed; `None` if the image would be something else than what was asked for.
+        The request and warnings about the changes; `None` if the image would differ too much from the request.
     """
     changed: list[str] = []
     request = replace(request, thinking_level=_level(request.thinking_level, model, changed))
     if model.is_known and model.image_sizes and request.image_size not in (None, *model.image_sizes):
         size = next((one for one in reversed(_up_to(request.image_size)) if one in model.image_sizes), None)
         request = replace(request, image_size=size)
-        changed.append(f"{model.id} draws at {size or 'a size of its own'}.")
+        changed.append(f"{model.id} was asked for {size or 'its own image size'} instead.")
     if model.is_known and request.include_thoughts and not model.include_thoughts:
         request = replace(request, include_thoughts=False)
-        changed.append(f"{model.id} has no thoughts to show.")
+        changed.append(f"{model.id} returns no thoughts.")
     try:
-        fitted, warnings = validate_request(request, model, vertex=vertex, follows=follows)
+        fitted, warnings = validate_request(request, model, vertex=vertex, continues_chat=continues_chat)
     except InvalidRequest:
         return None
     return fitted, [*changed, *warnings]
@@ -91,7 +94,7 @@ def _errors(request: GenerationRequest, model: Model, vertex: bool) -> Iterator[
     if request.image_search and not model.image_search:
         yield FieldError("imageSearch", f"{model.id} cannot search for images")
     yield from _thinking_errors(request, model)
-    yield from _reference_errors(request.references, model)
+    yield from _reference_errors(request, model)
 
 
 def _thinking_errors(request: GenerationRequest, model: Model) -> Iterator[FieldError]:
@@ -103,24 +106,23 @@ def _thinking_errors(request: GenerationRequest, model: Model) -> Iterator[Field
             "thinkingLevel", f"{model.id} has {_listed(model.thinking_levels) or 'no levels'}, not {level}"
         )
     if request.include_thoughts and not model.include_thoughts:
-        yield FieldError("includeThoughts", f"{model.id} has no thoughts to show")
+        yield FieldError("includeThoughts", f"{model.id} returns no thoughts")
 
 
-def _reference_errors(references: tuple[Reference, ...], model: Model) -> Iterator[FieldError]:
-    if model.max_references is not None and len(references) > model.max_references:
-        yield FieldError("referenceImages", f"{model.id} takes {model.max_references} at most, not {len(references)}")
+def _reference_errors(request: GenerationRequest, model: Model) -> Iterator[FieldError]:
+    count, field = len(request.references), request.references_field
+    if model.max_references is not None and count > model.max_references:
+        yield FieldError(field, f"{model.id} takes {model.max_references} at most, not {count}")
     if model.references_by_role is None:
         return
-    for role, count in _subjects(references).items():
-        most = model.references_by_role.get(role, 0)
-        if count > most:
+    for role, count in _count_by_role(request.references).items():
+        if count > model.references_by_role.get(role, 0):
             allowed = _listed(f"{number} {allowed_role}" for allowed_role, number in model.references_by_role.items())
-            message = f"{model.id} takes {allowed or 'no such'} references at most, not {count} {role}"
-            yield FieldError("referenceImages", message)
+            yield FieldError(field, f"{model.id} takes {allowed or 'no such'} references at most, not {count} {role}")
 
 
-def _subjects(references: tuple[Reference, ...]) -> Counter[Role]:
-    """How many of each role. Several images of one character, told by its name, are one."""
+def _count_by_role(references: tuple[Reference, ...]) -> Counter[Role]:
+    """Count the references of each role. Several images of one character, that is with one name, count once."""
     counted: Counter[Role] = Counter()
     known: set[str] = set()
     for reference in references:
@@ -133,6 +135,6 @@ def _subjects(references: tuple[Reference, ...]) -> Counter[Role]:
 
 
 def _listed(values: Iterable[str]) -> str:
-    """The values in words; an empty text if there are none."""
+    """Return the values as an English list; an empty string if there are none."""
     *first, last = list(values) or [""]
     return f"{', '.join(first)} and {last}" if first else last

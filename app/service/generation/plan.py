@@ -1,63 +1,98 @@
-"""A request that a model can fulfil."""
+"""A request that the model can fulfil, and the checks of what it produced."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from app.domain.catalogue import Model
-from app.domain.chat import Turn
-from app.domain.errors import (
-    NotAcceptable,
-)
-from app.domain.generation import Generation, GenerationRequest
-from app.lib.base64_json import Content
-from app.service.chats.history import select_context
+from app.domain.errors import NotAcceptable, ServiceError
+from app.domain.generation import ChatContext, Generation, GenerationRequest
+
+_RATIO_TOLERANCE = 0.05
+
+
+class History(Protocol):
+    """The earlier turns of a chat that a request builds on."""
+
+    @property
+    def is_empty(self) -> bool: ...
+
+    def select_context(self, request: GenerationRequest, model: Model) -> tuple[ChatContext, list[str]]:
+        """Return what to send of the turns, and warnings for the caller.
+
+        Raises:
+            InvalidRequest: the request's references leave no space for the newest image of the chat.
+            StorageDamaged: no image of the chat is left in the storage.
+        """
+        ...
+
+    def reduced_after(self, error: ServiceError) -> "History | None":
+        """Return the history without what caused `error`; `None` if a smaller history cannot help."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationPlan:
-    """A request that a model can fulfil, and what the caller should know about how."""
+    """A request that fits the model, with defaults filled in."""
 
     request: GenerationRequest
     model: Model
     warnings: tuple[str, ...] = ()
-    chain: tuple[Turn, ...] | None = None
-    """The turns of a chat that it builds upon; `None` outside of a chat."""
+    """For the caller."""
+    history: History | None = None
+    """`None` for a request outside of a chat."""
 
-    def remembering(self, lost: Collection[Content] = (), *, distrusted: bool = False) -> "GenerationPlan":
-        """The same with whatever of the chat can go along. See `remembering.recall`."""
-        if self.chain is None:
+    @property
+    def continues_chat(self) -> bool:
+        return self.history is not None and not self.history.is_empty
+
+    def with_context(self) -> "GenerationPlan":
+        """Return the plan with the chat's context in its request. Raises as `History.select_context`."""
+        if self.history is None:
             return self
-        chat_context, warnings = select_context(self.chain, self.request, self.model, lost=lost, distrusted=distrusted)
+        chat_context, warnings = self.history.select_context(self.request, self.model)
         return replace(
             self,
             request=replace(self.request, chat_context=chat_context),
             warnings=(*self.warnings, *warnings),
         )
 
+    def require_accepted(self, generation: Generation) -> None:
+        """Check that the caller accepts the image's media type.
 
-def without_alias_warning(warnings: Sequence[str], name: str) -> list[str]:
-    """How the fallback was named is nothing to tell whoever asked for another model."""
-    return [warning for warning in warnings if not warning.startswith(f"{name} is another name")]
+        Raises:
+            NotAcceptable: the caller does not.
+        """
+        stored_as = {"chatId": generation.chat_id, "turn": generation.turn} if generation.chat_id else {}
+        require_accepted_type(generation.image.mime_type, self.request, stored_as)
 
 
-def require_accepted_type(type_: str | None, requested: GenerationRequest) -> None:
-    if type_ is None or not requested.accepted_types or type_ in requested.accepted_types:
+def require_accepted_type(
+    type_: str | None, request: GenerationRequest, extra_members: Mapping[str, object] | None = None
+) -> None:
+    if type_ is None or not request.accepted_types or type_ in request.accepted_types:
         return
     raise NotAcceptable(
-        f"The image is {type_}; ask for that, for image/* or for application/json.",
+        f"The image is {type_}. Accept that type, image/* or application/json.",
         possible=("application/json", type_),
+        extra_members=extra_members,
     )
 
 
+def without_alias_warning(warnings: Sequence[str], name: str) -> list[str]:
+    """Remove the warning about the fallback model's alias: the caller named another model."""
+    return [warning for warning in warnings if not warning.startswith(f"{name} is another name")]
+
+
 def size_warnings(generation: Generation, request: GenerationRequest, model: Model) -> list[str]:
-    """Gemini's sizes are nominal, so only a difference that somebody would see is worth a word."""
+    """Return warnings if the image's ratio or size differs visibly. Gemini's pixel sizes are nominal."""
     image, warnings = generation.image, []
     ratio = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", request.aspect_ratio or "")
     if request.aspect_ratio and ratio:
         table = model.pixels.get(request.aspect_ratio, {}).get(request.image_size or "")
         expected = table[0] / table[1] if table else int(ratio[1]) / int(ratio[2])
-        if abs(image.width / image.height / expected - 1) > 0.05:
+        if abs(image.width / image.height / expected - 1) > _RATIO_TOLERANCE:
             warnings.append(f"Asked for {request.aspect_ratio}, Gemini drew {image.width}×{image.height}.")
     if request.image_size and (sizes := model.pixels.get(request.aspect_ratio or "1:1")):
         pixels = {size: width * height for size, (width, height) in sizes.items()}

@@ -1,184 +1,220 @@
-"""Attending to a generation for a caller: as long as the caller is there, within the time there is, and on the record.
+"""Run one generation for a caller: cancel it on disconnect, enforce the deadline, log it and record its metrics.
 
-What becomes of work whose caller has left is decided in one place, `_abandon`: what has a place to be kept at goes on,
-if Gemini has been asked already; everything else is dropped.
+`GenerationRun._stop` decides what happens to work whose caller has disconnected. A chat turn that Gemini has been asked
+for is finished and stored; all other work is cancelled.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pydantic.alias_generators import to_camel
-from starlette.types import Receive, Scope
 
-from app.api.http.problems import Reporter
-from app.api.http.response_writer import disconnect_watcher, why_gone
-from app.api.http.state import request_state
-from app.api.http.uploads import UploadBody
-from app.domain.errors import CallerDisconnected, CallerTooSlow, GenerationRefused, Internal, ServiceError
+from app.domain.errors import (
+    CallerDisconnected,
+    CallerTooSlow,
+    GenerationRefused,
+    Internal,
+    NotAcceptable,
+    Overloaded,
+    ServiceError,
+)
 from app.domain.generation import Caller, Generation
 from app.domain.progress import GenerationProgress, ProgressEvent, Stage
 from app.lib.byte_budget import Reservation
-from app.service.chats.turn import PendingTurn
 from app.service.generation.plan import GenerationPlan
-from app.service.generation.service import ImageService
 from app.service.metrics import Metrics
+from app.service.resilience.admission import Admission, AdmissionController
 
 log = logging.getLogger(__name__)
 
+Generate = Callable[[Admission, GenerationProgress], Coroutine[Any, Any, Generation]]
+Work = asyncio.Task[Generation]
+
+_ERRORS_OF_THIS_SERVICE = (Overloaded, NotAcceptable, Internal)
+"""Errors that do not depend on Gemini's answer. If Gemini was asked before one of them, it may have been paid."""
+
 
 class GenerationRun:
-    """One caller's generation, from its plan to the last byte of its answer."""
+    """One generation, from admission to the end of its response."""
 
     def __init__(
         self,
-        images: ImageService,
+        admission: AdmissionController,
         caller: Caller,
-        share: Reservation,
-        body: UploadBody | None,
+        memory: Reservation,
         seconds: float,
         metrics: Metrics,
-        reporter: Reporter,
-        scope: Scope,
+        log_error: Callable[[Exception], object],
     ) -> None:
         """
         Args:
-            images: what does the work.
-            caller: who asks.
-            share: of the room for answers.
-            body: of the request.
-            seconds: how long it may take altogether.
-            metrics: where it is counted.
-            reporter: what reports that it failed, if the answer has begun by then or nobody waits for it.
-            scope: the request's.
+            admission: decides whether the generation may start.
+            caller: who asked.
+            memory: reservation for Gemini's response. Released when the run ends.
+            seconds: time limit, from the end of the request's body to the image.
+            metrics: where the generation is recorded.
+            log_error: logs an error that no response can report.
         """
-        self._images = images
+        self._controller = admission
         self._caller = caller
-        self._share = share
-        self._body = body
+        self._memory = memory
         self._seconds = seconds
         self._metrics = metrics
-        self._reporter = reporter
-        self._scope = scope
+        self._log_error = log_error
+        self._admission: Admission | None = None
         self._plan: GenerationPlan | None = None
         self._progress: GenerationProgress | None = None
         self._generation: Generation | None = None
         self._failure: ServiceError | None = None
-        self._left_in: str | None = None
         self._refusal: GenerationRefused | None = None
-        self._detached: asyncio.Task[Generation] | None = None
+        self._left_in: str | None = None
+        self._detached: Work | None = None
 
-    async def make(
-        self,
-        plan: GenerationPlan,
-        receive: Receive,
-        listener: Callable[[ProgressEvent], None] | None = None,
-        *,
-        turn: PendingTurn | None = None,
-    ) -> Generation:
-        """Make the image, as long as the caller is there.
+    def admit(self) -> Admission:
+        """Enter the queue, or take a free slot. A second call changes nothing.
 
-        Args:
-            plan: what to make.
-            receive: tells when the caller has left; nothing else may be left to be read.
-            listener: told of everything on the way.
-            turn: of a chat, where the image is kept.
+        Call this before the response begins and before anything is stored, so that a full queue is a plain problem.
 
         Raises:
-            CallerDisconnected, CallerTooSlow: before there was an answer.
-            ServiceError: as the service decides; `Internal` is a bug.
+            Overloaded: the queue is full, the expected wait is too long, or the service stops.
         """
-        request_state(self._scope)["generation_pending"] = False  # from here on it is counted here, as one
-        self._plan, self._progress = plan, GenerationProgress(self._seconds, self._share, listener)
+        if self._admission is None:
+            self._admission = self._controller.admit(self._caller.name)
+        return self._admission
+
+    async def generate(
+        self,
+        plan: GenerationPlan,
+        generate: Generate,
+        caller_gone: Callable[[], Coroutine[Any, Any, ServiceError]],
+        listener: Callable[[ProgressEvent], None] | None = None,
+        *,
+        on_detach: Callable[[Work], None] | None = None,
+    ) -> Generation:
+        """Generate the image while the caller is connected.
+
+        Args:
+            plan: what to generate.
+            generate: does it.
+            caller_gone: returns once the caller has disconnected, with the error to raise then.
+            listener: receives progress events.
+            on_detach: receives the running work if the caller disconnects after Gemini was asked. The work then goes
+                on without the caller. Without `on_detach` it is cancelled.
+
+        Raises:
+            CallerDisconnected, CallerTooSlow: the caller disconnected before the image was complete.
+            NotAcceptable: the caller does not accept the image's media type.
+            ServiceError: the generation failed; `Internal` is a bug.
+        """
+        admission = self.admit()
+        self._plan, self._progress = plan, GenerationProgress(self._seconds, self._memory, listener)
         try:
-            async with disconnect_watcher(receive) as gone:
-                make = turn.make(self._progress) if turn else self._images.make(plan, self._caller, self._progress)
-                work = asyncio.create_task(make)
-                try:
-                    await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    if not work.done():
-                        await self._abandon(work, turn)
-                if work.cancelled() or not work.done():
-                    raise why_gone(self._scope)
-                self._generation = work.result()
+            work = generate(admission, self._progress)
+            generation = await self._while_connected(work, caller_gone, on_detach)
+            plan.require_accepted(generation)
         except ServiceError as error:
             self.fail(error)
             raise
         except Exception as error:
-            raise self.broken(error) from error
+            raise self.unexpected(error) from error
         except BaseException as error:
             self.fail(Internal(cause=type(error).__name__))
             raise
+        self._generation = generation
         self._progress.enter(Stage.RESPONSE)
-        return self._generation
+        return generation
 
-    async def _abandon(self, work: asyncio.Task[Generation], turn: PendingTurn | None) -> None:
-        if turn is not None and self._progress is not None and self._progress.attempts:
-            turn.detach(work)
+    async def _while_connected(
+        self,
+        generating: Coroutine[Any, Any, Generation],
+        caller_gone: Callable[[], Coroutine[Any, Any, ServiceError]],
+        on_detach: Callable[[Work], None] | None,
+    ) -> Generation:
+        work, gone = asyncio.create_task(generating), asyncio.create_task(caller_gone())
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            disconnected = not work.done()
+            if disconnected:
+                await self._stop(work, on_detach)
+            gone.cancel()
+            await asyncio.wait({gone})
+        try:
+            if disconnected:
+                raise gone.result()
+            return work.result()
+        finally:
+            del work, gone  # they hold the error, whose traceback holds this frame: a reference cycle
+
+    async def _stop(self, work: Work, on_detach: Callable[[Work], None] | None) -> None:
+        """Detach the work if it has been paid and will be stored; otherwise cancel it."""
+        if on_detach is not None and self._progress is not None and self._progress.attempts:
             self._detached = work
-            if self._body is not None:
-                self._body.retain()  # its uploads are still to be sent, and kept
+            on_detach(work)
             return
         work.cancel()
         await asyncio.wait({work})
         if not work.cancelled():
-            work.exception()  # not `result()`: the traceback would refer to this frame, and this frame refers to `work`
+            work.exception()  # retrieved, so that asyncio does not log it
 
     def fail(self, error: ServiceError) -> None:
-        """This is what came of it. Whatever fails later is a consequence: of an answer that nobody reads, for instance,
-        what makes the image is cancelled."""
+        """Record the first error as the outcome. Later errors are consequences of it."""
         if self._failure is not None:
             return
         self._failure = error
-        if self._progress is not None and isinstance(error, CallerDisconnected | CallerTooSlow):
-            self._left_in = str(self._progress.stage)
+        progress = self._progress
+        if progress is None:
+            return
+        error.attempts = progress.attempts or None
+        if progress.attempts and isinstance(error, _ERRORS_OF_THIS_SERVICE):
+            error.may_have_cost = True
+        if isinstance(error, CallerDisconnected | CallerTooSlow):
+            self._left_in = str(progress.stage)
 
-    def broken(self, error: Exception) -> ServiceError:
-        """What came of it is a bug, which has raised `error`. Returns what to tell instead."""
-        broken = Internal(attempts=self._progress.attempts if self._progress else 0)
-        broken.__cause__ = error
-        self.fail(broken)
-        return broken
-
-    def problem(self, error: Exception) -> dict[str, Any]:
-        """Log what came of it; returns its problem document."""
-        expected = error if isinstance(error, ServiceError) else self.broken(error)
-        return self._reporter.document(expected)
+    def unexpected(self, error: Exception) -> ServiceError:
+        """Record a bug as the outcome. Return the error to report to the caller."""
+        internal = Internal()
+        internal.__cause__ = error
+        self.fail(internal)
+        return internal
 
     def finish(self) -> None:
-        """Everything has been said, or will be without the caller: hold nothing for it any more, write the line, count
-        it."""
+        """Release memory, log the generation and record its metrics.
+
+        Called when the response has been sent. For detached work this is done when the work ends.
+        """
         work, self._detached = self._detached, None
         if work is None:
             self._finish()
         else:
-            work.add_done_callback(self._finish_unattended)
+            work.add_done_callback(self._finish_detached)
 
-    def _finish_unattended(self, work: asyncio.Task[Generation]) -> None:
+    def _finish_detached(self, work: Work) -> None:
         if not work.cancelled():
             error = work.exception()
             self._generation = work.result() if error is None else None
             self._refusal = error if isinstance(error, GenerationRefused) else None
             if isinstance(error, Exception):
-                self._reporter.document(error)  # for the log alone
-        if self._body is not None:
-            self._body.release()
+                self._log_error(error)
         self._finish()
 
     def _finish(self) -> None:
-        self._share.resize(0)
+        self._memory.resize(0)
+        if self._admission is not None:
+            self._admission.release()
         progress, plan = self._progress, self._plan
         if progress is None or plan is None:
             return
         progress.enter(progress.stage)
-        usage = self._generation.usage if self._generation else None
+        generation = self._generation
+        usage = generation.usage if generation else None
         refusal = self._refusal or self._failure
         if usage is None and isinstance(refusal, GenerationRefused):
             usage = refusal.usage
         outcome = self._failure.code if self._failure else "ok"
-        model = self._generation.model if self._generation else plan.model.id
+        model = generation.model if generation else plan.model.id
         log.info(
             "generation",
             extra={
@@ -187,21 +223,21 @@ class GenerationRun:
                 "attempts": progress.attempts,
                 "outcome": outcome,
                 "abandonedIn": self._left_in,
-                "finishReason": self._generation.finish_reason
-                if self._generation
+                "finishReason": generation.finish_reason
+                if generation
                 else getattr(self._failure, "finish_reason", None),
                 **{f"{stage}Ms": round(1000 * seconds) for stage, seconds in _by_stage(progress).items()},
                 "receivedBytes": progress.received_bytes,
-                "imageBytes": len(self._generation.image.content) if self._generation else None,
+                "imageBytes": len(generation.image.content) if generation else None,
                 "tokens": usage and usage.total_tokens,
                 "costUsd": usage and usage.estimated_cost_usd,
             },
         )
         self._metrics.record_generation(model, outcome, progress, usage, self._left_in)
-        self._generation = self._failure = None
+        self._generation = self._failure = self._refusal = None
 
 
 def _by_stage(progress: GenerationProgress) -> dict[str, float]:
-    """`firstByteMs` and the like for the log, in the order in which stages come."""
+    """Return the seconds of each stage by its log name, such as `firstByte`, in the order of the stages."""
     names = {stage: to_camel(str(stage)) for stage in Stage}
     return {name: progress.stage_seconds[stage] for stage, name in names.items() if stage in progress.stage_seconds}

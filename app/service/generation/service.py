@@ -1,35 +1,32 @@
-"""Generating an image: look the model up, refuse what it cannot do, wait for a place, ask Gemini, check what came."""
+"""Generate one image: resolve the model, check the request, wait for a slot, ask Gemini."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
+from functools import partial
 
 from app.domain.catalogue import Catalogue
-from app.domain.chat import Turn
 from app.domain.errors import (
     Internal,
     InvalidRequest,
     InvalidThoughtSignature,
-    NotAcceptable,
-    Overloaded,
     ServiceError,
     StorageDamaged,
     UpstreamError,
     UpstreamTimeout,
 )
-from app.domain.generation import Caller, Generation, GenerationRequest
+from app.domain.generation import Generation, GenerationRequest
 from app.domain.progress import GenerationProgress, Stage, Started
 from app.gemini import GeminiClient
-from app.lib.base64_json import Content
 from app.service.generation import capabilities
-from app.service.generation.plan import GenerationPlan, require_accepted_type, size_warnings, without_alias_warning
-from app.service.resilience.admission import AdmissionController
+from app.service.generation.plan import (
+    GenerationPlan,
+    History,
+    require_accepted_type,
+    size_warnings,
+    without_alias_warning,
+)
+from app.service.resilience.admission import Admission
 from app.service.resilience.circuit_breaker import CircuitBreakers
 from app.service.resilience.retries import Retrier
-
-log = logging.getLogger(__name__)
 
 
 class ImageService:
@@ -37,8 +34,7 @@ class ImageService:
         self,
         gemini: GeminiClient,
         catalogue: Catalogue,
-        admission: AdmissionController,
-        attempts: Retrier,
+        retrier: Retrier,
         breakers: CircuitBreakers,
         *,
         fallback_model: str | None = None,
@@ -46,182 +42,144 @@ class ImageService:
     ) -> None:
         self._gemini = gemini
         self._catalogue = catalogue
-        self._admission = admission
-        self._attempts = attempts
+        self._retrier = retrier
         self._breakers = breakers
         self._fallback_model = fallback_model
         self._vertex = vertex
 
-    def plan(
-        self, requested: GenerationRequest, caller: Caller, chain: tuple[Turn, ...] | None = None
-    ) -> GenerationPlan:
-        """Refuse whatever can be refused before anything is paid, or waited for.
+    def plan(self, requested: GenerationRequest, history: History | None = None) -> GenerationPlan:
+        """Check the request before anything is paid.
 
         Args:
-            requested: what is wanted.
-            caller: who wants it.
-            chain: the turns of a chat that it builds upon.
+            requested: what the caller sent.
+            history: of the chat that the request continues.
 
         Raises:
             InvalidRequest: the model cannot do this.
-            NotAcceptable: the image is of a type the caller cannot take, as far as the model's is known.
-            Overloaded: there is no room for it.
+            NotAcceptable: the caller does not accept the model's image type. Only checked if that type is known.
         """
         resolved = self._catalogue.resolve(requested.model or self._catalogue.default)
         require_accepted_type(resolved.model.output_type, requested)
-        with _fields_as_sent(requested):
-            fitted, warnings = capabilities.validate_request(
-                requested, resolved.model, vertex=self._vertex, follows=bool(chain)
-            )
-            self._admission.check_capacity(caller.name)
-            plan = GenerationPlan(fitted, resolved.model, (*resolved.warnings, *warnings), chain)
-            plan.remembering()  # for what it refuses
+        request, warnings = capabilities.validate_request(
+            requested,
+            resolved.model,
+            vertex=self._vertex,
+            continues_chat=history is not None and not history.is_empty,
+        )
+        plan = GenerationPlan(request, resolved.model, (*resolved.warnings, *warnings), history)
+        plan.with_context()  # only for the errors that it raises
         return plan
 
-    async def make(self, plan: GenerationPlan, caller: Caller, progress: GenerationProgress) -> Generation:
-        """Make the image, of a type that the caller can take.
+    async def generate(self, plan: GenerationPlan, admission: Admission, progress: GenerationProgress) -> Generation:
+        """Wait for the slot, then ask Gemini for the image.
 
         Raises:
-            Overloaded, Refused, UpstreamError: as `draw`.
-            NotAcceptable: the image is of another type.
-        """
-        generation = await self.draw(plan, caller, progress)
-        self.require_acceptable(generation, plan)
-        return generation
-
-    async def draw(self, plan: GenerationPlan, caller: Caller, progress: GenerationProgress) -> Generation:
-        """Make the image.
-
-        Raises:
-            Overloaded: no place was free in time.
-            Refused, UpstreamError: as Gemini decides.
+            Overloaded: no slot was free in time, or the service stopped.
+            GenerationRefused, UpstreamError, InvalidRequest: Gemini's answer.
+            StorageError: the chat's images cannot be read.
             Internal: a bug.
         """
         try:
-            with _fields_as_sent(plan.request):
-                async with self._admission.admit(caller.name, progress.remaining()):
-                    generation = await self._made(plan, progress)
+            async with admission.slot(progress.remaining()):
+                generation = await self._ask_candidates(plan, progress)
         except TimeoutError as error:
-            raise _too_late(progress) from error
-        except ServiceError as error:
-            error.attempts = progress.attempts or None
-            if progress.attempts and isinstance(error, Overloaded):
-                error.may_have_cost = True  # it was on its way
+            raise _deadline_exceeded(progress) from error
+        except ServiceError:
             raise
         except Exception as error:
-            raise Internal(attempts=progress.attempts) from error
+            raise Internal from error
         return replace(generation, attempts=progress.attempts)
 
-    def require_acceptable(self, generation: Generation, plan: GenerationPlan) -> None:
-        """Refuse to answer with what the caller cannot take, though it is there.
-
-        Raises:
-            NotAcceptable: that is so.
-        """
+    async def _ask_candidates(self, plan: GenerationPlan, progress: GenerationProgress) -> Generation:
+        """Ask the model; after some errors, ask again with less of the chat, or ask the fallback model."""
+        fallback = self._fallback_plan(plan)
+        shortage: ServiceError | None = None
         try:
-            require_accepted_type(generation.image.mime_type, plan.request)
-        except NotAcceptable as error:
-            error.attempts, error.may_have_cost = generation.attempts, True
-            raise
+            while True:
+                try:
+                    return await self._ask(plan, progress, has_fallback=fallback is not None)
+                except InvalidRequest:
+                    if shortage is None:
+                        raise
+                    raise shortage from None  # the caller's request is valid for the model that the caller named
+                except (UpstreamError, StorageDamaged) as error:
+                    if (history := self._reduced_history(plan, error, progress)) is not None:
+                        plan = replace(plan, history=history)
+                    elif fallback is not None and self._fallback_helps(error, progress):
+                        plan, fallback, shortage = fallback, None, error
+                    else:
+                        raise
+        finally:
+            shortage = None  # its traceback refers to this frame: a reference cycle
 
-    async def _made(self, plan: GenerationPlan, progress: GenerationProgress) -> Generation:
-        instead = self._instead(plan)
-        try:
-            return await self._remembered(plan, progress, another_model=instead is not None)
-        except UpstreamError as error:
-            if instead is None or not error.allows_fallback:
-                raise
-            if progress.remaining() <= 0 or not self._attempts.left(progress):
-                raise
-            try:
-                return await self._remembered(instead, progress)
-            except InvalidRequest:  # nothing that the caller has named, or can change
-                raise error from None
+    def _reduced_history(
+        self, plan: GenerationPlan, error: ServiceError, progress: GenerationProgress
+    ) -> History | None:
+        if plan.history is None:
+            return None
+        if isinstance(error, InvalidThoughtSignature) and not self._retrier.has_calls_left(progress):
+            return None
+        return plan.history.reduced_after(error)
 
-    async def _remembered(
-        self, plan: GenerationPlan, progress: GenerationProgress, *, another_model: bool = False
-    ) -> Generation:
-        """Attempt it with the chat word for word; with less of it, if Gemini or the storage will not have that."""
-        lost: set[Content] = set()
-        distrusted = False
-        while True:
-            try:
-                remembering = plan.remembering(lost, distrusted=distrusted)
-                return await self._attempted(remembering, progress, another_model=another_model)
-            except InvalidThoughtSignature as error:
-                if distrusted or plan.chain is None or not self._attempts.left(progress):
-                    raise
-                log.warning("a chat goes on without its signatures", extra={"cause": error.cause})
-                distrusted = True
-            except StorageDamaged as error:
-                if error.lost is None or error.lost in lost:
-                    raise
-                log.error("something of a chat is missing", extra={"cause": error.cause})
-                lost.add(cast("Content", error.lost))
+    def _fallback_helps(self, error: ServiceError, progress: GenerationProgress) -> bool:
+        return (
+            isinstance(error, UpstreamError)
+            and error.allows_fallback
+            and progress.remaining() > 0
+            and self._retrier.has_calls_left(progress)
+        )
 
-    async def _attempted(
-        self, plan: GenerationPlan, progress: GenerationProgress, *, another_model: bool
-    ) -> Generation:
+    async def _ask(self, plan: GenerationPlan, progress: GenerationProgress, *, has_fallback: bool) -> Generation:
+        """Ask one model, with retries."""
+        plan = plan.with_context()
         before = progress.attempts
-
-        async def attempt() -> Generation:
-            if progress.remaining() <= 0:
-                raise _too_late(progress)
-            probe = self._breakers.before_call(plan.model.id)
-            failure: BaseException | None = None
-            try:
-                progress.count(plan.model.id)
-                progress.notify(Started(plan.model.id, progress.attempts))
-                return await self._gemini.generate(plan.request, plan.model, progress)
-            except BaseException as error:
-                if isinstance(error, StorageDamaged):
-                    progress.take_back(plan.model.id)
-                failure = error
-                raise
-            finally:
-                self._breakers.after_call(plan.model.id, failure, probe=probe)
-                failure = None  # or it would hold this frame, and this frame it
-
-        generation = await self._attempts.make(attempt, progress, another_model=another_model)
+        call = partial(self._call, plan, progress)
+        generation = await self._retrier.call(call, progress, has_fallback=has_fallback)
         warnings = [one.warning for one in plan.request.references if one.warning]
         warnings += [*plan.warnings, *generation.warnings, *size_warnings(generation, plan.request, plan.model)]
-        if (took := progress.attempts - before) > 1:
-            warnings.append(f"It took {took} attempts.")
+        if (attempts := progress.attempts - before) > 1:
+            warnings.append(f"It took {attempts} attempts.")
         return replace(generation, warnings=tuple(warnings))
 
-    def _instead(self, plan: GenerationPlan) -> GenerationPlan | None:
-        """The plan for the fallback model, if there is one that can do what matters of the request."""
+    async def _call(self, plan: GenerationPlan, progress: GenerationProgress) -> Generation:
+        """Make one call to Gemini."""
+        if progress.remaining() <= 0:
+            raise _deadline_exceeded(progress)
+        with self._breakers.guard(plan.model.id):
+            progress.count(plan.model.id)
+            progress.notify(Started(plan.model.id, progress.attempts))
+            try:
+                return await self._gemini.generate(plan.request, plan.model, progress)
+            except StorageDamaged:
+                progress.take_back(plan.model.id)
+                raise
+            except InvalidRequest as error:
+                # Gemini's client names the fields as JSON requests do; a form names them otherwise.
+                raise error.renamed({"referenceImages": plan.request.references_field}) from error
+
+    def _fallback_plan(self, plan: GenerationPlan) -> GenerationPlan | None:
+        """Return the plan for the fallback model; `None` without one that can make an equivalent image."""
         name = plan.request.fallback_model or self._fallback_model
         if name is None:
             return None
         resolved = self._catalogue.resolve(name)
-        model = resolved.model
-        if model.id == plan.model.id:
+        model, accepted = resolved.model, plan.request.accepted_types
+        if model.id == plan.model.id or (model.output_type and accepted and model.output_type not in accepted):
             return None
-        if model.output_type and plan.request.accepted_types and model.output_type not in plan.request.accepted_types:
-            return None
-        adapted = capabilities.adapt_to_fallback(plan.request, model, vertex=self._vertex, follows=bool(plan.chain))
+        adapted = capabilities.adapt_to_fallback(
+            plan.request, model, vertex=self._vertex, continues_chat=plan.continues_chat
+        )
         if adapted is None:
             return None
         request, warnings = adapted
-        said = f"{plan.model.id} is out of capacity; {model.id} answered instead."
-        return GenerationPlan(
-            request, model, (said, *without_alias_warning(resolved.warnings, name), *warnings), plan.chain
-        )
+        reason = f"{plan.model.id} is out of capacity; {model.id} answered instead."
+        warnings = [reason, *without_alias_warning(resolved.warnings, name), *warnings]
+        return GenerationPlan(request, model, tuple(warnings), plan.history)
 
 
-@contextmanager
-def _fields_as_sent(request: GenerationRequest) -> Iterator[None]:
-    """Whatever is refused inside the block is refused by the names that the caller's fields have."""
-    try:
-        yield
-    except InvalidRequest as error:
-        error.rename({"referenceImages": request.references_field})
-        raise
-
-
-def _too_late(progress: GenerationProgress) -> UpstreamTimeout:
-    late = UpstreamTimeout(f"There was no image within the {progress.seconds:g} seconds that it may take.")
-    late.waited_for = str(Stage.QUEUE if not progress.attempts else Stage.RETRY)
-    late.upstream_was_slow = False
-    return late
+def _deadline_exceeded(progress: GenerationProgress) -> UpstreamTimeout:
+    return UpstreamTimeout(
+        f"The image was not complete within the time limit of {progress.seconds:g} seconds.",
+        waited_for=str(Stage.RETRY if progress.attempts else Stage.QUEUE),
+        upstream_was_slow=False,
+    )

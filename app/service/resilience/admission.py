@@ -1,4 +1,4 @@
-"""How much is done at once: a number of generations, a queue before them that is fair and short, and an end to it."""
+"""Limit the generations that run at once. Other requests wait in a short queue that is fair between callers."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -8,180 +8,233 @@ from math import ceil, inf
 
 from app.domain.errors import Overloaded
 
-_SLOWNESS = 0.1
-"""How much the latest generation counts in the mean of how long they take."""
+_NEWEST_WEIGHT = 0.1
+"""Weight of the newest generation in the moving average of durations."""
 
 
 class AdmissionController:
-    """Lets in as many as there are places; the callers who wait take turns, whoever of them has asked more often."""
+    """A limited number of slots, and one queue per caller. Free slots go to the callers in turn."""
 
-    def __init__(self, places: int, queue: int, max_wait_seconds: float) -> None:
+    def __init__(self, slots: int, queue: int, max_wait_seconds: float) -> None:
         """
         Args:
-            places: generations under way at once.
-            queue: how many may wait.
-            max_wait_seconds: how long one may wait. Who would have to wait longer is told so at once.
+            slots: generations that run at once.
+            queue: requests that may wait.
+            max_wait_seconds: longest time in the queue. A request that is expected to wait longer is rejected at once.
         """
-        self._places = places
+        self._slots = slots
         self._queue = queue
         self._max_wait = max_wait_seconds
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        self._under_way: set[asyncio.Timeout] = set()
-        self._promised = 0  # places that were given to somebody who has not been woken yet
+        self._running: set[asyncio.Timeout] = set()
+        self._granted = 0  # slots of admissions whose `slot` block has not begun yet
         self._mean_seconds: float | None = None
         self.stopping = False
-        """Whether the end has been announced."""
+        """True once a shutdown has been announced."""
         self.draining = False
-        """Whether nothing new is taken on any more."""
+        """True once new requests are rejected."""
         self.on_drain: list[Callable[[], None]] = []
-        """Called once when nothing new is taken on any more."""
-        self._empty = asyncio.Event()
+        """Called once, when new requests begin to be rejected."""
+        self._idle = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
-        return len(self._under_way) + self._promised
+        return len(self._running) + self._granted
 
     @property
     def queued(self) -> int:
         return sum(map(len, self._waiting.values()))
 
     def check_capacity(self, caller: str) -> None:
-        """Refuse at once what would be refused later.
+        """Raise if `admit` would raise now. The check before a request's body is read.
 
         Raises:
-            Overloaded: with an honest guess of when to come back.
+            Overloaded: the queue is full, the expected wait is too long, or the service stops. `retry_after` is an
+                estimate of the wait.
         """
         if self.draining:
-            raise Overloaded("This service is about to stop; another one may serve you.", retry_after=1)
-        if self.in_flight < self._places:
+            raise Overloaded("This service is about to stop. Send the request again.", retry_after=1)
+        if self.in_flight < self._slots:
             return
         expected = self._expected_wait(caller)
         full = self.queued >= self._queue and self._longest_queue(caller) is None
         if full or expected > self._max_wait:
             raise Overloaded(
-                f"{self.in_flight} images are being made and {self.queued} are waiting.",
+                f"{self.in_flight} generations are running and {self.queued} are waiting.",
                 retry_after=max(1, ceil(expected)),
             )
 
-    @asynccontextmanager
-    async def admit(self, caller: str, patience: float = inf) -> AsyncGenerator[None]:
-        """A place for as long as the block lasts.
-
-        Args:
-            caller: whose turn it is to be.
-            patience: how many seconds they are willing to wait.
+    def admit(self, caller: str) -> "Admission":
+        """Give a slot or a position in the queue to a request of `caller`.
 
         Raises:
-            TimeoutError: they would have had to wait longer.
-            Overloaded: there is no room, waiting took too long, or the service stops before the block is done.
+            Overloaded: as `check_capacity`.
         """
         self.check_capacity(caller)
-        if self.in_flight >= self._places:
-            await self._wait_for_turn(caller, patience)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            async with asyncio.timeout(None) as limit:
-                self._under_way.add(limit)
-                try:
-                    yield
-                    self._learn(loop.time() - began)  # what fails at once says nothing of how long an image takes
-                finally:
-                    self._under_way.discard(limit)
-                    self._let_in()
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise Overloaded("This service stopped before the image was there.", retry_after=1) from error
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.in_flight < self._slots:
+            self._grant(granted)
+        else:
+            if self.queued >= self._queue:
+                self._evict_for(caller)
+            self._waiting.setdefault(caller, deque()).append(granted)
+        return Admission(self, caller, granted)
 
     def drain(self) -> None:
-        """Let nobody in any more; whoever waits is sent away, whoever is in may finish."""
+        """Reject new and waiting requests. Running generations may finish."""
         self.stopping = self.draining = True
-        for stop in self.on_drain:
-            stop()
-        for waiting in self._waiting.values():
-            for turn in waiting:
-                if not turn.done():
-                    turn.set_exception(Overloaded("This service is about to stop.", retry_after=1))
+        for callback in self.on_drain:
+            callback()
+        for queue in self._waiting.values():
+            for granted in queue:
+                if not granted.done():
+                    granted.set_exception(Overloaded("This service is about to stop.", retry_after=1))
         self._waiting.clear()
-        self._let_in()
+        self._fill_slots()
 
     async def wait_idle(self) -> None:
-        """Return once nobody is in any more."""
+        """Return once no generation is running."""
         while self.in_flight:
-            self._empty.clear()
-            await self._empty.wait()
+            self._idle.clear()
+            await self._idle.wait()
 
     def abort_all(self) -> None:
-        """Send everybody away."""
+        """End all running generations with `Overloaded`."""
         now = asyncio.get_running_loop().time()
-        for limit in self._under_way:
+        for limit in self._running:
             if not limit.expired():
                 limit.reschedule(now)
 
-    async def _wait_for_turn(self, caller: str, patience: float) -> None:
-        if self.queued >= self._queue:
-            self._make_room_for(caller)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append(turn)
+    async def wait_for_slot(self, admission: "Admission", max_wait: float) -> None:
+        """See `Admission.slot`."""
+        if not admission.granted.done():
+            try:
+                async with asyncio.timeout(min(self._max_wait, max_wait)):
+                    await admission.granted
+            except TimeoutError as error:
+                if self._max_wait > max_wait:
+                    raise
+                wait = max(1, ceil(self._expected_wait(admission.caller)))
+                raise Overloaded(f"No slot was free within {self._max_wait:g} s.", retry_after=wait) from error
+        admission.granted.result()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncGenerator[None]:
+        """Use a granted slot for the length of the block. `abort_all` ends the block with `Overloaded`."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._granted -= 1
         try:
-            async with asyncio.timeout(min(self._max_wait, patience)):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._promised -= 1  # a place came free at that very moment
-                self._let_in()
-            else:
-                self._forget(caller, turn)
-            if isinstance(error, TimeoutError) and self._max_wait <= patience:
-                wait = max(1, ceil(self._expected_wait(caller)))
-                raise Overloaded(f"No place was free within {self._max_wait:g} s.", retry_after=wait) from error
-            raise
-        self._promised -= 1
+            async with asyncio.timeout(None) as limit:
+                self._running.add(limit)
+                try:
+                    yield
+                    # A failure is not measured: it may come at once, and says nothing about the time an image takes.
+                    self._record_duration(loop.time() - began)
+                finally:
+                    self._running.discard(limit)
+                    self._fill_slots()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise Overloaded("This service stopped before the image was complete.", retry_after=1) from error
+
+    def give_up(self, admission: "Admission") -> None:
+        """See `Admission.release`."""
+        granted = admission.granted
+        if granted.done() and not granted.cancelled() and granted.exception() is None:
+            self._granted -= 1
+            self._fill_slots()
+        else:
+            self._remove(admission.caller, granted)
 
     def _longest_queue(self, caller: str) -> str | None:
-        """Who has so many waiting that one of them has to make room for a first, or a second, of `caller`."""
+        """Return the caller with the longest queue, if it is more than one longer than that of `caller`."""
         if not self._waiting:
             return None
-        most = max(self._waiting, key=lambda one: len(self._waiting[one]))
+        longest = max(self._waiting, key=lambda one: len(self._waiting[one]))
         own = len(self._waiting.get(caller, ()))
-        return most if len(self._waiting[most]) > own + 1 else None
+        return longest if len(self._waiting[longest]) > own + 1 else None
 
-    def _make_room_for(self, caller: str) -> None:
-        greediest = self._longest_queue(caller)
-        if greediest is None:
+    def _evict_for(self, caller: str) -> None:
+        """Evict the newest request of the longest queue, so that one of `caller` can wait instead."""
+        longest = self._longest_queue(caller)
+        if longest is None:
             raise Overloaded("The queue is full.", retry_after=max(1, ceil(self._expected_wait(caller))))
-        last = self._waiting[greediest][-1]
-        self._forget(greediest, last)
-        if not last.done():
-            wait = max(1, ceil(self._expected_wait(greediest)))
-            last.set_exception(Overloaded("Others, who have asked for less, go first.", retry_after=wait))
+        newest = self._waiting[longest][-1]
+        self._remove(longest, newest)
+        if not newest.done():
+            wait = max(1, ceil(self._expected_wait(longest)))
+            newest.set_exception(
+                Overloaded("The queue is full, and callers with fewer requests go first.", retry_after=wait)
+            )
 
-    def _forget(self, caller: str, turn: asyncio.Future[None]) -> None:
-        waiting = self._waiting.get(caller, deque())
-        if turn in waiting:
-            waiting.remove(turn)
-        if not waiting:
+    def _remove(self, caller: str, granted: asyncio.Future[None]) -> None:
+        queue = self._waiting.get(caller, deque())
+        if granted in queue:
+            queue.remove(granted)
+        if not queue:
             self._waiting.pop(caller, None)
 
-    def _let_in(self) -> None:
-        while self._waiting and self.in_flight < self._places:
-            caller, waiting = self._waiting.popitem(last=False)
-            turn = waiting.popleft()
-            if waiting:
-                self._waiting[caller] = waiting  # behind the others
-            if not turn.done():
-                self._promised += 1
-                turn.set_result(None)
-        if not self.in_flight:
-            self._empty.set()
+    def _grant(self, granted: asyncio.Future[None]) -> None:
+        self._granted += 1
+        granted.set_result(None)
 
-    def _learn(self, seconds: float) -> None:
+    def _fill_slots(self) -> None:
+        """Give free slots to waiting requests, one request per caller in turn."""
+        while self._waiting and self.in_flight < self._slots:
+            caller, queue = self._waiting.popitem(last=False)
+            granted = queue.popleft()
+            if queue:
+                self._waiting[caller] = queue  # behind the other callers
+            if not granted.done():
+                self._grant(granted)
+        if not self.in_flight:
+            self._idle.set()
+
+    def _record_duration(self, seconds: float) -> None:
         before = seconds if self._mean_seconds is None else self._mean_seconds
-        self._mean_seconds = before + _SLOWNESS * (seconds - before)
+        self._mean_seconds = before + _NEWEST_WEIGHT * (seconds - before)
 
     def _expected_wait(self, caller: str) -> float:
-        """Seconds until a newcomer's turn, by how long generations have taken lately."""
+        """Estimate the seconds that a new request of `caller` would wait, from the average duration."""
         own = len(self._waiting.get(caller, ()))
-        ahead = sum(min(len(waiting), own + 1) for one, waiting in self._waiting.items() if one != caller) + own
-        return (ahead + 1) * (self._mean_seconds or 0.0) / self._places
+        ahead = sum(min(len(queue), own + 1) for one, queue in self._waiting.items() if one != caller) + own
+        return (ahead + 1) * (self._mean_seconds or 0.0) / self._slots
+
+
+class Admission:
+    """A slot, or a position in the queue. It is used once by `slot`, or given up by `release`."""
+
+    def __init__(self, controller: AdmissionController, caller: str, granted: asyncio.Future[None]) -> None:
+        self._controller = controller
+        self._used = False
+        self.caller = caller
+        self.granted = granted
+        """Done when the slot is granted; holds `Overloaded` when the request is evicted or the service stops."""
+
+    @asynccontextmanager
+    async def slot(self, max_wait: float = inf) -> AsyncGenerator[None]:
+        """Wait for the slot, and hold it for the length of the block.
+
+        Args:
+            max_wait: seconds that the caller is willing to wait.
+
+        Raises:
+            TimeoutError: the caller would have to wait longer.
+            Overloaded: no slot was free in time, the request was evicted, or the service stopped.
+        """
+        try:
+            await self._controller.wait_for_slot(self, max_wait)
+        except BaseException:
+            self.release()
+            raise
+        self._used = True
+        async with self._controller.run():
+            yield
+
+    def release(self) -> None:
+        """Give up the slot or the position if it has not been used."""
+        if not self._used:
+            self._used = True
+            self._controller.give_up(self)

@@ -1,6 +1,8 @@
-"""A circuit breaker for each model: who is told time and again that there is no capacity stops asking for a while."""
+"""One circuit breaker per model. After repeated capacity errors, calls to the model fail at once for a while."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 
@@ -15,89 +17,98 @@ from app.domain.errors import (
     UpstreamTimeout,
 )
 
-_MOST_MODELS = 100
+_MAX_MODELS = 100
+"""Limit of circuits with failures, because callers can send any model id."""
 
 
 @dataclass(slots=True)
 class _Circuit:
     failures: int = 0
-    """In a row."""
-    opened: float | None = None
+    """Capacity errors in a row."""
+    opened_at: float | None = None
+    """Monotonic seconds; `None` while the circuit is closed."""
     probing: bool = False
+    """True while a trial call is running."""
 
 
 class CircuitBreakers:
-    """Closed, an attempt passes. Open, it fails at once, until the rest is over; then one at a time tests the water."""
+    """A closed circuit lets calls pass. An open one rejects them, then allows one trial call at a time."""
 
-    def __init__(self, failures: int, rest_seconds: float) -> None:
+    def __init__(self, failures: int, open_seconds: float) -> None:
         """
         Args:
-            failures: how many in a row open a circuit; 0 leaves all of them closed.
-            rest_seconds: how long an open one lets nobody pass.
+            failures: capacity errors in a row that open a circuit; 0 turns circuit breaking off.
+            open_seconds: time that an open circuit rejects all calls.
         """
         self._failures = failures
-        self._rest = rest_seconds
+        self._open_seconds = open_seconds
         self._circuits: dict[str, _Circuit] = {}
 
     def open_models(self) -> list[str]:
-        return [model for model, circuit in self._circuits.items() if circuit.opened is not None]
+        return [model for model, circuit in self._circuits.items() if circuit.opened_at is not None]
 
-    def before_call(self, model: str) -> bool:
-        """An attempt is about to be made; `leave` has to follow, with what comes back: whether it tests the water.
+    @contextmanager
+    def guard(self, model: str) -> Iterator[None]:
+        """Make one call to `model` inside the block, and count its result.
 
         Raises:
             UpstreamBusy: the circuit is open.
         """
+        probe = self._before_call(model)
+        try:
+            yield
+        except BaseException as error:
+            self._after_call(model, error, probe=probe)
+            raise
+        self._after_call(model, None, probe=probe)
+
+    def _before_call(self, model: str) -> bool:
+        """Return whether this call is a trial call."""
         circuit = self._circuits.get(model)
-        if circuit is None or circuit.opened is None:
+        if circuit is None or circuit.opened_at is None:
             return False
-        left = circuit.opened + self._rest - time.monotonic()
+        left = circuit.opened_at + self._open_seconds - time.monotonic()
         if left > 0 or circuit.probing:
             raise UpstreamBusy(
-                f"{model} has been out of capacity for a while; it is not being asked at the moment.",
+                f"{model} has had no capacity for several calls in a row; calls to it are paused.",
                 cause="circuit open",
                 retry_after=max(1, ceil(left)),
             )
         circuit.probing = True
         return True
 
-    def after_call(self, model: str, failure: BaseException | None, *, probe: bool) -> None:
-        """An attempt has ended.
-
-        Args:
-            model: whose it was.
-            probe: whether it tested the water.
-            failure: what came of it; `None` for an image.
-        """
+    def _after_call(self, model: str, error: BaseException | None, *, probe: bool) -> None:
         if not self._failures:
             return
         circuit = self._circuits.get(model, _Circuit())
         if probe:
             circuit.probing = False
-        if _says_nothing(failure):
+        if _is_neutral(error):
             return
-        if not _is_shortage(failure):
-            self._circuits.pop(model, None)  # closed again, and nothing to remember
+        if not _is_capacity_error(error):
+            self._circuits.pop(model, None)  # closes the circuit
             return
-        if model not in self._circuits and len(self._circuits) >= _MOST_MODELS:
-            return  # callers can name any number of models
+        if model not in self._circuits and len(self._circuits) >= _MAX_MODELS:
+            return
         self._circuits[model] = circuit
         circuit.failures += 1
-        if circuit.failures >= self._failures and (probe or circuit.opened is None):
-            circuit.opened = time.monotonic()
+        if circuit.failures >= self._failures and (probe or circuit.opened_at is None):
+            circuit.opened_at = time.monotonic()
 
 
-def _is_shortage(failure: BaseException | None) -> bool:
-    if type(failure) is UpstreamError:
-        return (
-            failure.retry_safety is not RetrySafety.NEVER
-        )  # an account that is not served will not be the next moment either
-    return isinstance(failure, UpstreamBusy | UpstreamTimeout)
+def _is_capacity_error(error: BaseException | None) -> bool:
+    if type(error) is UpstreamError:
+        # RetrySafety.NEVER: for instance an account that Gemini does not serve, which waiting does not change.
+        return error.retry_safety is not RetrySafety.NEVER
+    return isinstance(error, UpstreamBusy | UpstreamTimeout)
 
 
-def _says_nothing(failure: BaseException | None) -> bool:
-    """A caller who has left or is in a hurry, a quota, a bill, a storage of ours say nothing of a model's capacity."""
-    if isinstance(failure, UpstreamTimeout):
-        return not failure.upstream_was_slow
-    about_others = isinstance(failure, QuotaExhausted | BillingExhausted | StorageError)
-    return failure is not None and (about_others or not isinstance(failure, ServiceError))
+def _is_neutral(error: BaseException | None) -> bool:
+    """Return whether the result says nothing about the model's capacity.
+
+    That is so for a disconnect, a short deadline of the caller, a quota, an unpaid bill and a failing storage.
+    """
+    if isinstance(error, UpstreamTimeout):
+        return not error.upstream_was_slow
+    other_cause = isinstance(error, QuotaExhausted | BillingExhausted | StorageError)
+    return error is not None and (other_cause or not isinstance(error, ServiceError))

@@ -1,8 +1,8 @@
-"""Trying again, in the one place where it is done.
+"""Retries of calls to Gemini. Nothing else in the service retries them.
 
-Only what is safe and of use: Gemini said that it did nothing, or was never reached. A call that broke off on its way
-may have been billed, so it is made again once at most, and counted. Refusals, quotas of a day and wrong requests never
-are.
+A call is retried if it certainly cost nothing: Gemini said so, or was never reached. A call that broke off on its way
+may have been billed (`RetrySafety.ONCE`). It is retried once per generation at most, and counted. Refusals, daily
+quotas and invalid requests are never retried.
 """
 
 import asyncio
@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState
-
 from app.domain.errors import RetrySafety, UpstreamError
 from app.domain.progress import GenerationProgress, Retrying, Stage
 
@@ -21,29 +19,29 @@ T = TypeVar("T")
 
 
 class RetryBudget:
-    """Further attempts as a share of the calls that have ended lately, so that a storm is not answered by a storm."""
+    """Limit retries to a share of recent calls, so that retries do not overload a failing Gemini further."""
 
     WINDOW_SECONDS = 10.0
     AT_LEAST = 20
-    """Further attempts in a window that are always allowed; few calls say little."""
+    """Retries per window that are always allowed, because a share of few calls would be too small."""
 
     def __init__(self, share: float) -> None:
         """
         Args:
-            share: the most further attempts for each call, 0.2 for one in five.
+            share: retries allowed per call, 0.2 for one in five. 0 turns retrying off.
         """
         self._share = share
         self._calls: deque[float] = deque()
         self._retries: deque[float] = deque()
 
     def count_call(self) -> None:
-        """A call's first attempt has ended, however."""
+        """Count a first call that has ended."""
         self._calls.append(time.monotonic())
-        self._forget()
+        self._forget_old()
 
-    def take(self) -> bool:
-        """Whether there may be one more attempt, which is counted then."""
-        self._forget()
+    def acquire(self) -> bool:
+        """Return whether one more retry is allowed, and count it if so."""
+        self._forget_old()
         if not self._share:
             return False
         if len(self._retries) >= max(self.AT_LEAST, self._share * len(self._calls)):
@@ -51,7 +49,7 @@ class RetryBudget:
         self._retries.append(time.monotonic())
         return True
 
-    def _forget(self) -> None:
+    def _forget_old(self) -> None:
         since = time.monotonic() - self.WINDOW_SECONDS
         for times in (self._calls, self._retries):
             while times and times[0] < since:
@@ -59,94 +57,73 @@ class RetryBudget:
 
 
 class Retrier:
-    """The policy: how often, how long, and at what."""
+    """Retry policy: which errors, how many calls, and how long to wait."""
 
-    def __init__(self, most: int, first_wait_seconds: float, max_wait_seconds: float, budget: RetryBudget) -> None:
+    def __init__(
+        self, max_calls: int, initial_backoff_seconds: float, max_backoff_seconds: float, budget: RetryBudget
+    ) -> None:
         """
         Args:
-            most: calls for one image, whatever model is asked, the first included.
-            first_wait_seconds: the longest wait before the second attempt, where Gemini asks for none.
-            max_wait_seconds: the longest wait before an attempt. Who asks us to wait longer tells the caller.
-            budget: what all calls share.
+            max_calls: calls per generation, over all models, the first included.
+            initial_backoff_seconds: upper bound of the first wait. It doubles with each retry. It does not apply if
+                Gemini names a delay.
+            max_backoff_seconds: upper bound of each wait. If Gemini names a longer delay, the error goes to the caller.
+            budget: shared by all generations.
         """
-        self._most = most
-        self._first_wait = first_wait_seconds
-        self._max_wait = max_wait_seconds
+        self._max_calls = max_calls
+        self._initial_backoff = initial_backoff_seconds
+        self._max_backoff = max_backoff_seconds
         self._budget = budget
-        self.doubtful = 0
-        """Calls that were made again although the first may have been billed."""
+        self.ambiguous_retries = 0
+        """Retries of calls that may have been billed, since the start."""
 
-    def left(self, progress: GenerationProgress) -> bool:
-        """Whether there may be one more call for this image."""
-        return progress.attempts < self._most
+    def has_calls_left(self, progress: GenerationProgress) -> bool:
+        return progress.attempts < self._max_calls
 
-    async def make(
-        self, call: Callable[[], Awaitable[T]], progress: GenerationProgress, *, another_model: bool = False
+    async def call(
+        self, attempt: Callable[[], Awaitable[T]], progress: GenerationProgress, *, has_fallback: bool = False
     ) -> T:
-        """Make the call, again if need be.
+        """Await `attempt()` until it succeeds or a retry is not allowed.
 
         Args:
-            call: one call to Gemini, which counts itself in `progress`.
+            attempt: one call to Gemini, which counts itself in `progress`.
             progress: of the generation.
-            another_model: whether another model can serve when this one is short of something. The last call is kept
-                for it then.
+            has_fallback: whether another model can be asked afterwards. Then the last call is reserved for it.
 
         Raises:
-            ServiceError: what the last attempt came to.
+            UpstreamError: of the last call.
         """
-        last: RetryCallState | None = None
+        number = 0
+        while True:
+            try:
+                return await attempt()
+            except UpstreamError as error:
+                wait = self._backoff(error, number)
+                if not self._may_retry(error, wait, progress, has_fallback):
+                    raise
+                self.ambiguous_retries += error.retry_safety is RetrySafety.ONCE
+                progress.notify(Retrying(progress.attempts + 1, round(wait, 3), error.code))
+                progress.enter(Stage.RETRY)
+            finally:
+                if number == 0:
+                    self._budget.count_call()
+            await asyncio.sleep(wait)
+            number += 1
 
-        def worth_it(state: RetryCallState) -> bool:
-            nonlocal last
-            last = state
-            if state.attempt_number == 1:
-                self._budget.count_call()
-            error = _error(state)
-            if error is None:
-                return False
-            progress.ambiguous_failures += error.retry_safety is RetrySafety.ONCE
-            return error.retry_safety is RetrySafety.SAFE or (
-                error.retry_safety is RetrySafety.ONCE and progress.ambiguous_failures == 1
-            )
-
-        def enough(state: RetryCallState) -> bool:
-            error = _error(state)
-            asked = (error.retry_delay if error else None) or 0
-            kept = 1 if another_model and error is not None and error.allows_fallback else 0
-            if progress.attempts >= self._most - kept or asked > self._max_wait:
-                return True
-            if state.upcoming_sleep >= progress.remaining():
-                return True
-            return not self._budget.take()
-
-        def about_to_wait(state: RetryCallState) -> None:
-            error = _error(state)
-            assert error is not None
-            self.doubtful += error.retry_safety is RetrySafety.ONCE
-            progress.notify(Retrying(progress.attempts + 1, round(state.upcoming_sleep, 3), error.code))
-            progress.enter(Stage.RETRY)
-
-        retrying = AsyncRetrying(
-            sleep=asyncio.sleep, retry=worth_it, wait=self._wait, stop=enough, before_sleep=about_to_wait, reraise=True
+    def _may_retry(self, error: UpstreamError, wait: float, progress: GenerationProgress, has_fallback: bool) -> bool:
+        ambiguous = error.retry_safety is RetrySafety.ONCE
+        progress.ambiguous_failures += ambiguous
+        reserved = 1 if has_fallback and error.allows_fallback else 0
+        return (
+            (error.retry_safety is RetrySafety.SAFE or (ambiguous and progress.ambiguous_failures == 1))
+            and progress.attempts < self._max_calls - reserved
+            and (error.retry_delay or 0) <= self._max_backoff
+            and wait < progress.remaining()
+            and self._budget.acquire()
         )
-        try:
-            return await retrying(call)
-        finally:
-            # Both lead back to themselves, and to everything a request holds.
-            if last is not None:
-                last.outcome = None
-            last = None
 
-    def _wait(self, state: RetryCallState) -> float:
-        """What Gemini asks for, and a little more so that not all come back at once; else anything up to a limit that
-        doubles (full jitter)."""
-        error = _error(state)
-        if error is not None and error.retry_delay is not None:
+    def _backoff(self, error: UpstreamError, number: int) -> float:
+        """Return the seconds to wait: Gemini's delay plus up to 10 % jitter, otherwise backoff with full jitter."""
+        if error.retry_delay is not None:
             return error.retry_delay + random.uniform(0, min(1.0, 0.1 * error.retry_delay))  # noqa: S311
-        most = min(self._max_wait, self._first_wait * 2 ** (state.attempt_number - 1))
-        return random.uniform(0, most)  # noqa: S311
-
-
-def _error(state: RetryCallState) -> UpstreamError | None:
-    error = state.outcome.exception() if state.outcome else None
-    return error if isinstance(error, UpstreamError) else None
+        return random.uniform(0, min(self._max_backoff, self._initial_backoff * 2**number))  # noqa: S311

@@ -69,9 +69,7 @@ class Blob:
 
 def damage(blob: Blob, detail: str, cause: str) -> StorageDamaged:
     """Return the error for a blob that is missing or has changed."""
-    damaged = StorageDamaged(detail, part="blobs", cause=cause)
-    damaged.lost = blob
-    return damaged
+    return StorageDamaged(detail, part="blobs", cause=cause, missing=blob)
 
 
 async def digest_of(content: Content) -> str:
