@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.domain.catalogue import Catalogue
+from app.domain.catalogue import MODEL_ID_PATTERN, Catalogue
 from app.lib.env_values import (
     key_error,
     parse_comma_separated,
@@ -32,9 +32,6 @@ from app.lib.env_values import (
 )
 
 MIB = 1024 * 1024
-
-MODEL_ID_PATTERN = r"^(models/)?[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}$"
-"""What a model's id may look like: it becomes part of a URL, so no slashes and no `..`."""
 
 ModelId = Annotated[str, Field(pattern=MODEL_ID_PATTERN)]
 
@@ -49,7 +46,7 @@ Origins = Annotated[tuple[str, ...], NoDecode, AfterValidator(require_origins), 
 
 
 class ApiKey(BaseModel):
-    """A secret, and the caller it makes of whoever presents it."""
+    """A caller's name and secret."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -236,7 +233,7 @@ class Settings(BaseSettings):
     """Demo: folder of recorded responses. The emulator replays them for the prompts with which they were recorded."""
 
     @model_validator(mode="after")
-    def _models_fit(self) -> Self:
+    def _require_valid_models(self) -> Self:
         try:
             _ = self.catalogue
         except ValueError as error:
@@ -245,17 +242,17 @@ class Settings(BaseSettings):
 
     @property
     def catalogue(self) -> Catalogue:
-        """The models, built anew from the settings each time: ask once and keep it."""
+        """A new catalogue with the models of these settings. Building it takes some time, so keep it."""
         return Catalogue(self.default_model, self.extra_models, self.model_aliases)
 
     @property
     def has_credentials(self) -> bool:
-        """Whether there is anything to show to Gemini; whether Gemini likes it is another matter."""
+        """Whether there are credentials for Gemini. They may still be invalid."""
         if self.google_genai_use_vertexai:
             return bool(self.google_cloud_project or self.gemini_api_key)
         return self.gemini_api_key is not None
 
     @property
     def guarded(self) -> bool:
-        """Whether somebody decides who may call: our keys, or whatever stands in front."""
+        """Whether callers are authenticated, by this service or by a proxy in front of it."""
         return bool(self.service_api_keys) or self.allow_anonymous

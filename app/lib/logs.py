@@ -1,7 +1,7 @@
-"""Log lines: one an event, each with its request id, none with a key, a prompt or an image.
+"""Logging: one line for each event, with its request id and without keys, prompts and images.
 
-Only our own and uvicorn's loggers are set up. What the libraries below us say at debug level quotes headers and bodies,
-so they are held to warnings whatever the level.
+Only the loggers of the service and of uvicorn are configured. Other libraries quote headers and bodies at debug level,
+so they log only warnings and errors, at every `LOG_LEVEL`.
 """
 
 import json
@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
-_QUOTING = ("httpx2", "httpcore2", "google_genai", "google.auth", "python_multipart", "urllib3", "asyncio")
-_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+_LIBRARIES_THAT_QUOTE = ("httpx2", "httpcore2", "google_genai", "google.auth", "python_multipart", "urllib3", "asyncio")
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+_STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
 def configure(level: str, log_format: Literal["auto", "text", "json"]) -> None:
@@ -33,34 +33,34 @@ def configure(level: str, log_format: Literal["auto", "text", "json"]) -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level.upper())
-    access = logging.getLogger("uvicorn.access")  # we write our own line, with an id and a duration
+    access = logging.getLogger("uvicorn.access")  # the service logs each request itself, with its id and duration
     access.handlers, access.propagate = [], False
     logging.getLogger("uvicorn.error").handlers = []
-    for name in _QUOTING:
+    for name in _LIBRARIES_THAT_QUOTE:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def describe_exception(error: BaseException, *, quote: bool = False) -> str:
-    """Where an error comes from: types and lines of the whole chain, without the messages, which can quote anything.
+    """Return the types and source lines of `error` and its causes, without messages, which can quote prompts.
 
     Args:
-        error: the last of the chain.
-        quote: add the messages all the same.
+        error: the last exception of the chain.
+        quote: add the messages.
     """
-    told: list[str] = []
+    described: list[str] = []
     link: BaseException | None = error
     seen: set[int] = set()
-    while link is not None and id(link) not in seen:  # an error raised again can be its own context
+    while link is not None and id(link) not in seen:  # an exception that is raised again can be its own context
         seen.add(id(link))
         frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(link.__traceback__)]
         message = f" ({link})" if quote else ""
-        told.append(f"{type(link).__qualname__}{message} at {' < '.join(reversed(frames))}")
+        described.append(f"{type(link).__qualname__}{message} at {' < '.join(reversed(frames))}")
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    return "; from ".join(told)
+    return "; from ".join(described)
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD_ATTRIBUTES and value is not None}
 
 
 class _Text(logging.Formatter):
@@ -68,8 +68,8 @@ class _Text(logging.Formatter):
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
         message = f"{record.getMessage()}{extras}{_trace(record)}"
-        # Escaped, so that nothing a caller or Google sends can pass for a line of ours.
-        return f"{time} {record.levelname} {record.name} [{request_id.get()}] {message.translate(_ESCAPED)}"
+        # Escaped, so that text from a caller or from Google cannot look like a line of this log.
+        return f"{time} {record.levelname} {record.name} [{request_id.get()}] {message.translate(_ESCAPES)}"
 
 
 class _Json(logging.Formatter):

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import AliasChoices, ValidationError
 
-from app.settings import MODEL_ID_PATTERN, Settings
+from app.domain.catalogue import MODEL_ID_PATTERN
+from app.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

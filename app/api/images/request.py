@@ -18,8 +18,8 @@ from pydantic import (
 )
 
 from app.api.http.schema import Flag, Name, NullIsAbsent, RequestModel, Word, lower, no_flag, parse_json_text, upper
+from app.domain.catalogue import MODEL_ID_PATTERN
 from app.domain.generation import GenerationRequest, Reference, Role, SafetySetting
-from app.settings import MODEL_ID_PATTERN
 
 MAX_PROMPT_CHARS = 200_000
 

@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from app.domain.catalogue.aliases import ALIASES, Alias
-from app.domain.catalogue.model import IMAGE_SIZES, Model, Prices, unlisted
+from app.domain.catalogue.model import IMAGE_SIZES, MODEL_ID_PATTERN, Model, Prices, unlisted
 from app.domain.catalogue.models import MODELS
 
-__all__ = ["IMAGE_SIZES", "Alias", "Catalogue", "Model", "Prices", "ResolvedModel"]
+__all__ = ["IMAGE_SIZES", "MODEL_ID_PATTERN", "Alias", "Catalogue", "Model", "Prices", "ResolvedModel"]
 
 _READ_MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 

@@ -10,6 +10,9 @@ from pydantic import ConfigDict, Field
 from app.domain.catalogue.pixels import Size
 from app.domain.generation import Role, Usage
 
+MODEL_ID_PATTERN = r"^(models/)?[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}$"
+"""A model's id. It becomes part of a URL, so that slashes and `..` are not allowed."""
+
 IMAGE_SIZES = ("512", "1K", "2K", "4K")
 """From small to large."""
 
