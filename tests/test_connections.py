@@ -8,15 +8,16 @@ import httpcore2
 import httpx2
 import pytest
 
-from app.gemini.transport.connection import MAX_HEAD_BYTES
-from app.gemini.transport.pool import ConnectionPool
+from app.gemini.transport.http import ConnectionPool
+from app.gemini.transport.http.parser import MAX_HEAD_BYTES
 from app.lib.scheduler import FairScheduler
+from tests.tls import authority, server_context
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def talking(talk: Talk) -> AsyncGenerator[tuple[ConnectionPool, str]]:
+async def talking(talk: Talk, *, tls: bool = False) -> AsyncGenerator[tuple[ConnectionPool, str]]:
     """A server that treats each connection as `talk` says, and the network to reach it with."""
 
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -27,11 +28,12 @@ async def talking(talk: Talk) -> AsyncGenerator[tuple[ConnectionPool, str]]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(served, "127.0.0.1", 0)
+    server = await asyncio.start_server(served, "127.0.0.1", 0, ssl=server_context() if tls else None)
     network = ConnectionPool(FairScheduler(), trust_env=False)
+    authority().configure_trust(network.tls)
     async with server:
         try:
-            yield network, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1beta/x"
+            yield network, f"http{'s' * tls}://localhost:{server.sockets[0].getsockname()[1]}/v1beta/x"
         finally:
             await network.aclose()
 
@@ -104,6 +106,31 @@ async def test_a_connection_with_anything_odd_about_it_is_not(reply: bytes) -> N
 
     assert answers == [(200, b"ok")] * 2
     assert connections == [1, 1]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_response_that_arrives_between_two_requests_reaches_none(tls: bool) -> None:
+    """
+    The TLS layer may hold it already, so that the socket alone does not show it.
+    """
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"{}")
+        writer.write(OK)
+        await asyncio.sleep(0.1)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnot ours")
+        await reader.read()
+
+    async with talking(talk, tls=tls) as (network, url):
+        first = await asked(network, url)
+        await asyncio.sleep(0.3)
+        second = await asked(network, url)
+
+    assert [first, second] == [(200, b"ok")] * 2
+    assert connections == 2
 
 
 async def test_an_answer_may_end_with_its_connection() -> None:

@@ -15,7 +15,7 @@ from google.genai import errors, types
 from PIL import Image, ImageFont
 
 from app.emulator import Emulator, Fault, served
-from app.emulator.drawing import _legible
+from app.emulator.drawing import drawable_text
 from tests.conftest import picture
 
 PRO = "gemini-3-pro-image"
@@ -318,6 +318,6 @@ def test_a_prompt_in_a_script_without_a_font_is_not_drawn_as_boxes() -> None:
     """
     The emulator's font is Latin; its picture says how many characters are missing.
     """
-    written = _legible("Say 明天会更好, please", ImageFont.load_default(20))
+    written = drawable_text("Say 明天会更好, please", ImageFont.load_default(20))
 
     assert written == "Say , please [5 characters that this font does not have]"

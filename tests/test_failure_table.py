@@ -20,7 +20,7 @@ from tests import failure_table
 from tests.conftest import Serve, called, noise
 from tests.failure_table import TABLE, FailureCase
 from tests.test_event_stream import read
-from tests.test_image_transport import served_with_tls
+from tests.tls import served_with_tls
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 BUSY = Fault(status=503, times=99)

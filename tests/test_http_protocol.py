@@ -11,14 +11,11 @@ import urllib.request
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.http.response_writer import CONNECTION
 from app.emulator import Emulator, Fault
 from app.server.lifecycle import create_server
 from app.service.resilience.admission import AdmissionController
@@ -38,17 +35,15 @@ class Recorder:
     requests: list[tuple[str, bytes]] = field(default_factory=list)
     """Method and path, and the body, or `b"cut"` instead of one that never came whole."""
     headers: list[list[tuple[bytes, bytes]]] = field(default_factory=list)
-    connections: list[Any] = field(default_factory=list)
 
     def clear(self) -> None:
-        for remembered in (self.requests, self.headers, self.connections):
+        for remembered in (self.requests, self.headers):
             remembered.clear()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         number, body, more = len(self.requests), b"", True
         self.requests.append((f"{scope['method']} {scope['path']}", b"cut"))
         self.headers.append(scope["headers"])
-        self.connections.append(scope["extensions"][CONNECTION]["connection"])
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -488,29 +483,3 @@ def in_pieces(rng: random.Random, sent: bytes) -> list[bytes]:
     count = rng.choice([0, 1, 3, 10])
     cuts = [0, *sorted(rng.randrange(len(sent)) for _ in range(count)), len(sent)]
     return [sent[start:end] for start, end in pairwise(cuts) if end > start]
-
-
-async def test_uvicorn_is_the_one_this_was_written_for(recorded: tuple[int, Recorder]) -> None:
-    """
-    `app/server/protocol.py` relies on attributes that uvicorn does not document.
-    """
-    port, recorder = recorded
-    await said(port, [final(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")])
-    connection = recorder.connections[0]
-
-    assert isinstance(connection, HttpToolsProtocol)
-    assert {"parser", "flow", "cycle", "url", "headers", "scope", "connections", "loop", "transport"} <= set(
-        vars(connection)
-    )
-    assert {
-        "disconnected",
-        "keep_alive",
-        "waiting_for_100_continue",
-        "message_event",
-        "response_started",
-        "response_complete",
-        "chunked_encoding",
-        "expected_content_length",
-    } <= set(vars(connection.cycle))
-    for name in ("_start_asgi_task", "_unset_keepalive_if_required", "send_400_response"):
-        assert callable(getattr(HttpToolsProtocol, name))

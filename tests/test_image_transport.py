@@ -5,28 +5,27 @@ import base64
 import gc
 import json
 import random
-import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import trustme
-import uvicorn
 from google import genai
 from google.genai import types
 
 from app.api.http.inline_images import InlineImage
 from app.emulator import Emulator
 from app.emulator.faults import Fault
-from app.gemini.transport.connection import BUFFER_BYTES
 from app.gemini.transport.exchange import ImageExchange, _Received
-from app.gemini.transport.pool import ConnectionPool
+from app.gemini.transport.http import ConnectionPool
+from app.gemini.transport.http.connection import BUFFER_BYTES
 from app.gemini.transport.transport import ImageTransport
 from app.lib.base64_json import BufferContent, SegmentedContent
 from app.lib.scheduler import FairScheduler
 from tests.conftest import Serve, called, picture
+from tests.tls import served_with_tls, write_certificate
 
 ASK = {"prompt": "A lighthouse"}
 NOISE = random.Random(3).randbytes(3_000_000)
@@ -492,227 +491,21 @@ async def test_an_idle_connection_that_ends_is_not_used_again(gemini_url: str) -
     assert connections == 3
 
 
-@pytest.fixture(scope="session")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@asynccontextmanager
-async def served_with_tls(app: Any, authority: trustme.CA) -> AsyncGenerator[str]:
-    """`app` behind TLS, with a certificate of `authority` for localhost."""
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
-    config.load()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    server = uvicorn.Server(config)
-    listener = await asyncio.get_running_loop().create_server(
-        lambda: config.http_protocol_class(config, server.server_state, {}),  # type: ignore[call-arg]
-        "127.0.0.1",
-        0,
-        ssl=context,
-    )
-    try:
-        yield f"https://localhost:{listener.sockets[0].getsockname()[1]}"
-    finally:
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
-        listener.close()
-
-
 async def test_tls_is_spoken_and_certificates_are_checked(
-    serve: Serve, gemini: Emulator, authority: trustme.CA, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gemini: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     An authority that the machine does not trust is an upstream error; `SSL_CERT_FILE` names one to trust.
     """
     gemini.faults.append(Fault(image_base64=base64.b64encode(JPEG).decode()))
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
 
-    async with served_with_tls(gemini, authority) as url:
+    async with served_with_tls(gemini) as url:
         async with serve(google_gemini_base_url=url) as client:
             refused = await client.post("/generate-image", json=ASK)
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", write_certificate(tmp_path))
         async with serve(google_gemini_base_url=url) as client:
             response = await client.post("/generate-image", json=ASK)
 
     assert refused.status_code == 502
     assert refused.json()["code"] == "upstream_error"
     assert image_of(response) == JPEG
-
-
-@asynccontextmanager
-async def forwarding(asked: list[bytes], ended: asyncio.Event | None = None) -> AsyncGenerator[str]:
-    """A proxy that forwards plain HTTP and tunnels the rest; the first line of each request ends up in `asked`.
-
-    `ended` is set when the client ends a connection.
-    """
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line, *_ = head = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
-        asked.append(line)
-        target = httpx2.URL(line.split()[1].decode() if b"://" in line else f"http://{line.split()[1].decode()}")
-        there, back = await asyncio.open_connection("127.0.0.1", target.port)
-        if line.startswith(b"CONNECT"):
-            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        else:
-            back.write(b"\r\n".join(head))
-        backwards = asyncio.create_task(pump(there, writer))
-        await asyncio.gather(pump(reader, back), return_exceptions=True)
-        if ended is not None:
-            ended.set()
-        await asyncio.gather(backwards, return_exceptions=True)
-
-    server = await asyncio.start_server(forward, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
-async def test_the_environment_s_proxies_are_used(
-    serve: Serve,
-    gemini: Emulator,
-    gemini_url: str,
-    authority: trustme.CA,
-    tmp_path: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """
-    `HTTP_PROXY` and `HTTPS_PROXY` for Gemini, but not for hosts in `NO_PROXY`, and never for a demo's emulator.
-    """
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    asked: list[bytes] = []
-
-    async with served_with_tls(gemini, authority) as tls_url, forwarding(asked) as proxy:
-        for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-            monkeypatch.setenv(name, proxy)
-        monkeypatch.setenv("NO_PROXY", "elsewhere.example")
-        monkeypatch.setenv("no_proxy", "elsewhere.example")
-        async with serve(google_gemini_base_url=tls_url) as client:
-            tunnelled = await client.post("/generate-image", json=ASK)
-        async with serve() as client:
-            forwarded = await client.post("/generate-image", json=ASK)
-        seen = list(asked)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        async with serve() as client:
-            direct = await client.post("/generate-image", json=ASK)
-        monkeypatch.delenv("NO_PROXY")
-        monkeypatch.delenv("no_proxy")
-        async with serve(demo=True, demo_delay_seconds=0) as client:
-            demo = await client.post("/generate-image", json=ASK)
-
-    assert [one.status_code for one in (tunnelled, forwarded, direct, demo)] == [200] * 4
-    assert seen[0].startswith(b"CONNECT localhost:")
-    assert seen[1].startswith(b"POST http://127.0.0.1:")
-    assert asked == seen
-
-
-# Limits behind a proxy.
-
-
-@pytest.fixture
-async def behind_a_proxy(
-    gemini: Emulator, authority: trustme.CA, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> AsyncGenerator[tuple[str, list[bytes], asyncio.Event]]:
-    """Gemini's address with TLS, behind a proxy that opens a tunnel to it; what the proxy was asked; and an event that
-    is set when a tunnel is ended."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    asked: list[bytes] = []
-    ended = asyncio.Event()
-    async with served_with_tls(gemini, authority) as url, forwarding(asked, ended) as proxy:
-        for name in ("HTTPS_PROXY", "https_proxy"):
-            monkeypatch.setenv(name, proxy)
-        yield url, asked, ended
-
-
-@pytest.mark.parametrize(
-    ("knob", "fault", "waited_for"),
-    [
-        ("upstream_first_byte_seconds", Fault(delay_seconds=20), "first_byte"),
-        ("upstream_stall_seconds", Fault(stall_seconds=20), "transfer"),
-    ],
-)
-async def test_silence_has_limits_behind_a_proxy_too(
-    serve: Serve,
-    behind_a_proxy: tuple[str, list[bytes], asyncio.Event],
-    gemini: Emulator,
-    knob: str,
-    fault: Fault,
-    waited_for: str,
-) -> None:
-    url, asked, _ = behind_a_proxy
-    gemini.faults.append(fault)
-
-    async with serve(google_gemini_base_url=url, **{knob: 0.5}) as client:
-        response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 10)
-
-    assert (response.status_code, response.json().get("waitedFor")) == (504, waited_for)
-    assert len(asked) == 1
-
-
-async def test_pauses_below_the_limit_are_none(
-    serve: Serve, behind_a_proxy: tuple[str, list[bytes], asyncio.Event], gemini: Emulator
-) -> None:
-    """
-    The limit is for each pause, not for the whole of an answer.
-    """
-    url, _, _ = behind_a_proxy
-    gemini.faults.append(Fault(stall_seconds=0.6, delay_seconds=0.6, image_base64=base64.b64encode(JPEG).decode()))
-
-    async with serve(google_gemini_base_url=url, upstream_stall_seconds=2, upstream_connect_seconds=0.5) as client:
-        response = await client.post("/generate-image", json=ASK)
-
-    assert image_of(response) == JPEG
-
-
-@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 200 Connection established\r\n\r\n"])
-async def test_a_proxy_that_opens_no_way_is_no_connection(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, says: bytes
-) -> None:
-    """
-    It takes the request to connect and says nothing, or says yes and there is nobody behind it who speaks TLS. Nothing
-    was asked of Gemini, so it may be tried again.
-    """
-    connections = 0
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        writer.write(says)
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    async with server:
-        for name in ("HTTPS_PROXY", "https_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        knobs = {"google_gemini_base_url": "https://gemini.invalid", "upstream_connect_seconds": 0.3}
-        async with serve(**knobs, upstream_attempts=2) as client:
-            response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 10)
-
-    assert (response.status_code, response.json()["waitedFor"]) == (504, "connection")
-    assert "x-should-retry" not in response.headers
-    assert connections == 2
-
-
-async def test_who_leaves_behind_a_proxy_leaves_nothing_open(
-    serve: Serve, behind_a_proxy: tuple[str, list[bytes], asyncio.Event], gemini: Emulator
-) -> None:
-    url, _, ended = behind_a_proxy
-    gemini.faults.append(Fault(delay_seconds=20))
-
-    async with serve(google_gemini_base_url=url) as client:
-        asking = asyncio.create_task(client.post("/generate-image", json=ASK))
-        await called(gemini)
-        asking.cancel()
-        await asyncio.wait_for(ended.wait(), 5)
-        metrics = (await client.get("/metrics")).text
-
-    assert 'gemini_images_held_bytes{of="answers"} 0.0' in metrics

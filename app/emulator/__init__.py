@@ -1,11 +1,11 @@
-"""A stand-in for the Gemini API: it speaks the wire of `generateContent` for image models and draws real pictures.
+"""A stand-in for the Gemini API: it answers `generateContent` requests of image models with generated images.
 
-It promises the traffic, not the taste. It imports nothing else of this service and runs alone too:
-`python -m app.emulator --port 9000`. Where Google's behaviour is not known for sure it accepts both ways.
+It imitates Google's HTTP traffic, not the quality of the images. It imports nothing else of this service, and also
+runs alone: `python -m app.emulator --port 9000`. Where Google's behaviour is not known, it accepts all variants.
 """
 
+from app.emulator.application import Call, Emulator
 from app.emulator.faults import Fault
-from app.emulator.server import Call, Emulator
-from app.emulator.serving import served
+from app.emulator.server import served
 
 __all__ = ["Call", "Emulator", "Fault", "served"]

@@ -1,4 +1,4 @@
-"""Pictures nobody will mistake for art: a landscape in the prompt's own colours, with what was asked written on it."""
+"""Draw the emulator's images: a landscape whose colours depend on the prompt, with the prompt written on it."""
 
 import colorsys
 import functools
@@ -10,7 +10,7 @@ import textwrap
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps, UnidentifiedImageError
 
-_SKETCH = 960  # the long side on which hills are drawn before they are enlarged
+_SKETCH = 960  # pixels of the long side of the drawing before it is enlarged
 
 
 def draw(
@@ -23,38 +23,40 @@ def draw(
     previous: bytes | None = None,
     note: str = "",
 ) -> bytes:
-    """A picture of exactly `size`, the same for the same arguments.
+    """Return an encoded image of exactly `size`. Equal arguments give equal images.
 
     Args:
-        prompt: decides the colours and is written on the picture.
+        prompt: determines the colours, and is written on the image.
         size: width and height in pixels.
-        references: shown as small insets; what cannot be opened is shown as a frame.
+        references: shown as small insets. An image that cannot be decoded is shown as an empty frame.
         format_: `JPEG` or `PNG`.
-        turn: how far a conversation has come.
-        previous: the picture of the turn before, shown as an inset too.
-        note: one more word for the corner.
+        turn: number of the turn in the conversation.
+        previous: the image of the turn before, shown as an inset too.
+        note: one more word in the corner.
     """
     insets = [*references, *([previous] if previous else [])]
     return (
-        _with_insets(prompt, size, insets, format_, turn, note) if insets else _plain(prompt, size, format_, turn, note)
+        _render(prompt, size, insets, format_, turn, note)
+        if insets
+        else _render_cached(prompt, size, format_, turn, note)
     )
 
 
 @functools.lru_cache(16)
-def _plain(prompt: str, size: tuple[int, int], format_: str, turn: int, note: str) -> bytes:
-    """Kept, because demos and tests often ask for the same picture again, and one takes 130 ms of CPU."""
-    return _with_insets(prompt, size, [], format_, turn, note)
+def _render_cached(prompt: str, size: tuple[int, int], format_: str, turn: int, note: str) -> bytes:
+    """Cached, because demos and tests often repeat a prompt, and drawing an image takes 130 ms of CPU time."""
+    return _render(prompt, size, [], format_, turn, note)
 
 
-def _with_insets(prompt: str, size: tuple[int, int], insets: list[bytes], format_: str, turn: int, note: str) -> bytes:
+def _render(prompt: str, size: tuple[int, int], insets: list[bytes], format_: str, turn: int, note: str) -> bytes:
     seed = hashlib.sha256(f"{prompt}|{turn}".encode()).digest()
     scale = min(1.0, _SKETCH / max(size))
     sketch = _landscape((max(8, round(size[0] * scale)), max(8, round(size[1] * scale))), random.Random(seed))
-    picture = sketch.resize(size, Image.Resampling.BICUBIC)
-    _insets(picture, insets)
-    _words(picture, prompt, " · ".join(filter(None, ["EMULATOR", f"turn {turn}" if turn > 1 else "", note])))
+    canvas = sketch.resize(size, Image.Resampling.BICUBIC)
+    _draw_insets(canvas, insets)
+    _draw_text(canvas, prompt, " · ".join(filter(None, ["EMULATOR", f"turn {turn}" if turn > 1 else "", note])))
     out = io.BytesIO()
-    picture.save(out, format_, quality=92) if format_ == "JPEG" else picture.save(out, format_, compress_level=3)
+    canvas.save(out, format_, quality=92) if format_ == "JPEG" else canvas.save(out, format_, compress_level=3)
     return out.getvalue()
 
 
@@ -63,12 +65,12 @@ def _landscape(size: tuple[int, int], rng: random.Random) -> Image.Image:
     hue = rng.random()
     high, low = _colour(hue, 0.55, 0.62), _colour(hue + 0.09, 0.30, 0.97)
     sky = Image.linear_gradient("L").resize(size)
-    picture = ImageOps.colorize(sky, high, low)
+    canvas = ImageOps.colorize(sky, high, low)
     glow = Image.new("L", size, 0)
     x, y, radius = rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.42) * height, 0.11 * min(size)
     ImageDraw.Draw(glow).ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
-    picture.paste((255, 247, 222), mask=glow.filter(ImageFilter.GaussianBlur(radius / 2)))
-    picture.paste((255, 251, 238), mask=glow.filter(ImageFilter.GaussianBlur(1)))
+    canvas.paste((255, 247, 222), mask=glow.filter(ImageFilter.GaussianBlur(radius / 2)))
+    canvas.paste((255, 251, 238), mask=glow.filter(ImageFilter.GaussianBlur(1)))
     layers = 5
     for layer in range(layers):
         depth = (layer + 1) / layers
@@ -79,17 +81,17 @@ def _landscape(size: tuple[int, int], rng: random.Random) -> Image.Image:
             for px in range(0, width + 8, 4)
         ]
         colour = _colour(hue + 0.03 * layer, 0.30 + 0.35 * depth, 0.80 - 0.58 * depth)
-        ImageDraw.Draw(picture).polygon([(0, height), *crest, (width, height)], fill=colour)
-    return picture
+        ImageDraw.Draw(canvas).polygon([(0, height), *crest, (width, height)], fill=colour)
+    return canvas
 
 
-def _insets(picture: Image.Image, images: list[bytes]) -> None:
+def _draw_insets(canvas: Image.Image, images: list[bytes]) -> None:
     if not images:
         return
-    side = min(picture.height // 5, picture.width // (len(images) + 1))
+    side = min(canvas.height // 5, canvas.width // (len(images) + 1))
     gap = max(2, side // 12)
-    for place, data in enumerate(images):
-        box = (gap + place * (side + gap), gap)
+    for index, data in enumerate(images):
+        box = (gap + index * (side + gap), gap)
         frame = Image.new("RGB", (side, side), "white")
         try:
             with Image.open(io.BytesIO(data)) as image:
@@ -100,18 +102,18 @@ def _insets(picture: Image.Image, images: list[bytes]) -> None:
             ImageDraw.Draw(frame).text(
                 (gap, gap), "reference", fill="black", font=ImageFont.load_default(max(8, side // 6))
             )
-        picture.paste(frame, box)
+        canvas.paste(frame, box)
 
 
-def _words(picture: Image.Image, prompt: str, corner: str) -> None:
-    width, height = picture.size
+def _draw_text(canvas: Image.Image, prompt: str, corner: str) -> None:
+    width, height = canvas.size
     points = max(9, min(width // 26, height // 12))
     font = ImageFont.load_default(points)
     per_line = max(8, int(width * 0.88 / (points * 0.52)))
-    lines = textwrap.wrap(" ".join(_legible(prompt, font).split()), per_line)[
+    lines = textwrap.wrap(" ".join(drawable_text(prompt, font).split()), per_line)[
         : max(1, int(height * 0.3 / (points * 1.3)))
     ]
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(canvas)
     edge = max(1, points // 14)
     for number, line in enumerate(reversed(lines)):
         at = (width * 0.05, height - points * (1.6 + 1.3 * number))
@@ -120,8 +122,8 @@ def _words(picture: Image.Image, prompt: str, corner: str) -> None:
     pen.text(at, corner, font=font, anchor="ra", fill="white", stroke_width=edge, stroke_fill=(0, 0, 0))
 
 
-def _legible(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """`text` without the characters that `font` would draw as boxes, and with a word about them."""
+def drawable_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Return `text` without characters that `font` would draw as boxes, and with a note of their number."""
     box = bytes(font.getmask("\U0010ffff"))
     missing = {one for one in set(text) if not one.isspace() and bytes(font.getmask(one)) == box}
     if not missing:

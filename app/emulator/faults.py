@@ -1,4 +1,4 @@
-"""Misfortunes to order: what a test, or somebody who builds a frontend, wants Gemini to do next."""
+"""Faults: what the emulator does wrong on the next calls, for tests and for frontend developers."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -19,60 +19,62 @@ Shape = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to the next `times` calls instead of, or on top of, the ordinary answer."""
+    """A scripted failure of the next `times` calls. It replaces the normal answer or changes it."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     times: int = 1
     prompt: str | None = None
-    """Only calls whose last text is this are meant; others pass."""
+    """Apply the fault only to calls with this prompt."""
 
     status: int | None = None
-    """An error with this HTTP status, in Google's envelope."""
+    """Answer with this HTTP status, and an error in Google's format."""
     message: str = "Scripted by the emulator."
     error_status: str | None = None
-    """Google's canonical name; guessed from `status` if left out."""
+    """Google's canonical name of the error; derived from `status` by default."""
     details: list[dict[str, Any]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     html: bool = False
-    """The error, or the answer, is a web page."""
+    """Answer with a web page instead of JSON."""
     after_chunks: int | None = None
-    """The error comes in a stream, behind so many of its chunks: as JSON over several lines, without `data:`."""
+    """Send the error inside a stream, after this number of chunks. As Google does, it is JSON on several lines, without
+    `data:`."""
     body: str | None = None
-    """These very characters as the body of the answer."""
+    """Answer with exactly this body."""
 
     delay_seconds: float = 0
-    """Time before the first byte of the answer."""
+    """Wait before the first byte of the answer."""
     stall_seconds: float = 0
-    """Silence in the middle of the answer's body."""
+    """Pause in the middle of the answer's body."""
     reset: Literal["before_headers", "in_body"] | None = None
-    """The connection is reset."""
+    """Reset the connection at this point."""
     truncate: bool = False
-    """The body ends in the middle, and is announced to be no longer than that."""
+    """Send only the first half of the body, with the `Content-Length` of that half."""
     chunk_bytes: int | None = None
-    """The answer's body comes in chunks of this size."""
+    """Send the body in HTTP chunks of this size."""
     gzip: bool = False
-    """The body is compressed whether or not the client asked for it."""
+    """Compress the body even if the client does not accept it."""
 
     finish_reason: str | None = None
-    """The image is withheld for this reason."""
+    """Answer without an image, with this finish reason."""
     finish_message: str | None = None
     block_reason: str | None = None
-    """The prompt is blocked for this reason."""
+    """Block the prompt for this reason."""
     shape: Shape | None = None
-    """The answer's parts come in an order that real answers have come in."""
+    """Arrange the answer's parts in one of the unusual ways that were seen in real answers."""
     mime_type: str | None = None
-    """The image is declared to be of this type, whatever it is."""
+    """Declare this MIME type, whatever the type of the image."""
     image_base64: str | None = None
-    """The image is this instead of a drawing."""
+    """Send this image instead of a generated one."""
     text: str | None = None
-    """The model says this."""
+    """The text of the answer."""
     patch: dict[str, Any] = field(default_factory=dict)
-    """Laid over the answer's JSON: objects are merged, `{"0": …}` changes an item of a list, the rest is replaced."""
+    """Merged into the answer's JSON: objects are merged, `{"0": …}` changes an item of a list, and other values are
+    replaced."""
 
 
 def merge_patch(document: Any, patch: Any) -> Any:
-    """`document` with `patch` laid over it."""
+    """Return `document` with `patch` merged into it, as `Fault.patch` describes."""
     if isinstance(document, dict) and isinstance(patch, dict):
         return {
             key: merge_patch(document.get(key), patch[key]) if key in patch else document[key]
@@ -83,15 +85,3 @@ def merge_patch(document: Any, patch: Any) -> Any:
             merge_patch(item, patch[str(index)]) if str(index) in patch else item for index, item in enumerate(document)
         ]
     return patch
-
-
-CANONICAL = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    429: "RESOURCE_EXHAUSTED",
-    500: "INTERNAL",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}

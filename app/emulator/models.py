@@ -1,4 +1,4 @@
-"""What the emulated models accept and draw. Not the service's catalogue: a second reading of Google's pages."""
+"""The emulated models. They are written from Google's pages, independently of the service's catalogue."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ class Model:
     display_name: str
     ratios: dict[str, tuple[int, int]]
     sizes: dict[str, int]
-    """Output tokens of a picture by image size."""
+    """Output tokens of an image, by image size."""
     thinking_levels: tuple[str, ...] | None = ()
-    """`None` takes any level."""
+    """Accepted levels; `None` accepts any level, and `()` means that the model does not think."""
     thinks_by_default: bool = True
     has_image_size: bool = True
     max_images: int = 14
@@ -31,8 +31,8 @@ class Model:
     format: str = "JPEG"
 
     @property
-    def signs(self) -> bool:
-        """Models that do not think do not sign."""
+    def has_signatures(self) -> bool:
+        """Return whether the model sends thought signatures: only models that think do."""
         return self.thinking_levels != ()
 
     def pixels(self, ratio: str, size: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Answers of the real service, replayed as they are for the prompts they were recorded with."""
+"""Recorded answers of the real Gemini API, replayed unchanged for their prompts."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ class Recording:
 
 
 def load(directory: Path | None) -> dict[str, Recording]:
-    """The recordings in a folder, by prompt: JSON files with a `request` and a `response`, both with a `body`."""
+    """Return the recordings in a folder, by prompt. Each is a JSON file with a `request` and a `response`, each with a
+    `body`."""
     if directory is None:
         return {}
     recordings: dict[str, Recording] = {}

@@ -1,4 +1,4 @@
-"""What Google refuses, in Google's words."""
+"""Check requests as Google does, with Google's error texts."""
 
 import io
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from app.emulator import signatures
+from app.emulator.google_json import ApiError, from_base64, snake_case
 from app.emulator.models import MODELS, Model
-from app.emulator.wire import ApiError, from_base64, snake
 
 _MIME_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif")
 _IMAGE_CONFIG = {"aspectRatio", "imageSize"}
 _VERTEX_IMAGE_CONFIG = _IMAGE_CONFIG | {"personGeneration", "prominentPeople", "imageOutputOptions"}
-_DATA = (
+_DATA_FIELDS = (
     "text", "inlineData", "fileData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult",
     "toolCall", "toolResponse",
 )  # fmt: skip
-"""What a part can hold: one of these."""
-_REQUEST = {
+"""Fields that can hold a part's data. A part has one of them."""
+_REQUEST_FIELDS = {
     "contents", "systemInstruction", "tools", "toolConfig", "safetySettings", "generationConfig", "cachedContent",
     "serviceTier", "store", "labels", "model",
 }  # fmt: skip
@@ -26,7 +26,7 @@ _REQUEST = {
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request that passed, and what there is to draw for it."""
+    """A valid request, and the values that its image depends on."""
 
     model: Model
     contents: list[dict[str, Any]]
@@ -47,7 +47,7 @@ class ParsedRequest:
         return sum(content.get("role", "user") == "user" for content in self.contents)
 
     def previous_image(self) -> bytes | None:
-        """The last image that the model drew in this conversation."""
+        """Return the latest image that the model sent in this conversation."""
         for content in reversed(self.contents):
             if content.get("role") == "model":
                 for part in reversed(content.get("parts") or []):
@@ -57,10 +57,10 @@ class ParsedRequest:
 
 
 def parse(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) -> ParsedRequest:
-    """Check a `generateContent` body.
+    """Check and parse the body of a `generateContent` request.
 
     Raises:
-        ApiError: what Google would answer.
+        ApiError: the error that Google would answer.
     """
     model = MODELS.get(model_id)
     if model is None:
@@ -69,19 +69,19 @@ def parse(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) ->
             f"models/{model_id} is not found for API version {version}, or is not supported for generateContent. "
             "Call ListModels to see the list of available models and their supported methods.",
         )
-    for key in body.keys() - _REQUEST:
+    for key in body.keys() - _REQUEST_FIELDS:
         raise ApiError(400, f'Invalid JSON payload received. Unknown name "{key}": Cannot find field.')
     contents = body.get("contents")
     if not contents:
         raise ApiError(400, "* GenerateContentRequest.contents: contents is not specified\n")
     _require_parts(contents)
     texts, images = _last_turn(contents)
-    if model.signs:
+    if model.has_signatures:
         signatures.check(contents, model.id)
     config = body.get("generationConfig") or {}
     if len(images) > model.max_images:
         raise ApiError(400, f"Number of images exceeds the limit: {model.max_images}.")
-    # The newer spelling of the same, on /v1.
+    # On /v1, `responseFormat.image` is the newer spelling of `imageConfig`.
     format_ = (config.get("responseFormat") or {}).get("image") or {}
     ratio, size = _image_config(config.get("imageConfig") or format_, model, vertex)
     if config.get("candidateCount", 1) > 1:
@@ -114,21 +114,21 @@ def parse(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) ->
 
 
 def _require_parts(contents: list[dict[str, Any]]) -> None:
-    """Refuse contents without parts, and parts without data. An empty text is data only where it carries a signature.
+    """Check that contents have parts, and parts have data. An empty text counts as data only with a signature.
 
     Raises:
-        ApiError: with Google's words. It names every place, counting from 0.
+        ApiError: its text names every invalid position. Positions count from 0.
     """
     wrong = []
     for i, content in enumerate(contents):
-        place = f"* GenerateContentRequest.contents[{i}].parts"
+        position = f"* GenerateContentRequest.contents[{i}].parts"
         parts = content.get("parts") or []
         if not parts:
-            wrong.append(f"{place}: contents.parts must not be empty.")
+            wrong.append(f"{position}: contents.parts must not be empty.")
         for j, part in enumerate(parts):
-            has_data = any(part.get(name) for name in _DATA) or ("text" in part and part.get("thoughtSignature"))
+            has_data = any(part.get(name) for name in _DATA_FIELDS) or ("text" in part and part.get("thoughtSignature"))
             if not has_data:
-                wrong.append(f"{place}[{j}].data: required oneof field 'data' must have one initialized field")
+                wrong.append(f"{position}[{j}].data: required oneof field 'data' must have one initialized field")
     if wrong:
         raise ApiError(400, "".join(f"{line}\n" for line in wrong))
 
@@ -147,15 +147,15 @@ def _last_turn(contents: list[dict[str, Any]]) -> tuple[list[str], list[bytes]]:
     return texts, images
 
 
-def _image(inline: dict[str, Any], place: str) -> bytes:
+def _image(inline: dict[str, Any], position: str) -> bytes:
     mime_type = inline.get("mimeType")
     if mime_type not in _MIME_TYPES:
         listed = f"{', '.join(_MIME_TYPES[:-1])}, or {_MIME_TYPES[-1]}"
-        path = f"GenerateContentRequest.{place}.inline_data.mime_type"
+        path = f"GenerateContentRequest.{position}.inline_data.mime_type"
         raise ApiError(400, f"* {path}: MIME type must be {listed}.\n")
     data = from_base64(inline.get("data"))
     if mime_type in ("image/heic", "image/heif"):
-        return data  # Pillow cannot tell
+        return data  # Pillow cannot read HEIC and HEIF
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.verify()
@@ -169,7 +169,7 @@ def _image_config(config: dict[str, Any], model: Model, vertex: bool) -> tuple[s
     where = "'generation_config.image_config'"
     for key in config.keys() - allowed:
         raise ApiError(
-            400, f'Invalid JSON payload received. Unknown name "{snake(key)}" at {where}: Cannot find field.'
+            400, f'Invalid JSON payload received. Unknown name "{snake_case(key)}" at {where}: Cannot find field.'
         )
     ratio, size = config.get("aspectRatio"), config.get("imageSize")
     if ratio is not None and ratio not in model.ratios:

@@ -22,7 +22,7 @@ from app.gemini.errors import as_service_errors
 from app.gemini.responses import StreamObserver
 from app.gemini.tracing import Telemetry
 from app.gemini.transport.exchange import ImageExchange, ResponseTooLarge, Trip
-from app.gemini.transport.pool import ConnectionPool
+from app.gemini.transport.http import ConnectionPool
 from app.gemini.transport.transport import ImageTransport
 from app.lib.byte_budget import ByteBudget, Reservation
 from app.lib.idle_trim import clear_traceback_frames

@@ -1,7 +1,9 @@
 """The proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`."""
 
+import base64
 import os
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 
@@ -13,8 +15,20 @@ class BadProxy(ValueError):
         self.variable = variable
 
 
-def proxy_for(url: str) -> str | None:
-    """Return the URL of the proxy for `url`; None if `url` is reached directly.
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy."""
+
+    host: str
+    port: int
+    uses_tls: bool
+    """Whether the connection to the proxy itself is encrypted, as an https:// URL asks for."""
+    authorization: bytes | None = field(repr=False)
+    """The value of the header `Proxy-Authorization`, from the user name and password in the proxy's URL."""
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """Return the proxy for `url`, or None if `url` is reached directly.
 
     Raises:
         BadProxy: the proxy is not an HTTP proxy.
@@ -29,7 +43,16 @@ def proxy_for(url: str) -> str | None:
     if predicate := _proxy_error(proxy):
         variable = f"{kind}_proxy"
         raise BadProxy(variable if os.environ.get(variable) else variable.upper(), predicate)
-    return proxy
+    parts = urlsplit(proxy)
+    uses_tls = parts.scheme == "https"
+    return Proxy(parts.hostname or "", parts.port or (443 if uses_tls else 80), uses_tls, _authorization(parts))
+
+
+def _authorization(parts: SplitResult) -> bytes | None:
+    if parts.username is None and parts.password is None:
+        return None
+    credentials = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return b"Basic " + base64.b64encode(credentials.encode())
 
 
 def _proxy_error(proxy: str) -> str | None:

@@ -1,40 +1,50 @@
-"""uvicorn, with the limits of app/server/protocol.py and an end that lets everybody finish.
+"""uvicorn with the limits of app/server/protocol.py and a shutdown that finishes the generations in flight.
 
-On the first signal readiness fails and nothing new is taken on, while whatever is under way is finished and delivered;
-then the process exits with 0. On the second one it ends at once.
+After the first signal, readiness fails and new requests are refused. Generations in flight are finished and delivered,
+and the process exits with code 0. After a second signal the process ends at once.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
-from app.server.protocol import create_protocol
+from app.server.protocol import ConnectionLimits, LimitedHttpProtocol
 from app.service.resilience.admission import AdmissionController
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_LAST_WORDS_SECONDS = 0.1
-"""For telling callers that they were sent away."""
+_ABORT_RESPONSE_SECONDS = 0.1
+"""Time to send the responses of aborted generations before the process ends."""
+
+_RESPONSE_MARGIN_SECONDS = 5
 
 
 def create_server(app: FastAPI, settings: Settings) -> "Server":
-    """A server for the app that `create_app` has built with these settings; its gate is at `app.state.gate`."""
+    """Return a server for an application that `create_app` has built with the same settings."""
+    limits = ConnectionLimits(
+        settings.max_connections,
+        settings.max_header_bytes,
+        settings.header_timeout_seconds,
+        settings.caller_idle_timeout_seconds,
+    )
     config = uvicorn.Config(
         app,
-        log_config=None,  # app.lib.logs has set the loggers up
+        log_config=None,  # app/lib/logs.py configures the loggers
         access_log=False,
         server_header=False,
         ws="none",
-        http=create_protocol(settings),
-        # When this begins everybody is done, or has been sent away; what is left are answers on their way.
-        timeout_graceful_shutdown=int(settings.caller_idle_timeout_seconds) + 5,
+        http=cast("type[asyncio.Protocol]", functools.partial(LimitedHttpProtocol, limits)),
+        # uvicorn starts this timeout after `drain`. By then only the bytes of responses are still to be sent.
+        timeout_graceful_shutdown=int(settings.caller_idle_timeout_seconds) + _RESPONSE_MARGIN_SECONDS,
         host=settings.host,
         port=settings.port,
     )
@@ -43,17 +53,24 @@ def create_server(app: FastAPI, settings: Settings) -> "Server":
 
 class Server(uvicorn.Server):
     def __init__(
-        self, config: uvicorn.Config, admission: AdmissionController, notice_seconds: float, grace_seconds: float
+        self, config: uvicorn.Config, admission: AdmissionController, delay_seconds: float, grace_seconds: float
     ) -> None:
+        """
+        Args:
+            config: uvicorn's configuration.
+            admission: stops admitting generations when the shutdown begins.
+            delay_seconds: how long new requests are still accepted after the first signal.
+            grace_seconds: how long generations in flight may take after that.
+        """
         super().__init__(config)
         self._admission = admission
-        self._notice = notice_seconds
-        self._grace = grace_seconds
-        self._draining: asyncio.Task[None] | None = None
+        self._delay_seconds = delay_seconds
+        self._grace_seconds = grace_seconds
+        self._drain_task: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn does, but an end in good order is no death by signal."""
+        """Handle SIGINT and SIGTERM. uvicorn would raise them again at the end, so that the exit code is not 0."""
         before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -65,28 +82,32 @@ class Server(uvicorn.Server):
         if self._admission.stopping:
             self.force_exit = True
         else:
-            self._admission.stopping = True  # at once, whatever the event loop is doing
-            self._admission.draining = not self._notice
+            # Here and not in `on_tick`, so that it takes effect before the event loop runs another callback.
+            self._admission.stopping = True
+            self._admission.draining = not self._delay_seconds
 
     async def on_tick(self, counter: int) -> bool:
-        if self._admission.stopping and self._draining is None:
-            self._draining = asyncio.create_task(self.drain())
+        if self._admission.stopping and self._drain_task is None:
+            self._drain_task = asyncio.create_task(self.drain())
         if self.force_exit:
             self._admission.abort_all()
-            await asyncio.sleep(_LAST_WORDS_SECONDS)
+            await asyncio.sleep(_ABORT_RESPONSE_SECONDS)
             return True
         return await super().on_tick(counter)
 
     async def drain(self) -> None:
-        """Let whoever balances the load notice; let whatever is under way finish, as long as the grace lasts; stop."""
-        await asyncio.sleep(self._notice)
+        """Wait until load balancers have noticed, finish the generations in flight, and stop the server.
+
+        Generations that are not finished within the grace period are aborted.
+        """
+        await asyncio.sleep(self._delay_seconds)
         self._admission.drain()
-        log.info("stopping", extra={"underWay": self._admission.in_flight})
+        log.info("stopping", extra={"inFlight": self._admission.in_flight})
         try:
-            async with asyncio.timeout(self._grace):
+            async with asyncio.timeout(self._grace_seconds):
                 await self._admission.wait_idle()
         except TimeoutError:
-            log.warning("sending away whoever is left", extra={"underWay": self._admission.in_flight})
+            log.warning("aborting the generations in flight", extra={"inFlight": self._admission.in_flight})
             self._admission.abort_all()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):

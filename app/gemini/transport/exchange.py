@@ -11,8 +11,8 @@ from typing import Self
 import httpx2
 
 from app.domain.progress import GenerationProgress, Stage
+from app.gemini.transport.http import RawResponse
 from app.gemini.transport.limits import MAX_DOCUMENTS, MAX_EXTRACTED_STRINGS
-from app.gemini.transport.pool import RawResponse
 from app.gemini.transport.request_body import READ_AHEAD_BYTES, RequestBody
 from app.gemini.transport.sse import SseParser
 from app.lib.base64_json import (

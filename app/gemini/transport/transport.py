@@ -14,8 +14,8 @@ import httpcore2
 import httpx2
 
 from app.gemini.transport.exchange import ImageExchange, ResponseTooLarge, current_exchange
+from app.gemini.transport.http import ConnectionPool, RawResponse
 from app.gemini.transport.limits import MAX_ERROR_BYTES, MAX_JSON_BYTES, MAX_JSON_ITEMS
-from app.gemini.transport.pool import ConnectionPool, RawResponse
 
 _OF_THE_WIRE = (b"content-encoding", b"content-length", b"content-type", b"transfer-encoding")
 """Headers that are not passed on: the body is unpacked here, and it is read as UTF-8 whatever charset is named."""
@@ -47,7 +47,6 @@ class ImageTransport(httpx2.AsyncBaseTransport):
             await exchange.ready()
         body = _RawBody(await self._network.send(request), request)
         answer = body.answer
-        assert answer.status is not None
         headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_THE_WIRE]
         if answer.status != httpx2.codes.OK:
             return httpx2.Response(answer.status, headers=headers, content=await _error(body))
@@ -104,7 +103,6 @@ class _RawBody(httpx2.AsyncByteStream):
         """The same, uncompressed."""
         chunks = aiter(self)
         if self._packed:
-            assert self.answer.status is not None
             response = httpx2.Response(
                 self.answer.status, headers=self.answer.headers, stream=self, request=self._request
             )

@@ -1,14 +1,24 @@
-"""Google's JSON habits: either spelling of a key and either base64 alphabet comes in, errors go out in envelopes."""
+"""Google's JSON conventions: two spellings of keys, two base64 alphabets, and the format of errors."""
 
 import base64
 import re
 from typing import Any
 
-from app.emulator.faults import CANONICAL
+STATUS_NAMES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+"""Google's canonical names of HTTP statuses."""
 
 
 class ApiError(Exception):
-    """An error as Google would answer it."""
+    """An error response in Google's format."""
 
     def __init__(
         self, code: int, message: str, status: str | None = None, details: list[dict[str, Any]] | None = None
@@ -19,18 +29,18 @@ class ApiError(Exception):
             "error": {
                 "code": code,
                 "message": message,
-                "status": status or CANONICAL.get(code, "UNKNOWN"),
+                "status": status or STATUS_NAMES.get(code, "UNKNOWN"),
                 **({"details": details} if details else {}),
             }
         }
 
 
-def camel(value: Any) -> Any:
-    """The same JSON with camelCase keys, for a request that may use both spellings at once."""
+def camel_keys(value: Any) -> Any:
+    """Return the JSON value with camelCase keys. A request may mix both spellings."""
     if isinstance(value, dict):
-        return {_camel_key(key): camel(child) for key, child in value.items()}
+        return {_camel_key(key): camel_keys(child) for key, child in value.items()}
     if isinstance(value, list):
-        return [camel(child) for child in value]
+        return [camel_keys(child) for child in value]
     return value
 
 
@@ -38,7 +48,7 @@ def _camel_key(key: str) -> str:
     return re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), key)
 
 
-def snake(key: str) -> str:
+def snake_case(key: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: f"_{match[1].lower()}", key)
 
 
@@ -46,7 +56,7 @@ def from_base64(text: Any) -> bytes:
     """Decode either alphabet, padded or not.
 
     Raises:
-        ApiError: it is no base64.
+        ApiError: the text is not base64.
     """
     if isinstance(text, str):
         plain = text.translate(str.maketrans("-_", "+/"))
