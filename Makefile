@@ -36,9 +36,10 @@ test-live: .venv/dev.stamp ## compare the emulator with Google: a dozen calls wi
 bench: .venv/bench.stamp ## measure this service beside its peers, about 30 minutes; ROUNDS=1 is rougher and faster
 	$(BIN)/python -m benchmarks --rounds $(ROUNDS)
 
-fuzz: .venv/fuzz.stamp ## feed the lifter whatever reaches new branches, for FUZZ_SECONDS (60)
-	@mkdir -p .fuzz
-	$(BIN)/python -m tests.fuzz_base64_json -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz
+fuzz: .venv/fuzz.stamp ## search for inputs that break the base64 extractor or the response parser, FUZZ_SECONDS (60) each
+	@mkdir -p .fuzz/base64_json .fuzz/responses
+	$(BIN)/python -m tests.fuzz_base64_json -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz/base64_json
+	$(BIN)/python -m tests.fuzz_responses -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz/responses
 
 container: .venv/dev.stamp ## build the image, run it, compose.yaml and the Kubernetes demo; needs root and podman
 	$(BIN)/python -m tests.containers

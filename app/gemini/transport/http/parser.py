@@ -72,9 +72,11 @@ class ResponseParser:
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        if self.status is not None:
+            return  # a surplus response
         if 100 <= status < 200:  # an interim response; the final one follows
             self.headers.clear()
-        elif self.status is None:
+        else:
             self.status = status
             self._framing_bytes = 0
 
