@@ -1,7 +1,8 @@
-"""Talking to Gemini. Nothing outside this package imports `google.genai` or its transport.
+"""The client of Gemini. No other package imports `google.genai` or its transport.
 
-One client per process; the API version pinned; no retrying, continuing or function calling by the SDK; a deadline
-of our own around every call. What comes out is a `Generation` with an image in hand, or a `ServiceError`.
+There is one client per process. It pins the API version and has its own deadline for each call. The SDK's retries,
+automatic continuation and function calling are off. Each call returns a `Generation` with an image, or raises a
+`ServiceError`.
 """
 
 from app.gemini.client import GeminiClient

