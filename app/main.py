@@ -1,6 +1,5 @@
 """The application, assembled: services, routes and middleware. `app/server/` runs it."""
 
-import asyncio
 import logging
 import os
 import tempfile
@@ -42,6 +41,7 @@ from app.service.metrics import Metrics
 from app.service.resilience.admission import AdmissionController
 from app.service.resilience.circuit_breaker import CircuitBreakers
 from app.service.resilience.retries import Retrier, RetryBudget
+from app.service.scraped_metrics import scraped_metrics
 from app.settings import Settings
 from app.store import Storage
 
@@ -88,7 +88,7 @@ async def open_services(
         scheduler = FairScheduler()
         gemini = await stack.enter_async_context(GeminiClient(settings, scheduler, base_url))
         catalogue = settings.catalogue
-        uploads, answers = (ByteBudget(settings.max_buffered_bytes // 2) for _ in range(2))
+        uploads, responses = (ByteBudget(settings.max_buffered_bytes // 2) for _ in range(2))
         retrier = Retrier(
             settings.upstream_attempts,
             settings.retry_initial_backoff_seconds,
@@ -99,18 +99,17 @@ async def open_services(
         upload_limiter = UploadLimiter(uploads, settings.caller_idle_timeout_seconds, settings.deadline_seconds)
         admission.on_drain.append(upload_limiter.stop)
         metrics = Metrics(catalogue.models, demo=settings.demo)
-        metrics.register_gauges(
-            lambda: {
-                "in_flight": admission.in_flight,
-                "queued": admission.queued,
-                "event_loop_tasks": len(asyncio.all_tasks()),
-                "held_bytes": {"uploads": uploads.used, "answers": answers.used},
-                "doubtful_retries": retrier.ambiguous_retries,
-                "breaker_open": dict.fromkeys(breakers.open_models(), 1),
-                "places": settings.max_in_flight,
-                "deprecated": dict.fromkeys(catalogue.deprecated, 1),
-                "alert_dollars_per_hour": settings.alert_dollars_per_hour,
-            }
+        metrics.register(
+            scraped_metrics(
+                admission,
+                settings.max_in_flight,
+                uploads,
+                responses,
+                retrier,
+                breakers,
+                catalogue,
+                settings.alert_dollars_per_hour,
+            )
         )
         images = ImageService(
             gemini,
@@ -136,7 +135,7 @@ async def open_services(
             memory_trimmer=IdleMemoryTrimmer(),
             admission=admission,
             upload_limiter=upload_limiter,
-            room=answers,
+            room=responses,
             metrics=metrics,
             reporter=reporter,
         )

@@ -217,7 +217,7 @@ async def _response_memory(client: httpx2.AsyncClient, at_least: int) -> float:
         while held <= at_least:
             await asyncio.sleep(0.05)
             metrics = (await client.get("/metrics")).text.splitlines()
-            (line,) = [line for line in metrics if line.startswith('gemini_images_held_bytes{of="answers"}')]
+            (line,) = [line for line in metrics if line.startswith('gemini_images_buffered_bytes{kind="responses"}')]
             held = float(line.split()[1])
     return held
 

@@ -54,8 +54,8 @@ async def test_whoever_leaves_frees_everything(
 
         assert in_flight == 1
         assert await soon(client, "gemini_images_in_flight", 0)
-        assert await soon(client, f'gemini_images_abandoned_total{{stage="{stage}"}}', 1)
-        assert await metric(client, 'gemini_images_held_bytes{of="answers"}') == 0
+        assert await soon(client, f'gemini_images_caller_disconnects_total{{stage="{stage}"}}', 1)
+        assert await metric(client, 'gemini_images_buffered_bytes{kind="responses"}') == 0
     assert len(gemini.calls) == 1
 
 
@@ -111,8 +111,8 @@ async def test_a_reader_who_takes_nothing_is_cut_off(settings: Settings, gemini:
                 if await metric(client, 'gemini_images_generations_total{model="gemini-3-pro-image",outcome="slow'):
                     break
                 await asyncio.sleep(0.02)
-            held = await metric(client, 'gemini_images_held_bytes{of="answers"}')
-            abandoned = await metric(client, 'gemini_images_abandoned_total{stage="answer"}')
+            held = await metric(client, 'gemini_images_buffered_bytes{kind="responses"}')
+            abandoned = await metric(client, 'gemini_images_caller_disconnects_total{stage="response"}')
         with pytest.raises(ConnectionResetError):
             await _drained(sock)
 

@@ -79,7 +79,7 @@ async def dripping(
 
 async def held(client: httpx2.AsyncClient) -> float:
     metrics = (await client.get("/metrics", headers={"X-API-Key": "key-a"})).text
-    (line,) = [line for line in metrics.splitlines() if line.startswith('gemini_images_held_bytes{of="uploads"}')]
+    (line,) = [line for line in metrics.splitlines() if line.startswith('gemini_images_buffered_bytes{kind="uploads"}')]
     return float(line.split()[-1])
 
 

@@ -185,7 +185,7 @@ async def test_an_image_in_a_stream_is_held_once(serve: Serve, gemini: Emulator)
         await asyncio.sleep(0.05)
         metrics = (await client.get("/metrics")).text
 
-    assert 'gemini_images_held_bytes{of="answers"} 0.0' in metrics
+    assert 'gemini_images_buffered_bytes{kind="responses"} 0.0' in metrics
 
 
 # Through a proxy.

@@ -367,7 +367,7 @@ async def test_a_model_that_keeps_failing_is_left_alone_and_tested_by_one(serve:
     assert failed[2].headers["retry-after"] == "1"
     assert "x-upstream-attempts" not in failed[2].headers
     assert instead.json()["model"] == "gemini-nano-banana-2.1"
-    assert 'gemini_images_breaker_open{of="gemini-3-pro-image"} 1.0' in metrics
+    assert 'gemini_images_circuit_breaker_open{model="gemini-3-pro-image"} 1.0' in metrics
     assert probe_failed.status_code == 503
     assert sorted(one.status_code for one in probes) == [200, 503, 503, 503]
     assert after.status_code == 200
@@ -470,7 +470,7 @@ async def test_metrics_tell_what_came_of_it_and_what_it_cost(serve: Serve, gemin
     assert _value(metrics, f'gemini_images_generations_total{{{pro},outcome="content_blocked"}}') == 1
     assert _value(metrics, f"gemini_images_upstream_attempts_total{{{pro}}}") == 3
     assert _value(metrics, f"gemini_images_cost_dollars_total{{{pro}}}") > good.json()["usage"]["estimatedCostUsd"]
-    assert _value(metrics, 'gemini_images_held_bytes{of="answers"}') == 0
+    assert _value(metrics, 'gemini_images_buffered_bytes{kind="responses"}') == 0
     assert _value(metrics, "gemini_images_in_flight") == 0
 
 
@@ -495,7 +495,7 @@ async def test_each_generation_has_its_line_without_its_words(
     line = next(line for line in lines if line["message"] == "generation")
     assert line["requestId"] == response.headers["x-request-id"]
     assert (line["model"], line["attempts"], line["outcome"]) == ("gemini-3-pro-image", 2, "ok")
-    assert {"queueMs", "firstByteMs", "transferMs", "retryMs", "answerMs", "tokens", "costUsd"} <= line.keys()
+    assert {"queueMs", "firstByteMs", "transferMs", "retryMs", "responseMs", "tokens", "costUsd"} <= line.keys()
     assert line["imageBytes"] == len(base64.b64decode(response.json()["image"]["data"]))
     assert "secret" not in json.dumps(lines)
 

@@ -119,7 +119,7 @@ async def test_two_thousand_generations_each_get_what_the_table_says() -> None:
     assert not wrong, f"{len(wrong)} wrong: {wrong[:10]}"
     assert calls == made
     assert set(met) == {row.what for row in TABLE}
-    for gauge in ("in_flight", "queued", 'held_bytes{of="answers"}', 'held_bytes{of="uploads"}'):
+    for gauge in ("in_flight", "queued", 'buffered_bytes{kind="responses"}', 'buffered_bytes{kind="uploads"}'):
         assert f"gemini_images_{gauge} 0.0" in metrics
     assert after[0] == before[0]
     assert after[1] <= before[1]

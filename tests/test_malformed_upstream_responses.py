@@ -248,7 +248,7 @@ async def test_an_announcement_beyond_the_limit_is_refused_at_once(
     metrics = (await client.get("/metrics")).text
 
     assert code == "upstream_invalid_response" if length < 2**63 else code.startswith("upstream_")
-    assert 'gemini_images_held_bytes{of="answers"} 0.0' in metrics
+    assert 'gemini_images_buffered_bytes{kind="responses"} 0.0' in metrics
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "0x10", "1e3", "5\r\nContent-Length: 6", "9" * 30, "1_0", "5, 6"])

@@ -1,4 +1,4 @@
-"""What comes along for operators: alerts that fire when they should, a runbook, a dashboard, on series that exist."""
+"""Files for operators: alerts that fire when they should, a runbook and a dashboard, based on metrics that exist."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-import yaml  # type: ignore[import-untyped]  # comes with uvicorn
+import yaml  # type: ignore[import-untyped]  # installed with uvicorn
 
 from app.domain import errors
 from app.domain.progress import Stage
@@ -18,12 +18,14 @@ from tests.test_start import ROOT
 
 FOLDER = ROOT / "deploy" / "observability"
 REFUSED = {"content_blocked", "recitation", "no_image"}
-KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ServiceError)]
-CODES = {kind.code: kind for kind in KINDS if "code" in vars(kind)}
+ERRORS = [
+    error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.ServiceError)
+]
+CODES = {error.code: error for error in ERRORS if "code" in vars(error)}
 OUTCOMES = {"ok", *CODES}
-"""What a generation can come to."""
-UNJUDGED = {"caller_left", "slow_reader"} | {
-    code for code, kind in CODES.items() if issubclass(kind, errors.CallerError)
+"""All outcomes of a generation."""
+NOT_COUNTED = {"caller_left", "slow_reader"} | {
+    code for code, error in CODES.items() if issubclass(error, errors.CallerError)
 }
 
 
@@ -47,8 +49,8 @@ def panels() -> Iterator[dict[str, Any]]:
         yield from panel.get("panels", [])
 
 
-def shown() -> list[str]:
-    """The expressions of the dashboard, with something in the place of its variables."""
+def dashboard_expressions() -> list[str]:
+    """Return the expressions of the dashboard, with values for its variables."""
     expressions = [target["expr"] for panel in panels() for target in panel.get("targets", [])]
     return [one.replace("$__rate_interval", "5m").replace("$job", ".+") for one in expressions]
 
@@ -60,7 +62,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *map(str, arguments)], cwd=FOLDER, capture_output=True, text=True, check=False)
 
 
-# Prometheus' own tool.
+# Checks by promtool.
 
 
 @pytest.mark.parametrize(
@@ -72,14 +74,16 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     ],
     ids=" ".join,
 )
-def test_prometheus_takes_what_is_written_for_it(arguments: tuple[str, ...]) -> None:
+def test_promtool_accepts_the_files_for_prometheus(arguments: tuple[str, ...]) -> None:
     checked = promtool(*arguments)
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_prometheus_can_read_every_expression_of_the_dashboard(tmp_path: Path) -> None:
-    named = [{"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(shown())]
+def test_promtool_accepts_every_expression_of_the_dashboard(tmp_path: Path) -> None:
+    named = [
+        {"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(dashboard_expressions())
+    ]
     (tmp_path / "panels.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": named}]}))
 
     checked = promtool("check", "rules", tmp_path / "panels.yaml")
@@ -87,11 +91,11 @@ def test_prometheus_can_read_every_expression_of_the_dashboard(tmp_path: Path) -
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-# One alert, and what belongs to it.
+# Alerts, their tests, and the runbook.
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
-def test_an_alert_is_tested_both_ways_and_tells_what_to_do(alert: dict[str, Any]) -> None:
+def test_an_alert_has_both_kinds_of_test_and_a_runbook_section(alert: dict[str, Any]) -> None:
     name = alert["alert"]
     tests = yaml.safe_load((FOLDER / "rules_test.yaml").read_text())["tests"]
     cases = [case for test in tests for case in test.get("alert_rule_test", []) if case["alertname"] == name]
@@ -104,33 +108,34 @@ def test_an_alert_is_tested_both_ways_and_tells_what_to_do(alert: dict[str, Any]
     assert alert["annotations"]["runbook"] == f"deploy/observability/runbook.md#{name.lower()}"
 
 
-def test_the_runbook_is_about_these_alerts_and_no_others() -> None:
+def test_the_runbook_has_one_section_for_each_alert_in_order() -> None:
     headings = re.findall(r"^## (.+)$", (FOLDER / "runbook.md").read_text(), re.MULTILINE)
 
     assert headings == [alert["alert"] for alert in alerts()]
 
 
-# The series that rules and dashboard speak of.
+# Metrics that rules and dashboard use.
 
 
-async def test_every_series_that_is_named_is_there(client: httpx2.AsyncClient) -> None:
+async def test_every_metric_that_is_used_exists(client: httpx2.AsyncClient) -> None:
     """
-    In a service that has made one image. A series that needs a label's first event is there by its name.
+    The service has made one image. A metric with labels exports its name before its first event, but not `_created`.
     """
     await client.post("/generate-image", json={"prompt": "A lighthouse", "imageSize": "1K"})
-    answer = (await client.get("/metrics")).text
+    metrics = (await client.get("/metrics")).text
 
-    measured = set(re.findall(r"^(?:# TYPE )?(gemini_images_\w+)", answer, re.MULTILINE))
+    exported = set(re.findall(r"^(?:# TYPE )?(gemini_images_\w+)", metrics, re.MULTILINE))
+    exported |= {name.removesuffix("_total") + "_created" for name in exported if name.endswith("_total")}
     recorded = {rule["record"] for rule in rules() if "record" in rule}
-    expressions = [*(rule["expr"] for rule in rules()), *shown()]
-    named = {name for expression in expressions for name in re.findall(r"[\w:]*gemini_images_[\w:]+", expression)}
+    expressions = [*(rule["expr"] for rule in rules()), *dashboard_expressions()]
+    used = {name for expression in expressions for name in re.findall(r"[\w:]*gemini_images_[\w:]+", expression)}
     variables = re.findall(r"gemini_images_\w+", json.dumps(dashboard()["templating"]))
-    assert {*named, *variables} <= measured | recorded
-    assert recorded <= named
+    assert {*used, *variables} <= exported | recorded
+    assert recorded <= used
 
 
-def test_every_outcome_and_stage_that_is_named_is_one() -> None:
-    expressions = " ".join([*(rule["expr"] for rule in rules()), *shown()])
+def test_every_outcome_and_stage_that_is_used_exists() -> None:
+    expressions = " ".join([*(rule["expr"] for rule in rules()), *dashboard_expressions()])
     outcomes = re.findall(r'outcome=~?"([^"]+)"', expressions)
     stages = re.findall(r'stage=~?"([^"]+)"', expressions)
 
@@ -139,28 +144,28 @@ def test_every_outcome_and_stage_that_is_named_is_one() -> None:
 
 
 @pytest.mark.parametrize("window", ["5m", "30m", "1h", "6h"])
-def test_an_outcome_is_a_fault_or_an_answer_or_is_not_judged(window: str) -> None:
+def test_an_outcome_is_an_slo_error_or_a_refusal_or_is_not_counted(window: str) -> None:
     """
-    A new error has to be one of these: whoever adds one decides whether it wakes somebody.
+    A new error must be added to one of these groups, which decides whether it can page.
     """
-    faults, judged = (
+    failed, counted = (
         re.compile(re.findall(r'outcome=~"([^"]+)"', rule["expr"])[0])
-        for name in ("faults", "judged")
+        for name in ("slo_errors", "slo_requests")
         for rule in rules()
         if rule.get("record") == f"job:gemini_images_{name}:increase{window}"
     )
 
-    assert {code for code in OUTCOMES if faults.fullmatch(code)} == OUTCOMES - REFUSED - UNJUDGED - {"ok"}
-    assert {code for code in OUTCOMES if judged.fullmatch(code)} == OUTCOMES - UNJUDGED
+    assert {code for code in OUTCOMES if failed.fullmatch(code)} == OUTCOMES - REFUSED - NOT_COUNTED - {"ok"}
+    assert {code for code in OUTCOMES if counted.fullmatch(code)} == OUTCOMES - NOT_COUNTED
 
 
-# The dashboard, and what provides it.
+# The dashboard and its provisioning.
 
 
-def test_the_dashboard_is_one_that_grafana_can_be_given() -> None:
+def test_grafana_can_import_the_dashboard() -> None:
     ids = [panel["id"] for panel in panels()]
-    drawn = [panel for panel in panels() if panel["type"] != "row"]
-    sources = {one["datasource"]["uid"] for panel in drawn for one in (panel, *panel["targets"])}
+    charts = [panel for panel in panels() if panel["type"] != "row"]
+    sources = {one["datasource"]["uid"] for panel in charts for one in (panel, *panel["targets"])}
 
     assert dashboard()["uid"] == "gemini-images"
     assert len(ids) == len(set(ids))
@@ -168,15 +173,15 @@ def test_the_dashboard_is_one_that_grafana_can_be_given() -> None:
     assert "datasource" in [variable["name"] for variable in dashboard()["templating"]["list"]]
 
 
-def test_grafana_and_prometheus_are_told_where_to_look() -> None:
+def test_provisioning_files_match_the_compose_services() -> None:
     [source] = yaml.safe_load((FOLDER / "grafana" / "datasources.yaml").read_text())["datasources"]
     [provider] = yaml.safe_load((FOLDER / "grafana" / "dashboards.yaml").read_text())["providers"]
     prometheus = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
-    [scraped] = prometheus["scrape_configs"]
+    [job] = prometheus["scrape_configs"]
 
     assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")
     assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
     assert (provider["type"], provider["options"]["path"]) == ("file", "/var/lib/grafana/dashboards")
     assert all((FOLDER / file).is_file() for file in prometheus["rule_files"])
-    assert scraped["job_name"] == "gemini-images"
-    assert scraped.get("metrics_path", "/metrics") == "/metrics"
+    assert job["job_name"] == "gemini-images"
+    assert job.get("metrics_path", "/metrics") == "/metrics"

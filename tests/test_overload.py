@@ -203,8 +203,8 @@ async def test_references_of_a_stream_are_held_as_long_as_it_draws(serve: Serve,
         await asyncio.sleep(0.05)
         after = (await client.get("/metrics")).text
 
-    assert 'gemini_images_held_bytes{of="uploads"} 0.0' not in drawing
-    assert 'gemini_images_held_bytes{of="uploads"} 0.0' in after
+    assert 'gemini_images_buffered_bytes{kind="uploads"} 0.0' not in drawing
+    assert 'gemini_images_buffered_bytes{kind="uploads"} 0.0' in after
 
 
 async def test_answers_wait_for_room_and_all_arrive(serve: Serve, gemini: Emulator) -> None:
@@ -214,7 +214,7 @@ async def test_answers_wait_for_room_and_all_arrive(serve: Serve, gemini: Emulat
         metrics = (await client.get("/metrics")).text
 
     assert {one.status_code for one in answers} == {200}
-    assert 'gemini_images_held_bytes{of="answers"} 0.0' in metrics
+    assert 'gemini_images_buffered_bytes{kind="responses"} 0.0' in metrics
 
 
 # The end.
@@ -248,7 +248,7 @@ async def test_a_stream_is_rejected_with_a_plain_problem_when_the_last_slot_was_
 
     assert (response.status_code, response.json()["code"]) == (503, "overloaded")
     assert response.headers["content-type"] == "application/problem+json"
-    assert 'gemini_images_generations_total{model="none",outcome="overloaded"} 1.0' in metrics
+    assert 'gemini_images_rejections_total{code="overloaded"} 1.0' in metrics
     assert "gemini_images_in_flight 0.0" in metrics
     assert len(gemini.calls) == 1
 
@@ -293,7 +293,7 @@ async def test_who_is_refused_at_once_is_counted_too(serve: Serve, gemini: Emula
         metrics = (await client.get("/metrics")).text
 
     assert refused.status_code == 503
-    assert 'gemini_images_generations_total{model="none",outcome="overloaded"} 1.0' in metrics
+    assert 'gemini_images_rejections_total{code="overloaded"} 1.0' in metrics
 
 
 async def test_whatever_is_in_flight_is_delivered_before_the_end(gemini: Emulator, gemini_url: str) -> None:

@@ -473,4 +473,4 @@ async def test_a_caller_who_disconnects_leaves_no_connection_open(
         await asyncio.wait_for(proxy.client_left.wait(), 5)
         metrics = (await client.get("/metrics")).text
 
-    assert 'gemini_images_held_bytes{of="answers"} 0.0' in metrics
+    assert 'gemini_images_buffered_bytes{kind="responses"} 0.0' in metrics

@@ -1,120 +1,123 @@
-"""What an operator watches, as Prometheus series: few, and each with a question it answers."""
+"""Prometheus metrics of one service: generations, rejections, durations, calls to Gemini, tokens and cost."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.domain.generation import Usage
 from app.domain.progress import GenerationProgress
+from app.service.scraped_metrics import ScrapedMetric
 
-_SECONDS = (0.01, 0.05, 0.25, 1, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600)
-
-Gauges = Callable[[], dict[str, float | dict[str, float]]]
+_BUCKETS_SECONDS = (0.01, 0.05, 0.25, 1, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600)
 
 
 class Metrics:
-    """The series of one service; two in a process do not share them."""
+    """The metrics of one service. Each instance has its own registry, so two services in a process are separate."""
 
     def __init__(self, models: Collection[str], *, demo: bool = False) -> None:
         """
         Args:
-            models: those that are counted by their ids. Callers can name any number of others: they are all `other`.
-            demo: whether the emulator draws the images, so that nobody pays what they would cost.
+            models: model ids that are labels. Callers can name any other id; all of those share the label `other`, so
+                that callers cannot create series.
+            demo: whether the emulator draws the images. Their cost is then counted in a metric of its own.
         """
         self._models = models
         self._registry = CollectorRegistry()
-        self._outcomes = Counter(
-            "gemini_images_generations",
-            "Generations by what came of them: ok, or the code of a problem. Model none: refused before there was one.",
-            ["model", "outcome"],
-            registry=self._registry,
+        self._generations = self._counter(
+            "generations", "Finished generations. The outcome is ok or a problem's code.", ["model", "outcome"]
+        )
+        self._rejections = self._counter(
+            "rejections",
+            "Requests that failed before their generation began, by the problem's code. Errors of the caller are not "
+            "counted.",
+            ["code"],
         )
         self._stages = Histogram(
-            "gemini_images_stage_seconds",
-            "How long the stages of a generation take.",
+            "gemini_images_stage_duration_seconds",
+            "Seconds that a generation spent in a stage.",
             ["stage"],
-            buckets=_SECONDS,
+            buckets=_BUCKETS_SECONDS,
             registry=self._registry,
         )
-        self._attempts = Counter(
-            "gemini_images_upstream_attempts", "Calls made to Gemini.", ["model"], registry=self._registry
+        self._attempts = self._counter("upstream_attempts", "Calls to Gemini, including retries.", ["model"])
+        self._tokens = self._counter(
+            "tokens", "Tokens that Gemini reported, by kind: input or output.", ["model", "kind"]
         )
-        self._tokens = Counter(
-            "gemini_images_tokens",
-            "Tokens that Gemini says it used.",
-            ["model", "kind"],
-            registry=self._registry,
-        )
-        real = Counter(
-            "gemini_images_cost_dollars", "Estimated cost at list price.", ["model"], registry=self._registry
-        )
-        pretended = Counter(
-            "gemini_images_demo_cost_dollars",
-            "What a demo's images would have cost. Nobody pays it.",
+        cost = self._counter("cost_dollars", "Estimated cost at list price in US dollars.", ["model"])
+        demo_cost = self._counter(
+            "demo_cost_dollars",
+            "Estimated cost in US dollars that a demo's images would have had. Nothing is billed.",
             ["model"],
-            registry=self._registry,
         )
-        self._dollars = pretended if demo else real
-        self._abandoned = Counter(
-            "gemini_images_abandoned",
-            "Generations whose caller left, by how far they were.",
+        self._dollars = demo_cost if demo else cost
+        self._disconnects = self._counter(
+            "caller_disconnects",
+            "Generations whose caller disconnected or stopped reading, by the stage of the generation at that time.",
             ["stage"],
-            registry=self._registry,
         )
 
-    def register_gauges(self, gauges: Gauges) -> None:
-        """Report what `gauges` returns whenever somebody looks: by name a number, or numbers by label."""
-        self._registry.register(_Now(gauges))
+    def _counter(self, name: str, help_text: str, labels: list[str]) -> Counter:
+        return Counter(f"gemini_images_{name}", help_text, labels, registry=self._registry)
+
+    def register(self, metrics: Iterable[ScrapedMetric]) -> None:
+        """Add metrics whose values are read at each scrape."""
+        self._registry.register(_ScrapeCollector(tuple(metrics)))
 
     def record_generation(
-        self, model: str, outcome: str, progress: GenerationProgress, usage: Usage | None, abandoned_in: str | None
+        self, model: str, outcome: str, progress: GenerationProgress, usage: Usage | None, disconnected_in: str | None
     ) -> None:
-        """A generation is over.
+        """Record a generation that has ended.
 
         Args:
-            model: its id.
-            outcome: `ok` or the code of its problem.
-            progress: its calls, and the duration of its stages.
-            usage: what Gemini says it used.
-            abandoned_in: how far it was when the caller left.
+            model: the model's id.
+            outcome: `ok` or the problem's code.
+            progress: calls by model and seconds by stage.
+            usage: tokens and cost, if Gemini reported them.
+            disconnected_in: the stage in which the caller disconnected, if it did.
         """
-        model = model if model in self._models else "other"
-        self._outcomes.labels(model, outcome).inc()
-        for asked, times in progress.calls_by_model.items():
-            self._attempts.labels(asked if asked in self._models else "other").inc(times)
+        model = self._model_label(model)
+        self._generations.labels(model, outcome).inc()
+        for called_model, calls in progress.calls_by_model.items():
+            self._attempts.labels(self._model_label(called_model)).inc(calls)
         for stage, seconds in progress.stage_seconds.items():
             self._stages.labels(str(stage)).observe(seconds)
-        if abandoned_in is not None:
-            self._abandoned.labels(abandoned_in).inc()
+        if disconnected_in is not None:
+            self._disconnects.labels(disconnected_in).inc()
         if usage is not None:
             self._tokens.labels(model, "input").inc(usage.prompt_tokens)
             self._tokens.labels(model, "output").inc(max(0, usage.total_tokens - usage.prompt_tokens))
             self._dollars.labels(model).inc(usage.estimated_cost_usd or 0)
 
-    def record_rejection(self, outcome: str) -> None:
-        """A request for a generation came to nothing before it became one, through no fault of its caller's.
+    def record_rejection(self, code: str) -> None:
+        """Record a request that failed before its generation began. Not for errors of the caller.
 
         Args:
-            outcome: the code of its problem.
+            code: the problem's code.
         """
-        self._outcomes.labels("none", outcome).inc()
+        self._rejections.labels(code).inc()
 
     def render(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
+    def _model_label(self, model: str) -> str:
+        return model if model in self._models else "other"
 
-class _Now(Collector):
-    def __init__(self, gauges: Gauges) -> None:
-        self._gauges = gauges
+
+class _ScrapeCollector(Collector):
+    def __init__(self, metrics: tuple[ScrapedMetric, ...]) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        for name, value in self._gauges().items():
-            family = GaugeMetricFamily(
-                f"gemini_images_{name}", name.replace("_", " "), labels=["of"] if isinstance(value, dict) else None
-            )
-            for label, number in value.items() if isinstance(value, dict) else [(None, value)]:
-                family.add_metric([label] if label is not None else [], number)
+        for metric in self._metrics:
+            kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
+            family = kind(f"gemini_images_{metric.name}", metric.help, labels=[metric.label] if metric.label else [])
+            value = metric.read()
+            if isinstance(value, dict):
+                for label, number in value.items():
+                    family.add_metric([label], number)
+            else:
+                family.add_metric([], value)
             yield family
