@@ -340,7 +340,7 @@ async def test_a_caller_who_does_not_read_the_image_is_counted_as_slow_reader(
     body = json.dumps(ASK).encode()
     sent = head("/generate-image", ACCEPT[kind], len(body)) + body
     async with service_with_read_timeout(settings) as client, Increases(client) as increases, raw_request(client, sent):
-        assert await increases.become(generation("slow_reader", disconnected_in="answer"))
+        assert await increases.become(generation("slow_reader", disconnected_in="response"))
 
 
 async def test_a_caller_who_does_not_read_the_drafts_is_counted_as_slow_reader(

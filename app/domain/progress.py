@@ -27,7 +27,7 @@ class Stage(StrEnum):
     """Reading Gemini's response."""
     RETRY = "retry"
     """Waiting before a retry."""
-    RESPONSE = "answer"
+    RESPONSE = "response"
     """Sending the response to the caller."""
 
 

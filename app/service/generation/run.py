@@ -69,7 +69,7 @@ class GenerationRun:
         self._generation: Generation | None = None
         self._failure: ServiceError | None = None
         self._refusal: GenerationRefused | None = None
-        self._left_in: str | None = None
+        self._disconnected_in: str | None = None
         self._detached: Work | None = None
 
     def admit(self) -> Admission:
@@ -171,7 +171,7 @@ class GenerationRun:
         if progress.attempts and isinstance(error, _ERRORS_OF_THIS_SERVICE):
             error.may_have_cost = True
         if isinstance(error, CallerDisconnected | CallerTooSlow):
-            self._left_in = str(progress.stage)
+            self._disconnected_in = str(progress.stage)
 
     def unexpected(self, error: Exception) -> ServiceError:
         """Record a bug as the outcome. Return the error to report to the caller."""
@@ -222,7 +222,7 @@ class GenerationRun:
                 "model": model,
                 "attempts": progress.attempts,
                 "outcome": outcome,
-                "abandonedIn": self._left_in,
+                "disconnectedIn": self._disconnected_in,
                 "finishReason": generation.finish_reason
                 if generation
                 else getattr(self._failure, "finish_reason", None),
@@ -233,7 +233,7 @@ class GenerationRun:
                 "costUsd": usage and usage.estimated_cost_usd,
             },
         )
-        self._metrics.record_generation(model, outcome, progress, usage, self._left_in)
+        self._metrics.record_generation(model, outcome, progress, usage, self._disconnected_in)
         self._generation = self._failure = self._refusal = None
 
 
