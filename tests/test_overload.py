@@ -283,7 +283,7 @@ async def test_a_slot_that_was_granted_but_never_used_is_given_back() -> None:
     assert (admission.in_flight, admission.queued) == (0, 0)
 
 
-async def test_who_is_refused_at_once_is_counted_too(serve: Serve, gemini: Emulator) -> None:
+async def test_a_request_that_is_rejected_at_once_is_counted(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=0.5))
     async with serve(max_in_flight=1, max_queued=0) as client:
         asking = asyncio.create_task(client.post("/generate-image", json=ASK))
