@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 Knobs = dict[str, Any]
-"""Settings of a service that keeps its chats there."""
+"""Settings of a service, by name."""
 
 S3_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "any",
@@ -36,7 +36,7 @@ def free_port() -> int:
         return port
 
 
-def _programs() -> Path | None:
+def postgres_programs() -> Path | None:
     found = shutil.which("initdb")
     if found:
         return Path(found).resolve().parent
@@ -45,12 +45,12 @@ def _programs() -> Path | None:
 
 
 class Postgres:
-    """A server of its own, in a folder of its own."""
+    """A PostgreSQL server with its own folder and port."""
 
     def __init__(self, programs: Path, folder: Path) -> None:
         self._programs = programs
         self._folder = folder
-        self._user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+        self._user = "postgres" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
         self._running: subprocess.Popen[bytes] | None = None
         self.port = free_port()
 
@@ -58,8 +58,8 @@ class Postgres:
         if self._user:
             owner = pwd.getpwnam(self._user)
             os.chown(self._folder, owner.pw_uid, owner.pw_gid)
-        making = self._run("initdb", "--no-sync", "--auth=trust", "--username=images", "-D", str(self._folder))
-        assert making.wait() == 0
+        initdb = self._run("initdb", "--no-sync", "--auth=trust", "--username=images", "-D", str(self._folder))
+        assert initdb.wait() == 0
 
     def start(self) -> None:
         settings = {
@@ -78,17 +78,17 @@ class Postgres:
                 time.sleep(0.05)
             else:
                 return
-        raise AssertionError("PostgreSQL does not start")
+        raise AssertionError("PostgreSQL has not started within 15 s")
 
     def stop(self) -> None:
-        """At once, as in a power cut."""
+        """Stop the server without a clean shutdown, as in a power cut."""
         if self._running is not None:
             self._running.send_signal(signal.SIGQUIT)
             self._running.wait()
             self._running = None
 
     def database(self, encoding: str = "UTF8") -> str:
-        """The URL of a new, empty one."""
+        """Make an empty database, and return its URL."""
         name = f"chats_{uuid4().hex}"
         with psycopg.connect(self._dsn("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
@@ -104,7 +104,7 @@ class Postgres:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    programs = _programs()
+    programs = postgres_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
     folder = Path(tempfile.mkdtemp(prefix="gemini-images-pg-"))
@@ -119,7 +119,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 class S3:
-    """A server that keeps buckets in its memory."""
+    """A server with S3's API (moto), which stores buckets in memory."""
 
     def __init__(self) -> None:
         self._running: subprocess.Popen[bytes] | None = None
@@ -136,7 +136,7 @@ class S3:
                 time.sleep(0.05)
             else:
                 return
-        raise AssertionError("moto's server does not start")
+        raise AssertionError("moto's server has not started within 15 s")
 
     def stop(self) -> None:
         if self._running is not None:
@@ -145,7 +145,7 @@ class S3:
             self._running = None
 
     def bucket(self) -> str:
-        """The URL of a new, empty one."""
+        """Make an empty bucket, and return the URL of a folder in it."""
         name = f"images-{uuid4().hex}"
         httpx2.put(f"{self.url}/{name}", trust_env=False).raise_for_status()
         return f"s3://{name}/chats"
@@ -164,7 +164,7 @@ def s3() -> Iterator[S3]:
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """With these in the environment, where clouds' credentials are read from."""
+    """Set environment variables until the block ends. Credentials for buckets are read from there."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

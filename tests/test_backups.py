@@ -1,4 +1,4 @@
-"""deploy/backup.md: its commands, run as they stand there, bring chats back."""
+"""The commands in deploy/backup.md back up chats and restore them."""
 
 import os
 import re
@@ -13,22 +13,24 @@ import pytest
 
 from app.emulator import Emulator
 from tests.conftest import Serve
-from tests.storages import Knobs, Postgres, _programs
+from tests.storages import Knobs, Postgres, postgres_programs
 
 PAGE = (Path(__file__).parent.parent / "deploy" / "backup.md").read_text()
 
 
 def commands(heading: str, purpose: str) -> str:
+    """Return the page's shell commands for a purpose, from the section with this heading."""
     section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     blocks: list[str] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     return next(block for block in blocks if block.startswith(f"# {purpose}\n"))
 
 
-def paste(folder: Path, blocks: Sequence[str], **environment: str) -> None:
-    programs = _programs()
+def run(folder: Path, blocks: Sequence[str], **environment: str) -> None:
+    """Run shell commands in the folder."""
+    programs = postgres_programs()
     path = f"{programs}:{os.environ['PATH']}" if programs else os.environ["PATH"]
     for block in blocks:
-        made = subprocess.run(
+        finished = subprocess.run(
             ["bash", "-euc", block],
             cwd=folder,
             env={"PATH": path, **environment},
@@ -37,18 +39,18 @@ def paste(folder: Path, blocks: Sequence[str], **environment: str) -> None:
             timeout=60,
             umask=0o022,
         )
-        assert made.returncode == 0, made.stdout + made.stderr
+        assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-async def a_chat(client: httpx2.AsyncClient) -> tuple[str, bytes]:
-    """Its address, and the image of its only turn."""
+async def add_chat(client: httpx2.AsyncClient) -> tuple[str, bytes]:
+    """Add a chat with one turn. Return its path, and the image of the turn."""
     chat = (await client.post("/chats", json={"prompt": "A cat", "imageSize": "1K"})).headers["location"]
     return chat, (await client.get(f"{chat}/turns/1/image")).content
 
 
 @dataclass(frozen=True, slots=True)
-class KeptIn:
-    """A database for chats: the settings for it, and the page's commands."""
+class BackedUp:
+    """A chat database: the settings that select it, and the page's commands for it."""
 
     knobs: Knobs
     environment: dict[str, str]
@@ -57,7 +59,7 @@ class KeptIn:
 
 
 @pytest.fixture(params=["SQLite", "SQLite with Python", "PostgreSQL"])
-def kept_in(request: pytest.FixtureRequest, tmp_path: Path) -> KeptIn:
+def chat_database(request: pytest.FixtureRequest, tmp_path: Path) -> BackedUp:
     heading, _, means = request.param.partition(" with ")
     knobs: Knobs = {"data_dir": tmp_path / "data"}
     environment: dict[str, str] = {}
@@ -67,24 +69,24 @@ def kept_in(request: pytest.FixtureRequest, tmp_path: Path) -> KeptIn:
     elif not means and shutil.which("sqlite3") is None:
         pytest.skip("sqlite3 is not installed (Debian: sqlite3)")
     purpose = f"back up with {means}" if means else "back up"
-    return KeptIn(knobs, environment, commands(heading, purpose), commands(heading, "restore"))
+    return BackedUp(knobs, environment, commands(heading, purpose), commands(heading, "restore"))
 
 
-async def test_chats_come_back_from_a_backup(serve: Serve, gemini: Emulator, tmp_path: Path, kept_in: KeptIn) -> None:
+async def test_a_backup_restores_chats(serve: Serve, gemini: Emulator, tmp_path: Path, chat_database: BackedUp) -> None:
     """
-    The backup is made while the service runs, with rows that are in SQLite's write-ahead log only. What came after it
-    is gone.
+    The backup runs while the service runs, and some rows are only in SQLite's write-ahead log. A chat that is added
+    after the backup is not restored.
     """
-    async with serve(**kept_in.knobs) as client:
-        chat, image = await a_chat(client)
-        paste(tmp_path, [kept_in.back_up, commands("A folder", "back up")], **kept_in.environment)
-        later, _ = await a_chat(client)
+    async with serve(**chat_database.knobs) as client:
+        chat, image = await add_chat(client)
+        run(tmp_path, [chat_database.back_up, commands("A folder", "back up")], **chat_database.environment)
+        later, _ = await add_chat(client)
         await client.delete(chat)
 
     shutil.rmtree(tmp_path / "data" / "blobs")
-    paste(tmp_path, [commands("A folder", "restore"), kept_in.restore], **kept_in.environment)
+    run(tmp_path, [commands("A folder", "restore"), chat_database.restore], **chat_database.environment)
 
-    async with serve(**kept_in.knobs) as client:
+    async with serve(**chat_database.knobs) as client:
         restored = await client.get(f"{chat}/turns/1/image")
         turn = await client.post(f"{chat}/turns", json={"prompt": "Blue, please"})
         assert (await client.get(later)).status_code == 404
@@ -93,26 +95,26 @@ async def test_chats_come_back_from_a_backup(serve: Serve, gemini: Emulator, tmp
 
 
 def open_to_others(*folders: Path) -> list[Path]:
-    """Those of the folders and of what is in them with which other users of the machine may do anything."""
+    """Return the folders, and files in them, on which other users of the machine have any permission."""
     found = [one for folder in folders for one in (folder, *folder.rglob("*"))]
     return [one for one in found if one.stat().st_mode & 0o077]
 
 
 async def test_other_users_of_the_machine_cannot_read_a_backup(
-    serve: Serve, gemini: Emulator, tmp_path: Path, kept_in: KeptIn
+    serve: Serve, gemini: Emulator, tmp_path: Path, chat_database: BackedUp
 ) -> None:
     """
-    A backup holds what the service keeps closed, and so does what is restored before the service has run on it.
+    This holds for the backup, and for restored files before the service has used them.
     """
-    async with serve(**kept_in.knobs) as client:
-        await a_chat(client)
-        paste(tmp_path, [kept_in.back_up, commands("A folder", "back up")], **kept_in.environment)
-    kept = sum(one.is_file() for one in (tmp_path / "backup").rglob("*"))
+    async with serve(**chat_database.knobs) as client:
+        await add_chat(client)
+        run(tmp_path, [chat_database.back_up, commands("A folder", "back up")], **chat_database.environment)
+    saved = sum(one.is_file() for one in (tmp_path / "backup").rglob("*"))
     exposed = open_to_others(tmp_path / "backup")
 
     shutil.rmtree(tmp_path / "data")
-    paste(tmp_path, [kept_in.restore, commands("A folder", "restore")], **kept_in.environment)
+    run(tmp_path, [chat_database.restore, commands("A folder", "restore")], **chat_database.environment)
 
-    assert kept > 1
+    assert saved > 1
     assert exposed == []
     assert open_to_others(tmp_path / "data") == []

@@ -1,4 +1,4 @@
-"""The emulator's conformance test is Google's own client: it has to be satisfied, in every way it can call."""
+"""The emulator behaves as Gemini does: Google's own client works with it, in all the ways it can call Gemini."""
 
 import base64
 import io
@@ -43,7 +43,7 @@ def config(**knobs: Any) -> types.GenerateContentConfig:
 
 
 @pytest.mark.parametrize("official", ["v1", "v1beta"], indirect=True)
-async def test_google_s_client_gets_its_picture(official: genai.Client) -> None:
+async def test_google_s_client_gets_an_image(official: genai.Client) -> None:
     response = await official.aio.models.generate_content(
         model=PRO,
         contents=types.Content(
@@ -62,14 +62,14 @@ async def test_google_s_client_gets_its_picture(official: genai.Client) -> None:
     )
 
 
-async def test_google_s_synchronous_client_too(official: genai.Client) -> None:
+async def test_google_s_synchronous_client_gets_an_image(official: genai.Client) -> None:
     def ask() -> types.GenerateContentResponse:
         return official.models.generate_content(model="gemini-2.5-flash-image", contents="A cat", config=config())
 
     assert image_of(await anyio.to_thread.run_sync(ask)).format == "PNG"
 
 
-async def test_google_s_stream_ends_with_the_picture(official: genai.Client) -> None:
+async def test_google_s_stream_ends_with_the_image(official: genai.Client) -> None:
     thinking = types.ThinkingConfig(include_thoughts=True)
 
     chunks = [
@@ -85,7 +85,7 @@ async def test_google_s_stream_ends_with_the_picture(official: genai.Client) -> 
     assert chunks[-1].usage_metadata
 
 
-async def test_google_s_chat_sends_signatures_that_are_accepted(official: genai.Client, gemini: Emulator) -> None:
+async def test_signatures_from_google_s_chat_are_accepted(official: genai.Client, gemini: Emulator) -> None:
     chat = official.aio.chats.create(model=PRO, config=config())
 
     first = await chat.send_message("A cat")
@@ -98,7 +98,7 @@ async def test_google_s_chat_sends_signatures_that_are_accepted(official: genai.
 
 
 @pytest.mark.parametrize("spoil", ["missing", "exchanged"])
-async def test_a_signature_lost_or_exchanged_is_google_s_400(
+async def test_a_missing_or_exchanged_signature_is_google_s_400(
     official: genai.Client, gemini: Emulator, spoil: str
 ) -> None:
     chat = official.aio.chats.create(model=PRO, config=config())
@@ -118,7 +118,7 @@ async def test_a_signature_lost_or_exchanged_is_google_s_400(
 
 
 @pytest.mark.parametrize(
-    ("model", "knobs", "code", "words"),
+    ("model", "knobs", "code", "text"),
     [
         ("gemini-3-pro-image-preview", {}, 404, "is not found for API version v1beta"),
         (PRO, {"imageConfig": {"aspectRatio": "16x9"}}, 400, 'aspect_ratio\' (TYPE_STRING), "16x9"'),
@@ -133,19 +133,19 @@ async def test_a_signature_lost_or_exchanged_is_google_s_400(
         (PRO, {"candidateCount": 2}, 400, "Multiple candidates is not enabled for this model"),
     ],
 )
-async def test_what_google_refuses_is_refused_in_google_s_words(
-    gemini_url: str, model: str, knobs: dict[str, Any], code: int, words: str
+async def test_invalid_requests_get_google_s_error_texts(
+    gemini_url: str, model: str, knobs: dict[str, Any], code: int, text: str
 ) -> None:
     body = {"contents": [{"parts": [{"text": "x"}]}], "generationConfig": knobs}
     async with httpx2.AsyncClient(base_url=gemini_url) as client:
         response = await client.post(f"/v1beta/models/{model}:generateContent", json=body, headers=KEY)
 
     assert response.status_code == code
-    assert words in response.json()["error"]["message"]
+    assert text in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
-    ("parts", "words"),
+    ("parts", "text"),
     [
         ([{}], "contents[1].parts[0].data: required oneof field 'data' must have one initialized field"),
         ([{"text": "A"}, {"text": ""}], "contents[1].parts[1].data: required oneof field 'data'"),
@@ -155,23 +155,21 @@ async def test_what_google_refuses_is_refused_in_google_s_words(
     ],
     ids=str,
 )
-async def test_parts_that_carry_nothing_are_refused(
-    gemini_url: str, parts: list[dict[str, Any]], words: str | None
-) -> None:
-    said = [("user", [{"text": "x"}]), ("model", parts), ("user", [{"text": "y"}])]
-    body = {"contents": [{"role": role, "parts": parts} for role, parts in said]}
+async def test_parts_without_data_are_refused(gemini_url: str, parts: list[dict[str, Any]], text: str | None) -> None:
+    turns = [("user", [{"text": "x"}]), ("model", parts), ("user", [{"text": "y"}])]
+    body = {"contents": [{"role": role, "parts": parts} for role, parts in turns]}
     async with httpx2.AsyncClient(base_url=gemini_url) as client:
         response = await client.post("/v1beta/models/gemini-2.5-flash-image:generateContent", json=body, headers=KEY)
 
-    if words is None:
+    if text is None:
         assert response.status_code == 200
     else:
         assert (response.status_code, response.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
-        assert words in response.json()["error"]["message"]
+        assert text in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
-    ("mime_type", "data", "words"),
+    ("mime_type", "data", "text"),
     [
         (
             "image/gif",
@@ -182,21 +180,21 @@ async def test_parts_that_carry_nothing_are_refused(
         ("image/png", b"rubbish", "Unable to process input image"),
     ],
 )
-async def test_input_images_are_checked(gemini_url: str, mime_type: str, data: bytes, words: str) -> None:
+async def test_input_images_are_checked(gemini_url: str, mime_type: str, data: bytes, text: str) -> None:
     inline = {"mime_type": mime_type, "data": base64.urlsafe_b64encode(data).decode()}
     body = {"contents": [{"parts": [{"text": "x"}, {"inline_data": inline}]}]}
     async with httpx2.AsyncClient(base_url=gemini_url) as client:
         response = await client.post(f"/v1beta/models/{PRO}:generateContent", json=body, headers=KEY)
 
     assert response.status_code == 400
-    assert words in response.json()["error"]["message"]
+    assert text in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
     ("headers", "code", "status"),
     [({}, 403, "PERMISSION_DENIED"), ({"x-goog-api-key": "invalid"}, 400, "INVALID_ARGUMENT")],
 )
-async def test_keys_are_asked_for(gemini_url: str, headers: dict[str, str], code: int, status: str) -> None:
+async def test_an_api_key_is_required(gemini_url: str, headers: dict[str, str], code: int, status: str) -> None:
     async with httpx2.AsyncClient(base_url=gemini_url) as client:
         response = await client.get("/v1beta/models", headers=headers)
 
@@ -216,14 +214,14 @@ async def test_keys_are_asked_for(gemini_url: str, headers: dict[str, str], code
         {"contents": [{"parts": [{"text": "x"}]}], "generationConfig": {"thinkingConfig": {"thinkingLevel": 3}}},
     ],
 )
-async def test_rubbish_is_google_s_400_too(gemini_url: str, body: Any) -> None:
+async def test_invalid_bodies_are_google_s_400(gemini_url: str, body: Any) -> None:
     async with httpx2.AsyncClient(base_url=gemini_url) as client:
         response = await client.post("/v1beta/models/gemini-nano-banana-2.1:generateContent", json=body, headers=KEY)
 
     assert (response.status_code, response.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
 
-async def test_models_and_tokens_are_told(official: genai.Client) -> None:
+async def test_models_are_listed_and_tokens_are_counted(official: genai.Client) -> None:
     models = [model.name async for model in await official.aio.models.list()]
     counted = await official.aio.models.count_tokens(model=PRO, contents="A cat on a mat")
 
@@ -231,7 +229,7 @@ async def test_models_and_tokens_are_told(official: genai.Client) -> None:
     assert (counted.total_tokens or 0) > 0
 
 
-async def test_faults_are_scripted_over_http_too(gemini: Emulator, gemini_url: str) -> None:
+async def test_faults_can_be_scripted_over_http(gemini: Emulator, gemini_url: str) -> None:
     body = {"contents": [{"parts": [{"text": "x"}]}]}
     url = f"/v1beta/models/{PRO}:generateContent"
     async with httpx2.AsyncClient(base_url=gemini_url) as client:
@@ -259,7 +257,7 @@ async def test_faults_are_scripted_over_http_too(gemini: Emulator, gemini_url: s
         ({"Sec-Fetch-Site": "cross-site"}, False),
     ],
 )
-async def test_faults_cannot_be_scripted_by_pages_of_other_sites(
+async def test_web_pages_of_other_sites_cannot_script_faults(
     gemini: Emulator, gemini_url: str, headers: dict[str, str], served: bool
 ) -> None:
     async with httpx2.AsyncClient(base_url=gemini_url, headers=headers) as client:
@@ -273,16 +271,16 @@ async def test_faults_cannot_be_scripted_by_pages_of_other_sites(
     assert len(gemini.faults) == served
 
 
-async def test_a_picture_is_the_same_again_and_another_for_another_prompt(official: genai.Client) -> None:
-    pictures = [
+async def test_equal_prompts_give_equal_images(official: genai.Client) -> None:
+    images = [
         image_of(await official.aio.models.generate_content(model=PRO, contents=prompt, config=config())).tobytes()
         for prompt in ("A cat", "A cat", "A dog")
     ]
 
-    assert pictures[0] == pictures[1] != pictures[2]
+    assert images[0] == images[1] != images[2]
 
 
-async def test_answers_are_compressed_for_who_takes_it(gemini_url: str) -> None:
+async def test_answers_are_compressed_if_the_client_accepts_it(gemini_url: str) -> None:
     body = {"contents": [{"parts": [{"text": "x"}]}]}
     url = f"/v1beta/models/{PRO}:generateContent"
     async with httpx2.AsyncClient(base_url=gemini_url) as client:
@@ -306,7 +304,7 @@ async def test_a_recording_is_replayed_for_its_prompt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reset", ["before_headers", "in_body"])
-async def test_a_reset_is_a_reset(gemini: Emulator, gemini_url: str, reset: Any) -> None:
+async def test_a_fault_can_reset_the_connection(gemini: Emulator, gemini_url: str, reset: Any) -> None:
     gemini.faults.append(Fault(reset=reset))
     body = {"contents": [{"parts": [{"text": "x"}]}]}
     async with httpx2.AsyncClient(base_url=gemini_url) as client:
@@ -314,10 +312,10 @@ async def test_a_reset_is_a_reset(gemini: Emulator, gemini_url: str, reset: Any)
             await client.post(f"/v1beta/models/{PRO}:generateContent", json=body, headers=KEY)
 
 
-def test_a_prompt_in_a_script_without_a_font_is_not_drawn_as_boxes() -> None:
+def test_characters_without_a_glyph_are_counted_not_drawn() -> None:
     """
-    The emulator's font is Latin; its picture says how many characters are missing.
+    The emulator's font has only Latin characters. The image says how many characters are missing.
     """
-    written = drawable_text("Say 明天会更好, please", ImageFont.load_default(20))
+    drawn = drawable_text("Say 明天会更好, please", ImageFont.load_default(20))
 
-    assert written == "Say , please [5 characters that this font does not have]"
+    assert drawn == "Say , please [5 characters that this font does not have]"

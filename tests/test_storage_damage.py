@@ -31,7 +31,7 @@ async def test_a_chat_continues_without_a_lost_image(serve: Serve, gemini: Emula
 
     assert storage_problem(response, tmp_path) == (500, "storage_damaged", "blobs")
     warning, missing = third.json()["warnings"]
-    assert missing.startswith("1 of them did not")
+    assert missing.startswith("1 of them were not sent")
     assert warning.endswith("were sent as references, because content of the chat is missing from the storage.")
     assert [images_in(content) for content in contents(gemini, 2)] == [[first]]
     assert fourth.json()["warnings"] == []
@@ -68,7 +68,7 @@ async def test_a_small_blob_that_was_changed_is_never_sent(
 
     assert storage_problem(response) == (500, "storage_damaged", "blobs")
     warning, missing = third.json()["warnings"]
-    assert missing.startswith("1 of them did not")
+    assert missing.startswith("1 of them were not sent")
     assert warning.endswith("were sent as references, because content of the chat is missing from the storage.")
     assert [images_in(content) for content in contents(gemini)] == [[first]]
     assert len(gemini.calls) == 3
