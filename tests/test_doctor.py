@@ -1,4 +1,4 @@
-"""The operator's check: what would not work is said before a caller finds out, and for nothing."""
+"""`python -m app doctor` reports what would not work, and costs nothing."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ async def doctor(folder: Path, gemini_url: str, **environment: str) -> tuple[int
     return running.returncode, output.decode()
 
 
-async def test_a_service_that_would_work(gemini: Emulator, gemini_url: str, tmp_path: Path) -> None:
+async def test_working_settings_pass_every_check(gemini: Emulator, gemini_url: str, tmp_path: Path) -> None:
     code, said = await doctor(tmp_path, gemini_url, SERVICE_API_KEYS="web:very-secret,batch:very-secret")
 
     assert code == 0, said
@@ -38,7 +38,7 @@ async def test_a_service_that_would_work(gemini: Emulator, gemini_url: str, tmp_
     assert not gemini.calls  # nothing that costs
 
 
-async def test_settings_that_are_wrong_are_all_named(gemini_url: str, tmp_path: Path) -> None:
+async def test_every_invalid_setting_is_reported(gemini_url: str, tmp_path: Path) -> None:
     code, said = await doctor(tmp_path, gemini_url, PORT="x", CHAT_TTL="y")
 
     assert code == 1
@@ -47,10 +47,9 @@ async def test_settings_that_are_wrong_are_all_named(gemini_url: str, tmp_path: 
     assert "Traceback" not in said
 
 
-async def test_what_does_not_depend_on_a_fault_is_checked_all_the_same(gemini_url: str, tmp_path: Path) -> None:
-    """
-    And what does is skipped, with a reason.
-    """
+async def test_checks_that_depend_on_an_invalid_setting_are_skipped_and_others_run(
+    gemini_url: str, tmp_path: Path
+) -> None:
     code, said = await doctor(
         tmp_path, gemini_url, DATABASE_URL="mysql://u:very-secret@h", PORT="x", GEMINI_API_KEY="\ufeffvery-secret"
     )
@@ -65,7 +64,7 @@ async def test_what_does_not_depend_on_a_fault_is_checked_all_the_same(gemini_ur
     assert "very-secret" not in said
 
 
-async def test_the_doctor_survives_whatever_a_check_runs_into(gemini_url: str, tmp_path: Path) -> None:
+async def test_a_failing_check_does_not_stop_the_others(gemini_url: str, tmp_path: Path) -> None:
     code, said = await doctor(
         tmp_path, gemini_url, ALL_PROXY="socks5://h:1", SSL_CERT_FILE="/no/such/file", NO_PROXY=""
     )
@@ -77,8 +76,8 @@ async def test_the_doctor_survives_whatever_a_check_runs_into(gemini_url: str, t
     assert "Traceback" not in said
 
 
-async def examined(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool, str]:
-    """What the doctor says, without a process of its own."""
+async def run_doctor(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool, str]:
+    """Run the checks in this process. Return whether the service would work, and the findings as text."""
     said: list[str] = []
     settings = settings_for(gemini_url, **{"data_dir": folder, **knobs})
     works = await run_checks(settings, lambda finding: said.append(str(finding)))
@@ -103,10 +102,10 @@ async def examined(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool, s
         ({"auto_migrate": False}, ["FAILURE  database", "Run the migrations"]),
     ],
 )
-async def test_a_service_that_would_not(
+async def test_settings_that_would_not_work_are_a_failure(
     gemini: Emulator, gemini_url: str, tmp_path: Path, knobs: dict[str, Any], words: list[str]
 ) -> None:
-    works, said = await examined(gemini_url, tmp_path, **knobs)
+    works, said = await run_doctor(gemini_url, tmp_path, **knobs)
 
     assert not works
     for word in words:
@@ -115,15 +114,17 @@ async def test_a_service_that_would_not(
     assert "Error" not in said
 
 
-async def test_a_demo_is_told_what_was_not_checked(gemini_url: str, tmp_path: Path) -> None:
-    works, said = await examined(gemini_url, tmp_path, demo=True)
+async def test_a_demo_skips_the_checks_of_gemini(gemini_url: str, tmp_path: Path) -> None:
+    works, said = await run_doctor(gemini_url, tmp_path, demo=True)
 
     assert works
     assert "skipped  credentials  not checked, nor are models and Google's clock, because of DEMO" in said
 
 
-async def test_what_is_about_to_change_is_a_warning(gemini: Emulator, gemini_url: str, tmp_path: Path) -> None:
-    works, said = await examined(gemini_url, tmp_path, fallback_model="gemini-2.5-flash-image")
+async def test_a_model_that_google_will_switch_off_is_a_warning(
+    gemini: Emulator, gemini_url: str, tmp_path: Path
+) -> None:
+    works, said = await run_doctor(gemini_url, tmp_path, fallback_model="gemini-2.5-flash-image")
 
     assert works
     assert "warning  models       Google may switch off gemini-2.5-flash-image from 2026-10-02" in said

@@ -1,5 +1,4 @@
-"""Requests byte by byte: offers to upgrade, trailers, endless heads, and what one parser takes for one request and
-another for two."""
+"""HTTP/1.1 at the level of bytes: upgrades, trailers, endless heads, and requests that parsers read differently."""
 
 import asyncio
 import contextlib
@@ -30,10 +29,10 @@ CHUNKED = b"POST /chunked HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\
 
 @dataclass
 class Recorder:
-    """An application that remembers what reaches it, and answers with it."""
+    """An application that records each request and returns its body."""
 
     requests: list[tuple[str, bytes]] = field(default_factory=list)
-    """Method and path, and the body, or `b"cut"` instead of one that never came whole."""
+    """Method and path, and the body; `b"cut"` instead of a body that did not arrive completely."""
     headers: list[list[tuple[bytes, bytes]]] = field(default_factory=list)
 
     def clear(self) -> None:
@@ -66,7 +65,7 @@ async def _recorded(settings: Settings) -> AsyncGenerator[tuple[int, Recorder]]:
 
 @pytest.fixture
 def recorded(_recorded: tuple[int, Recorder]) -> tuple[int, Recorder]:
-    """The port of a server as the service has it, and the application behind it."""
+    """The port of a server with the service's protocol, and its application."""
     port, recorder = _recorded
     recorder.clear()
     return port, recorder
@@ -80,12 +79,12 @@ async def _service(settings: Settings) -> AsyncGenerator[int]:
 
 @pytest.fixture
 def service(_service: int, gemini: Emulator) -> int:
-    """The port of the service as `python -m app` runs it, with a fresh emulator behind it."""
+    """The port of the service as `python -m app` runs it, with an emulator that has no calls yet."""
     return _service
 
 
 async def said(port: int, pieces: Iterable[bytes], *, pause: float = 0.0) -> bytes:
-    """All that is answered to these packets until the server closes the connection."""
+    """Send these packets. Return all bytes that the server sends until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     sock: socket.socket = writer.get_extra_info("socket")
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -103,11 +102,11 @@ async def said(port: int, pieces: Iterable[bytes], *, pause: float = 0.0) -> byt
 
 
 def final(request: bytes) -> bytes:
-    """The request with the wish that the connection closes after its answer."""
+    """Return the request with `Connection: close`."""
     return request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
 
 
-OFFERS = [
+UPGRADES = [
     b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
     b"Upgrade: TLS/1.2\r\n",
     b"upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n",
@@ -117,15 +116,14 @@ OFFERS = [
 
 
 @pytest.mark.parametrize("connection", [b"", b"Connection: Upgrade\r\n", b"Connection: keep-alive, upgrade\r\n"])
-@pytest.mark.parametrize("offer", OFFERS)
-async def test_an_offer_to_upgrade_is_ignored(recorded: tuple[int, Recorder], offer: bytes, connection: bytes) -> None:
+@pytest.mark.parametrize("upgrade", UPGRADES)
+async def test_an_upgrade_header_is_ignored(recorded: tuple[int, Recorder], upgrade: bytes, connection: bytes) -> None:
     """
-    The request, its body and the next request on the connection are what they would be without, however the packets
-    are cut.
+    The request, its body and the next request are read as without the header, in packets of any size.
     """
     body = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\n\r\n"
     chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-    about = HOST + connection + offer
+    about = HOST + connection + upgrade
     framed = [
         (b"GET / HTTP/1.1\r\n" + about + b"\r\n", b""),
         (b"POST /sized HTTP/1.1\r\n" + about + b"Content-Length: %d\r\n\r\n" % len(body), body),
@@ -151,7 +149,7 @@ async def test_an_offer_to_upgrade_is_ignored(recorded: tuple[int, Recorder], of
 
 
 @pytest.mark.parametrize("cut", [0, 40, 200])
-async def test_a_prompt_that_looks_like_a_head_reaches_gemini_byte_for_byte(
+async def test_a_prompt_that_looks_like_a_head_reaches_gemini_unchanged(
     service: int, gemini: Emulator, cut: int
 ) -> None:
     prompt = "A sign that reads\r\nUpgrade: h2c\r\n\r\nand\r\nupgrade: websocket\r\n"
@@ -171,9 +169,9 @@ async def test_a_prompt_that_looks_like_a_head_reaches_gemini_byte_for_byte(
     assert gemini.calls[0].body["contents"][0]["parts"][0]["text"] == prompt
 
 
-async def test_http_1_0_gets_no_chunks(service: int, gemini: Emulator) -> None:
+async def test_an_http_1_0_response_is_not_chunked(service: int, gemini: Emulator) -> None:
     """
-    A body without a length ends with the connection.
+    If the response has no length, the end of the connection marks its end.
     """
     gemini.faults.append(Fault(status=503, headers={"Retry-After": "0"}))
     body = json.dumps({"prompt": "A lighthouse", "imageSize": "1K"}).encode()
@@ -229,7 +227,9 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-async def test_what_never_ends_is_counted_as_it_arrives(recorded: tuple[int, Recorder], what: str) -> None:
+async def test_an_endless_head_or_framing_is_refused_while_it_arrives(
+    recorded: tuple[int, Recorder], what: str
+) -> None:
     start, more = ENDLESS[what]
     port, recorder = recorded
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -289,9 +289,11 @@ BAD_LINES = [
 
 
 @pytest.mark.parametrize("what", [*AMBIGUOUS, *BAD_LINES])
-async def test_what_parsers_read_differently_is_refused(recorded: tuple[int, Recorder], what: str | bytes) -> None:
+async def test_a_request_that_parsers_read_differently_is_refused(
+    recorded: tuple[int, Recorder], what: str | bytes
+) -> None:
     """
-    Neither this request nor what follows on its connection reaches the application, however the packets are cut.
+    Neither this request nor the next one on its connection reaches the application, in packets of any size.
     """
     request = b"POST / HTTP/1.1\r\n" + AMBIGUOUS[what] if isinstance(what, str) else what + HOST + b"\r\n"
     following = b"GET /following HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -321,7 +323,7 @@ async def test_a_malformed_chunk_is_refused_at_once(
     recorded: tuple[int, Recorder], service: int, gemini: Emulator, chunks: bytes
 ) -> None:
     """
-    The application never sees a whole body, Gemini is not asked, and the connection closes.
+    The application does not get a complete body, Gemini is not called, and the connection closes.
     """
     ask = b'{"prompt": "A lighthouse"}'
     head = (
@@ -345,7 +347,7 @@ async def test_a_malformed_chunk_is_refused_at_once(
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 2\r\n\r\nab", b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"]
 )
-async def test_empty_lines_behind_a_body_are_ignored(recorded: tuple[int, Recorder], framing: bytes) -> None:
+async def test_empty_lines_after_a_body_are_ignored(recorded: tuple[int, Recorder], framing: bytes) -> None:
     port, recorder = recorded
     request, empty = b"POST / HTTP/1.1\r\n" + HOST + framing, b"\r\n\r\n"
     last = final(b"GET /last HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -354,13 +356,13 @@ async def test_empty_lines_behind_a_body_are_ignored(recorded: tuple[int, Record
     assert recorder.requests == [("POST /", b"ab"), ("POST /", b"ab"), ("GET /last", b"")]
 
 
-async def test_what_follows_a_large_body_is_no_part_of_it(recorded: tuple[int, Recorder]) -> None:
+async def test_a_request_after_a_large_chunked_body_is_not_part_of_the_body(recorded: tuple[int, Recorder]) -> None:
     """
-    A second request in the same packet is not served: the connection closes after the first answer.
+    A second request in the same packet is not served. The connection closes after the first response.
     """
     port, recorder = recorded
     following = b"GET /following HTTP/1.1\r\n" + HOST + b"\r\n"
-    for framed in range(32 * 1024 - 3, 32 * 1024 + 4):  # what the parser gets in one piece, more or less
+    for framed in range(32 * 1024 - 3, 32 * 1024 + 4):  # around the size of the pieces that the parser gets
         body = b"x" * (framed - len(b"7fff\r\n" + b"\r\n0\r\n\r\n"))
         chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
         answer = await said(port, [CHUNKED, chunks + following * 3], pause=0.01)
@@ -371,9 +373,9 @@ async def test_what_follows_a_large_body_is_no_part_of_it(recorded: tuple[int, R
 
 
 @pytest.mark.parametrize("size", [200_000, 3_000_000])
-async def test_a_request_behind_the_rest_of_a_body_that_was_refused_is_served(service: int, size: int) -> None:
+async def test_a_request_after_the_body_of_a_refused_request_is_served(service: int, size: int) -> None:
     """
-    The answer goes out before the body is in; the client, which has sent all of it, asks again on the same connection.
+    The response is sent before the body has arrived. The client sends the whole body, then another request.
     """
     refused = b"POST /generate-image HTTP/1.1\r\nContent-Length: %d\r\n" % size + HOST + b"\r\n"
     following = final(b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -384,10 +386,10 @@ async def test_a_request_behind_the_rest_of_a_body_that_was_refused_is_served(se
 
 
 @pytest.mark.parametrize("size", [3_000_000, 20_000_000])
-async def test_a_client_that_sends_all_before_it_reads_gets_the_refusal(service: int, size: int) -> None:
+async def test_a_client_that_sends_its_whole_body_before_it_reads_gets_the_refusal(service: int, size: int) -> None:
     """
-    Python's urllib wants the connection closed after each answer. Closed while the body arrives, it is reset, and the
-    answer is lost.
+    Python's urllib asks for `Connection: close`. If the server closed the connection while the body arrives, the kernel
+    would reset it, and the response would be lost.
     """
     request = urllib.request.Request(f"http://127.0.0.1:{service}/generate-image", b"x" * size, method="POST")
     for _ in range(3):
@@ -399,7 +401,7 @@ async def test_a_client_that_sends_all_before_it_reads_gets_the_refusal(service:
 
 
 @pytest.mark.parametrize("size", [70_000, 3_000_000])
-async def test_a_refusal_before_the_end_of_a_chunked_body_says_that_it_is_the_last(service: int, size: int) -> None:
+async def test_a_refusal_before_the_end_of_a_chunked_body_closes_the_connection(service: int, size: int) -> None:
     head = b"POST /generate-image HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST + b"\r\n"
     chunk, following = b"%x\r\n%s\r\n" % (size, b"x" * size), b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
     answer = await said(service, [head + chunk[:1000], chunk[1000:] + b"0\r\n\r\n" + following], pause=0.1)
@@ -409,9 +411,9 @@ async def test_a_refusal_before_the_end_of_a_chunked_body_says_that_it_is_the_la
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-async def test_an_answered_request_gets_no_second_answer(service: int) -> None:
+async def test_a_request_gets_only_one_response(service: int) -> None:
     """
-    A chunk that turns out to be malformed after the answer only ends the connection.
+    If a malformed chunk arrives after the response, the connection closes without a second response.
     """
     head = b"POST /nowhere HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HOST + KEY + b"\r\n"
     answer = await said(service, [head + b"1\r\na\r\n", b"zz\r\n"], pause=0.1)
@@ -420,10 +422,10 @@ async def test_an_answered_request_gets_no_second_answer(service: int) -> None:
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-async def test_packets_may_be_cut_anywhere(recorded: tuple[int, Recorder]) -> None:
+async def test_requests_are_read_correctly_in_packets_of_any_size(recorded: tuple[int, Recorder]) -> None:
     """
-    Random sequences of requests in random pieces: the valid ones reach the application whole, one after the other;
-    nothing that follows a malformed one does.
+    Random sequences of requests are sent in random pieces. The valid ones reach the application completely and in
+    order. Nothing after a malformed one reaches it.
     """
     rng = random.Random(14)
     port, recorder = recorded
@@ -460,9 +462,9 @@ async def test_packets_may_be_cut_anywhere(recorded: tuple[int, Recorder]) -> No
 
 
 def a_request(rng: random.Random, path: str, *, broken: bool) -> tuple[bytes, bytes]:
-    """A request, and its body."""
+    """Return a random request, and its body."""
     body = rng.choice([b"", b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n", rng.randbytes(rng.randrange(2000))])
-    lines = [HOST, b"Connection: Upgrade\r\n", rng.choice(OFFERS), b"X: %s\r\n" % (b"y" * rng.randrange(300))]
+    lines = [HOST, b"Connection: Upgrade\r\n", rng.choice(UPGRADES), b"X: %s\r\n" % (b"y" * rng.randrange(300))]
     lines = rng.sample(lines[1:], rng.randrange(4)) + lines[:1]
     if broken and rng.random() < 0.5:
         return b"POST %s HTTP/1.1\r\n" % path.encode() + rng.choice(list(AMBIGUOUS.values())), b""

@@ -1,4 +1,4 @@
-"""What is written down: every line with its request id, no line with a key, a prompt or an image, at any level."""
+"""The log: every line has its request id, and no line has a key, a prompt or an image, at any level."""
 
 import asyncio
 import base64
@@ -23,8 +23,8 @@ SECRET = "service-secret-that-nobody-may-see"
 
 
 @pytest.fixture
-def everything() -> Iterator[io.StringIO]:
-    """All that any logger says, at the lowest level, as a curious operator would set it up."""
+def all_records() -> Iterator[io.StringIO]:
+    """The text of all log records of all loggers, at debug level."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     root = logging.getLogger()
@@ -52,12 +52,12 @@ FAULTS = [
 async def test_no_key_prompt_or_image_is_ever_logged(
     serve: Serve,
     gemini: Emulator,
-    everything: io.StringIO,
+    all_records: io.StringIO,
     capfd: pytest.CaptureFixture[str],
     log_format: str,
 ) -> None:
     """
-    Whatever goes wrong, at debug level, with every library's logger open.
+    Not for any failure, even at debug level and with the loggers of all libraries enabled.
     """
     data = base64.b64encode(picture()).decode()
     key = {"X-API-Key": SECRET}
@@ -76,13 +76,15 @@ async def test_no_key_prompt_or_image_is_ever_logged(
             "/generate-image", content=f'{{"prompt": "{PROMPT}', headers=key | {"Content-Type": "application/json"}
         )
 
-    written = everything.getvalue() + "".join(capfd.readouterr())
+    written = all_records.getvalue() + "".join(capfd.readouterr())
     assert written.count("POST /generate-image") >= len(FAULTS)
     for secret in (PROMPT, KEY, SECRET, data[:40], "iVBORw0KGgo"):
         assert secret not in written
 
 
-async def test_every_line_has_its_request_id(serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_every_line_has_the_request_s_id(
+    serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
     async with serve(log_format="json") as client:
         gemini.faults.append(
             Fault(status=429, message="You exceeded your current quota", details=[{"retryDelay": "50s"}])
@@ -100,9 +102,7 @@ async def test_every_line_has_its_request_id(serve: Serve, gemini: Emulator, cap
     assert access["caller"] == "local"
 
 
-async def test_a_field_s_name_can_neither_forge_a_line_nor_tell_a_prompt(
-    serve: Serve, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_name_of_an_unknown_field_is_not_logged(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
     async with serve() as client:
         capfd.readouterr()
         await client.post("/generate-image", json={"prompt": "x", f"\n2026 INFO {PROMPT}": 1, "aspectRatio": 7})
@@ -125,7 +125,7 @@ async def test_an_unknown_field_of_a_reference_is_not_logged(serve: Serve, capfd
     assert "referenceImages,referenceImages[1].data" in written
 
 
-async def test_gemini_s_words_are_logged_where_the_operator_wants_them(
+async def test_gemini_s_message_is_logged_if_log_sensitive_is_set(
     serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     gemini.faults.append(Fault(status=400, message="Something only Google understands"))
@@ -137,8 +137,7 @@ async def test_gemini_s_words_are_logged_where_the_operator_wants_them(
 
 @asynccontextmanager
 async def broken(settings: Settings, **knobs: Any) -> AsyncGenerator[httpx2.AsyncClient]:
-    """A service that fails at every image as nobody expected: its settings were not checked, and no header can carry
-    its key for Gemini."""
+    """A service in which every generation fails unexpectedly: no HTTP header can carry its key for Gemini."""
     unchecked = settings.model_copy(update={"gemini_api_key": SecretStr("schlüssel\u2603"), **knobs})
     async with (
         served(create_app(unchecked)) as url,
@@ -147,11 +146,11 @@ async def broken(settings: Settings, **knobs: Any) -> AsyncGenerator[httpx2.Asyn
         yield client
 
 
-async def test_an_unforeseen_error_is_a_500_that_says_nothing_and_a_line_that_says_where(
+async def test_an_unexpected_error_is_a_500_without_details_and_a_log_line_with_its_source(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """
-    A key that no header can carry is such an error; its value is in the exception's message.
+    The exception's message contains the key, so it must not be logged.
     """
     async with broken(settings, cors_allow_origins=("*",)) as client:
         response = await client.post(
@@ -169,18 +168,18 @@ async def test_an_unforeseen_error_is_a_500_that_says_nothing_and_a_line_that_sa
 
 
 async def stream_of(client: httpx2.AsyncClient, **options: Any) -> list[dict[str, Any]]:
-    """The data of all events of a stream."""
+    """Return the data of all events of a stream."""
     response = await client.post(headers={"Accept": "text/event-stream"}, **options)
     assert response.status_code == 200
     return [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
 
 
 @pytest.mark.parametrize("log_sensitive", [True, False])
-async def test_an_unforeseen_error_in_a_stream_is_logged_as_any_other(
+async def test_an_unexpected_error_in_a_stream_is_logged_like_any_other(
     settings: Settings, capfd: pytest.CaptureFixture[str], log_sensitive: bool
 ) -> None:
     """
-    With its message, which can quote a prompt, only where the operator wants that.
+    Its message can quote a prompt and is logged only if `LOG_SENSITIVE` is set.
     """
     async with broken(settings, log_sensitive=log_sensitive) as client:
         *_, problem = await stream_of(client, url="/generate-image", json={"prompt": PROMPT})
@@ -193,7 +192,7 @@ async def test_an_unforeseen_error_in_a_stream_is_logged_as_any_other(
 
 
 @pytest.mark.parametrize("log_sensitive", [True, False])
-async def test_gemini_s_words_are_logged_of_streams_too(
+async def test_gemini_s_message_in_a_stream_is_logged_only_if_log_sensitive_is_set(
     serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str], log_sensitive: bool
 ) -> None:
     gemini.faults.append(Fault(status=400, message="Something only Google understands"))
@@ -203,11 +202,11 @@ async def test_gemini_s_words_are_logged_of_streams_too(
     assert ("Something only Google understands" in capfd.readouterr().err) is log_sensitive
 
 
-async def test_what_fails_after_its_caller_has_left_is_in_the_log(
+async def test_a_turn_that_fails_after_its_caller_has_left_is_logged(
     serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """
-    A chat's turn goes on without its caller; nobody else would hear why it failed.
+    A chat's turn continues without its caller. Only the log can say why it failed.
     """
     gemini.faults.append(Fault(status=400, delay_seconds=0.3, message="Something only Google understands"))
     async with serve(log_sensitive=True) as client:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 async def process(
     folder: Path, *arguments: str, module: str = "app", **environment: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """`python -m app` in an empty folder, with nothing in its environment but what is given."""
+    """Run `python -m app` in `folder`, with only the given environment variables."""
     running = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, *arguments,
         cwd=folder,
@@ -55,7 +55,7 @@ async def line_with(running: asyncio.subprocess.Process, words: str) -> str:
     raise AssertionError("".join(seen))
 
 
-async def test_without_a_key_make_run_says_that_it_is_a_demo(tmp_path: Path) -> None:
+async def test_without_a_key_the_service_starts_as_a_demo_and_says_so(tmp_path: Path) -> None:
     async with process(tmp_path, "--demo-without-key", PORT="0") as running:
         first = await line_with(running, "emulator")
         port = (await line_with(running, "Uvicorn running")).split(" (")[0].rpartition(":")[2]
@@ -71,7 +71,7 @@ async def test_without_a_key_make_run_says_that_it_is_a_demo(tmp_path: Path) -> 
     assert code in (0, -signal.SIGTERM)
 
 
-async def test_with_a_key_in_a_file_it_runs_on_gemini(tmp_path: Path) -> None:
+async def test_with_a_key_in_env_file_the_service_calls_gemini(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("GEMINI_API_KEY=a-key\n")
     async with process(tmp_path, "--demo-without-key", PORT="0") as running:
         first = await line_with(running, "Running on")
@@ -121,7 +121,7 @@ async def test_with_a_key_in_a_file_it_runs_on_gemini(tmp_path: Path) -> None:
         ),
     ],
 )
-async def test_what_is_wrong_is_named_and_nothing_starts(
+async def test_an_invalid_environment_is_reported_and_the_process_exits(
     tmp_path: Path, environment: dict[str, str], words: list[str]
 ) -> None:
     async with process(tmp_path, **environment) as running:
@@ -195,17 +195,17 @@ async def test_what_is_wrong_is_named_and_nothing_starts(
         ),
     ],
 )
-def test_whatever_the_environment_gets_wrong_is_named(
+def test_every_error_in_the_environment_names_its_variable(
     tmp_path: Path, variables: dict[str, str], words: list[str]
 ) -> None:
     """
-    Without a process for each, as `python -m app` finds it.
+    `python -m app` calls the same checks; here they run without a process of their own.
     """
-    without_a_cloud = dict.fromkeys(S3_ENVIRONMENT, "")  # other tests of this process may have set them
-    with chdir(tmp_path), environment(PORT="0", **without_a_cloud | variables):
-        examined = check_environment(listening=True)
+    no_cloud_variables = dict.fromkeys(S3_ENVIRONMENT, "")  # other tests of this process may have set them
+    with chdir(tmp_path), environment(PORT="0", **no_cloud_variables | variables):
+        checked = check_environment(listening=True)
         with pytest.raises(UnsafeConfiguration) as refused:
-            examined.require_startable(examined.settings.host)
+            checked.require_startable(checked.settings.host)
 
     for word in words:
         assert word in str(refused.value)
@@ -221,7 +221,7 @@ def test_whatever_the_environment_gets_wrong_is_named(
         ("GEMINI_API_KEY=k".encode("utf-16"), [".env is not UTF-8"]),
     ],
 )
-def test_names_in_a_file_that_no_setting_has_are_named(tmp_path: Path, content: bytes, words: list[str]) -> None:
+def test_unknown_names_in_env_file_are_reported(tmp_path: Path, content: bytes, words: list[str]) -> None:
     (tmp_path / ".env").write_bytes(content)
     with chdir(tmp_path), environment(GEMINI_API_KEY="k"), pytest.raises(UnsafeConfiguration) as refused:
         check_environment().require_startable()
@@ -231,7 +231,7 @@ def test_names_in_a_file_that_no_setting_has_are_named(tmp_path: Path, content: 
     assert "esame" not in str(refused.value)
 
 
-def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+def test_an_env_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfGEMINI_API_KEY=k\r\nPORT=9\r\n")
     with chdir(tmp_path):
         settings = check_environment().require_startable()
@@ -248,7 +248,7 @@ def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> No
         {"DEMO": "true", "ALL_PROXY": "socks5://127.0.0.1:1"},
     ],
 )
-async def test_a_proxy_that_is_not_used_is_no_fault(
+async def test_an_invalid_proxy_that_is_not_used_is_not_an_error(
     gemini: Emulator, gemini_url: str, tmp_path: Path, variables: dict[str, str]
 ) -> None:
     with chdir(tmp_path), environment(**variables, GOOGLE_GEMINI_BASE_URL=gemini_url):
@@ -262,7 +262,7 @@ async def test_a_proxy_that_is_not_used_is_no_fault(
     assert answer.status_code == 200
 
 
-async def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         async with process(tmp_path, GEMINI_API_KEY="k", PORT=port) as running:
@@ -280,9 +280,7 @@ async def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
     ("module", "arguments"),
     [("uvicorn", ("app.server.asgi:create_app", "--factory", "--port", "0")), ("app", ("migrate",))],
 )
-async def test_other_ways_to_start_name_what_is_wrong_too(
-    tmp_path: Path, module: str, arguments: tuple[str, ...]
-) -> None:
+async def test_other_entry_points_report_errors_too(tmp_path: Path, module: str, arguments: tuple[str, ...]) -> None:
     environment = {"GEMINI_API_KEY": "\ufeffsesame", "DATABASE_URL": "mysql://h", "MAX_QUEUED": "x"}
     async with process(tmp_path, *arguments, module=module, **environment) as running:
         output, _ = await asyncio.wait_for(running.communicate(), 20)
@@ -293,21 +291,21 @@ async def test_other_ways_to_start_name_what_is_wrong_too(
         assert name in output.decode()
 
 
-def test_a_model_that_nobody_knows_is_a_warning(tmp_path: Path) -> None:
+def test_an_unknown_model_is_a_warning(tmp_path: Path) -> None:
     with chdir(tmp_path), environment(GEMINI_API_KEY="k", DEFAULT_MODEL="gemini-3-pro-imag"):
         warnings = check_environment().warnings
 
     assert "Is gemini-3-pro-image meant?" in str(warnings[0])
 
 
-async def test_the_emulator_runs_alone(tmp_path: Path) -> None:
+async def test_the_emulator_runs_without_the_service(tmp_path: Path) -> None:
     async with process(tmp_path, "--port", "0", module="app.emulator") as running:
         line = await line_with(running, "Emulating")
 
     assert "http://127.0.0.1:" in line
 
 
-async def test_a_service_without_chats_loads_nothing_for_them(tmp_path: Path) -> None:
+async def test_the_application_starts_without_loading_the_storage_libraries(tmp_path: Path) -> None:
     heavy = "{'sqlalchemy', 'alembic', 'obstore', 'psycopg'}"
     code = f"import app.main, sys; print({heavy} & sys.modules.keys())"
     command = await asyncio.create_subprocess_exec(
@@ -341,7 +339,7 @@ def test_the_readme_names_only_settings_that_exist() -> None:
     assert named <= {variable for _, variable, _, _ in settings_page.settings()}
 
 
-def test_every_setting_explains_itself() -> None:
+def test_every_setting_has_a_description() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
 
