@@ -69,7 +69,7 @@ def _content(extractor: Base64Extractor[Kept], text: str) -> bytes | None:
     sink = extractor.extracted.get(text)
     if sink is None:
         return _decoded(text)
-    return b"".join(sink.pieces) if sink.valid else None
+    return b"".join(sink.pieces) if sink.is_valid else None
 
 
 def _decoded(text: str) -> bytes | None:

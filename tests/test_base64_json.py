@@ -154,7 +154,7 @@ def test_base64_decodes_in_pieces_as_it_does_in_one(
         decoder.feed(text[start : start + size])
     decoder.close()
 
-    assert decoder.valid
+    assert decoder.is_valid
     assert b"".join(pieces) == content * 100
     assert all(len(piece) % 3 == 0 for piece in pieces[:-1])
 

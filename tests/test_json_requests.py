@@ -285,7 +285,7 @@ def test_base64_with_escapes_takes_no_longer_than_json_does(name: str) -> None:
         for chunk in chunks:
             extractor.feed(chunk)
         (sink,) = extractor.extracted.values()
-        assert sink.valid
+        assert sink.is_valid
         return b"".join(sink.pieces)
 
     def parse() -> bytes:

@@ -1,11 +1,11 @@
-"""A bound on the bytes that are held at once, and the share of it that each request has."""
+"""A limit on bytes that are held at the same time, and the part of it that each request has reserved."""
 
 import asyncio
 from collections import deque
 
 
 class ByteBudget:
-    """So many bytes. Whoever needs more than are free waits, in the order they came."""
+    """A limit in bytes. Requests that do not fit wait in FIFO order."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -13,48 +13,51 @@ class ByteBudget:
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
 
     def fits(self, count: int) -> bool:
-        """Whether there is room now. Somebody who is alone always fits: waiting would not help them."""
+        """Return whether `count` bytes fit now.
+
+        While nothing is used, any number fits, even over the limit, because waiting could not help.
+        """
         return not self._waiting and self._has(count)
 
     async def acquire(self, count: int) -> None:
-        """Hold `count` bytes more, once there is room."""
+        """Wait until `count` more bytes fit, and count them as used."""
         if self.fits(count):
             self.used += count
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((turn, count))
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((future, count))
         try:
-            await turn
+            await future
         except BaseException:
-            self.adjust(-count if turn.done() and not turn.cancelled() else 0)
+            self.adjust(-count if future.done() and not future.cancelled() else 0)
             raise
 
     def adjust(self, count: int) -> None:
-        """Hold so many bytes more or, if negative, fewer; at once, be there room or not."""
+        """Add `count` to the used bytes without waiting, even over the limit. A negative number frees bytes."""
         self.used += count
         while self._waiting and (self._waiting[0][0].done() or self._has(self._waiting[0][1])):
-            turn, wanted = self._waiting.popleft()
-            if not turn.done():
+            future, wanted = self._waiting.popleft()
+            if not future.done():
                 self.used += wanted
-                turn.set_result(None)
+                future.set_result(None)
 
     def _has(self, count: int) -> bool:
         return not self.used or self.used + count <= self.limit
 
 
 class Reservation:
-    """What one request holds of a room. It is given back all at once, however the request ends."""
+    """The bytes of a budget that one request holds. `resize(0)` frees all of them."""
 
-    def __init__(self, room: ByteBudget) -> None:
-        self._room = room
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
         self.held = 0
 
     async def acquire(self, count: int) -> None:
-        """Hold `count` bytes more, once there is room."""
-        await self._room.acquire(count)
+        """Wait until `count` more bytes fit, and hold them."""
+        await self._budget.acquire(count)
         self.held += count
 
     def resize(self, count: int) -> None:
-        """Hold exactly `count` bytes from now on: what was taken was an estimate."""
-        more, self.held = count - self.held, count
-        self._room.adjust(more)
+        """Hold exactly `count` bytes from now on, without waiting. `acquire` may have reserved an estimate."""
+        difference, self.held = count - self.held, count
+        self._budget.adjust(difference)

@@ -1,8 +1,8 @@
-"""Taking turns on the event loop.
+"""Limit the CPU work in one iteration of the event loop.
 
-A thousand images that become ready at the same moment are a thousand pieces of work of a fraction of a millisecond
-each. Done in one iteration of the loop they keep everybody else waiting for all of them; with turns, a few are done in
-each iteration, in the order they came, and between iterations the loop looks at the network.
+If 1,000 images arrive at once, each needs a fraction of a millisecond of CPU. Done in one iteration, all this work
+would block the event loop. `FairScheduler` spreads it over several iterations in FIFO order, and the event loop handles
+its sockets between them.
 """
 
 import asyncio
@@ -10,51 +10,52 @@ import math
 from collections import deque
 
 PIECE_BYTES = 256 * 1024
-"""One unit of work: so much of an image, as base64, to decode or to encode and send. It takes half a millisecond."""
+"""Base64 bytes of an image that are one unit of work to decode, or to encode and send. One unit takes 0.5 ms."""
 
 WORK_PER_ITERATION = 4
+"""Units of work in one iteration of the event loop."""
 
 
 def work_in(count: int) -> int:
-    """The work that `count` bytes of an image are, or as much of it as one iteration does."""
+    """Return the units of work for `count` bytes of an image, at most those of one iteration."""
     return min(math.ceil(count / PIECE_BYTES), WORK_PER_ITERATION)
 
 
 class FairScheduler:
-    """The work that one iteration of the loop may do."""
+    """Gives each iteration of the event loop `WORK_PER_ITERATION` units of work."""
 
     def __init__(self) -> None:
         self._done = 0
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
-        self._counting = False
+        self._is_reset_scheduled = False
 
     async def slot(self, work: int = 1) -> None:
-        """Return at once if this iteration has work to spare, else in the first one that has.
+        """Wait for an iteration that has units of work left. Return at once if the current one has.
 
         Args:
-            work: how much is going to be done before the next `await` that waits.
+            work: units of work that the caller does before it next waits for something else.
         """
         loop = asyncio.get_running_loop()
         if self._waiting or self._done >= WORK_PER_ITERATION:
-            turn = loop.create_future()
-            self._waiting.append((turn, work))
-            await turn
+            future = loop.create_future()
+            self._waiting.append((future, work))
+            await future
             return
         self._done += work
-        self._count(loop)
+        self._schedule_reset(loop)
 
-    def _count(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._counting:
-            self._counting = True
-            loop.call_soon(self._next_iteration, loop)
+    def _schedule_reset(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._is_reset_scheduled:
+            self._is_reset_scheduled = True
+            loop.call_soon(self._begin_iteration, loop)
 
-    def _next_iteration(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._counting = False
+    def _begin_iteration(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_reset_scheduled = False
         self._done = 0
         while self._waiting and self._done < WORK_PER_ITERATION:
-            turn, work = self._waiting.popleft()
-            if not turn.done():  # whoever waited for it may have been cancelled
-                turn.set_result(None)
+            future, work = self._waiting.popleft()
+            if not future.done():  # a waiting task may have been cancelled
+                future.set_result(None)
                 self._done += work
         if self._done:
-            self._count(loop)
+            self._schedule_reset(loop)

@@ -58,11 +58,11 @@ class InlineImage:
     @property
     def problem(self) -> str | None:
         """Why it holds no bytes, to complete the sentence "this field …"."""
-        return self._problem or (None if self._decoder.valid else "is not valid base64")
+        return self._problem or (None if self._decoder.is_valid else "is not valid base64")
 
     @property
-    def empty(self) -> bool:
-        return not self._start and self._decoder.empty and not self.is_data_url
+    def is_empty(self) -> bool:
+        return not self._start and self._decoder.is_empty and not self.is_data_url
 
     def feed(self, text: bytes) -> None:
         if self._problem is not None:

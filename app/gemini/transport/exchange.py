@@ -106,7 +106,7 @@ class ImageExchange:
         """
         if data not in self._contents:
             lifted = self._extractor.extracted.get(data)
-            if lifted is not None and not lifted.valid:
+            if lifted is not None and not lifted.is_valid:
                 raise ValueError("not valid base64")
             self._contents[data] = BufferContent(decode(data)) if lifted is None else SegmentedContent(lifted.pieces)
         return self._contents[data]

@@ -1,4 +1,7 @@
-"""Base64 as it comes from outside, piece by piece: in either alphabet, padded or not, wrapped in lines or not."""
+"""Decode and encode base64 in pieces.
+
+The decoder accepts both alphabets, with or without padding and line breaks.
+"""
 
 import binascii
 from collections.abc import AsyncIterator, Callable
@@ -7,101 +10,105 @@ import pybase64
 
 from app.lib.base64_json.content import Content
 
-_WORTH_DECODING = 16 * 1024
-"""Less text than this waits for more: an image of thousands of crumbs would take more memory than it has bytes."""
+_MIN_DECODE_BYTES = 16 * 1024
+"""Text shorter than this is buffered until more arrives. Thousands of tiny decoded pieces would waste memory."""
 
 _SPACE = b" \t\r\n\f\v"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
 class Base64Decoder:
-    """Decodes text that arrives in pieces of any length, and hands on bytes in pieces that are multiples of three.
+    """Decodes text that arrives in pieces of any length.
 
-    Nothing is raised for text that is not base64: `valid` turns false and the rest is ignored.
+    The length of each decoded piece except the last is a multiple of three.
+
+    If the text is not base64, `is_valid` becomes false and further text is ignored; no exception is raised.
     """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         """
         Args:
-            write: takes each decoded piece.
+            write: called with each decoded piece.
         """
         self._write = write
-        self._waiting = bytearray()  # many crumbs may come before there is enough
-        self._odd = self._ended = False
-        self.valid = True
-        self.empty = True
-        """Whether there was no text at all."""
+        self._buffered = bytearray()
+        self._needs_normalising = self._has_ended = False
+        self.is_valid = True
+        self.is_empty = True
+        """Whether no text has arrived."""
 
     def feed(self, text: bytes) -> None:
         if not text:
             return
-        self.empty = False
-        if not self.valid:
+        self.is_empty = False
+        if not self.is_valid:
             return
-        length = len(self._waiting) + len(text)
-        if length < _WORTH_DECODING:
-            self._waiting += text
+        length = len(self._buffered) + len(text)
+        if length < _MIN_DECODE_BYTES:
+            self._buffered += text
             return
-        rest = length % 4  # less than the text, which is what made it enough
+        rest = length % 4  # shorter than `text`, because the buffered text alone was too short to decode
         groups: bytes | memoryview = memoryview(text)[: len(text) - rest]
-        if self._waiting:
-            groups = b"".join((self._waiting, groups))
-        self._waiting = bytearray(text[len(text) - rest :])
+        if self._buffered:
+            groups = b"".join((self._buffered, groups))
+        self._buffered = bytearray(text[len(text) - rest :])
         self._decode(groups)
 
     def close(self) -> None:
-        """There is no more text."""
-        text, self._waiting = bytes(self._waiting), bytearray()
-        if text and self.valid:
+        """Decode the buffered text. Call it after the last piece."""
+        text, self._buffered = bytes(self._buffered), bytearray()
+        if text and self.is_valid:
             self._decode(text[: len(text) & ~3])
-            text = bytes(self._waiting) + text[len(text) & ~3 :]
-        if self.valid and (text := _standard(text)):
-            self._decode(text + b"=" * (-len(text) % 4))  # a group that lacks its padding
+            text = bytes(self._buffered) + text[len(text) & ~3 :]
+        if self.is_valid and (text := _normalised(text)):
+            self._decode(text + b"=" * (-len(text) % 4))  # the last group may lack its padding
 
     def _decode(self, groups: bytes | memoryview) -> None:
-        """Decode text whose length is a multiple of four; of one with spaces in it, what fills no group waits again."""
-        if self._odd:
-            text = _standard(bytes(groups))
-            groups, self._waiting = text[: len(text) & ~3], bytearray(text[len(text) & ~3 :]) + self._waiting
+        """Decode text whose length is a multiple of four.
+
+        If it has spaces or the URL-safe alphabet, it is normalised first. Characters that fill no group are buffered.
+        """
+        if self._needs_normalising:
+            text = _normalised(bytes(groups))
+            groups, self._buffered = text[: len(text) & ~3], bytearray(text[len(text) & ~3 :]) + self._buffered
         try:
             decoded = pybase64.b64decode(groups, validate=True)
         except binascii.Error:
-            if self._odd:
-                self.valid = False
+            if self._needs_normalising:
+                self.is_valid = False
             else:
-                self._odd = True
+                self._needs_normalising = True
                 self._decode(groups)
             return
-        if decoded and self._ended:
-            self.valid = False
+        if decoded and self._has_ended:
+            self.is_valid = False
             return
-        self._ended = self._ended or len(decoded) % 3 != 0
+        self._has_ended = self._has_ended or len(decoded) % 3 != 0
         if decoded:
             self._write(decoded)
 
 
-def _standard(text: bytes) -> bytes:
+def _normalised(text: bytes) -> bytes:
     return text.translate(_TO_STANDARD, _SPACE)
 
 
 def decode(text: str) -> bytes:
-    """Decode a text that is there as a whole.
+    """Decode a complete text.
 
     Raises:
-        ValueError: a character belongs to neither alphabet, or the length fits no bytes.
+        ValueError: the text has a character of neither alphabet, or an impossible length.
     """
     pieces: list[bytes] = []
     decoder = Base64Decoder(pieces.append)
     decoder.feed(text.encode())
     decoder.close()
-    if not decoder.valid:
+    if not decoder.is_valid:
         raise ValueError("not valid base64")
     return b"".join(pieces)
 
 
 class Base64Encoded:
-    """Content as base64 in the standard alphabet: its length without encoding it, its pieces encoded as they are asked
-    for."""
+    """Content as base64 in the standard alphabet. Each piece is encoded when it is read; the length is computed."""
 
     def __init__(self, content: Content) -> None:
         self._content = content

@@ -1,4 +1,4 @@
-"""The bytes of a file, wherever they lie; whoever passes them on does so in pieces."""
+"""The bytes of a file, in memory or on a disk, read in pieces."""
 
 from collections.abc import AsyncIterator, Iterable
 from mmap import mmap
@@ -7,33 +7,36 @@ from typing import ClassVar, Protocol
 import anyio.to_thread
 
 Buffer = bytes | bytearray | mmap
-"""Whatever can be indexed, sliced and searched: bytes in memory, or a file mapped into it."""
+"""Bytes in memory, or a memory-mapped file."""
 
 PIECE_BYTES = 192 * 1024
-"""A multiple of three, so that pieces can be encoded one by one; as base64 it is 256 KiB."""
+"""Bytes of a piece: 256 KiB as base64. A multiple of three, so that each piece can be encoded alone."""
 
 _MAPPED_PIECE_BYTES = 4 * PIECE_BYTES
-"""Of what may have to come from a disk first, in another thread: a visit there costs as much as reading 100 KB."""
+"""Bytes of a piece that is read from a memory-mapped file in another thread. A thread switch costs as much as reading
+100 KB."""
 
 
 class Content(Protocol):
-    """A file's bytes. Iterating starts at the beginning each time; every piece but the last is a multiple of three
-    bytes long."""
+    """The bytes of a file. Each iteration starts at the first byte.
+
+    The length of each piece except the last is a multiple of three.
+    """
 
     is_remote: ClassVar[bool]
-    """Whether a piece takes a while to come, so that one should ask for it in time."""
+    """Whether reading a piece takes a network request, so that the sender should read ahead."""
 
     def __len__(self) -> int: ...
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
     def head(self, count: int) -> bytes:
-        """The first `count` bytes, or all if there are fewer."""
+        """Return the first `count` bytes, or all bytes if there are fewer."""
         ...
 
 
 class SegmentedContent:
-    """Bytes in memory, in the pieces they came in."""
+    """Bytes in memory, in the pieces in which they arrived."""
 
     is_remote: ClassVar[bool] = False
 
@@ -58,7 +61,7 @@ class SegmentedContent:
 
 
 class BufferContent:
-    """Bytes in one block of memory, or in a file that is mapped into it."""
+    """Bytes in one block of memory or in a memory-mapped file."""
 
     is_remote: ClassVar[bool] = False
 
@@ -66,7 +69,7 @@ class BufferContent:
         """
         Args:
             data: the bytes.
-            length: how many of them, from the first on, are the content; all of them if left out.
+            length: the number of bytes that are the content; all of them by default.
         """
         self._data = data
         self._length = len(data) if length is None else length

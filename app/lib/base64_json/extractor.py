@@ -1,7 +1,7 @@
-"""Taking strings out of a JSON text while it arrives.
+"""Extract strings from a JSON text while it arrives.
 
-Of JSON the scanner knows where strings begin and end, and which of them are keys; everything else passes through as it
-came, to be judged by whoever parses the rest. It goes over each chunk once, with `bytes.find`.
+The extractor finds where strings start and end, and which of them are keys. It copies all other text unchanged; the
+JSON parser that reads the result detects errors. It scans each chunk once, with `bytes.find`.
 """
 
 import json
@@ -16,29 +16,29 @@ _BACKSLASH = ord("\\")
 _ESCAPE_BYTES = len(r"\u0000")
 
 _IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
-"""What of a string follows, up to its end."""
+"""The rest of a string up to its closing quote."""
 
 _CUT_ESCAPE = re.compile(rb"\\(?:u.{0,3})?", re.DOTALL)
 
-_NO_ESCAPE = b"\\ "
-"""Stands in the rest for escapes that JSON does not have, so that the parser refuses it."""
+_INVALID_ESCAPE = b"\\ "
+"""Written in the place of an invalid escape, so that the JSON parser rejects the text."""
 
 _LENIENT = json.JSONDecoder(strict=False)
-"""Takes line breaks inside of strings; base64 may have them."""
+"""Accepts line breaks inside strings, which base64 may have."""
 
 _MAX_KEY_BYTES = 128
-"""A key that is written longer than this, escapes included, is none that we look for."""
+"""Keys longer than this, escapes included, are not compared with the wanted keys."""
 
 
 class TooManyMembers(ValueError):
-    """There are more keys, values or digits than the text may have."""
+    """The text has too many keys, values or digits."""
 
 
 class Sink(Protocol):
-    """Where the content of a lifted string goes, its escapes undone."""
+    """Receives the content of an extracted string, without JSON escapes."""
 
     @property
-    def empty(self) -> bool: ...
+    def is_empty(self) -> bool: ...
 
     def feed(self, text: bytes) -> None: ...
 
@@ -49,42 +49,41 @@ S = TypeVar("S", bound=Sink)
 
 
 class Base64Extractor(Generic[S]):
-    """Lifts the strings that stand under certain keys, at any depth, and leaves a token in the place of each.
+    """Extracts the strings under certain keys, at any depth, and leaves a placeholder for each.
 
-    Empty strings stay. What is no JSON stays no JSON: a string without an end leaves a rest without an end, and an
-    escape that does not exist is left for the parser to refuse. A stream of server-sent events is read in the same
-    way: what surrounds its JSON is nothing but text between strings.
+    Empty strings stay. Invalid JSON stays invalid: the result of a string without an end has no end, and an invalid
+    escape stays an invalid escape. Server-sent events can be read too: the text around their JSON counts as text
+    between strings.
     """
 
     def __init__(self, sinks: Mapping[str, Callable[[], S] | None], *, max_between_bytes: int | None = None) -> None:
         """
         Args:
-            sinks: what makes the sink for each string, by the key that it stands under. With `None` the strings are
-                dropped instead, and empty strings left in their place.
-            max_between_bytes: how much may stand between the strings, white space not counted; each string counts as
-                one byte more. It bounds everything that the text can have many of: keys, values, nested lists, digits,
-                and strings with nothing between them, which are no JSON.
+            sinks: for each key, a function that creates the sink of a string. With `None`, strings under the key are
+                replaced by empty strings.
+            max_between_bytes: limit of the bytes between strings, without white space, plus one for each string. It
+                limits the number of keys, values, nested lists and digits.
         """
         self._between_left = max_between_bytes
         self._sinks = {key.encode(): open_sink for key, open_sink in sinks.items()}
         self.extracted: dict[str, S] = {}
-        """The sinks of the strings that have ended, by their tokens."""
-        self._tokens = Placeholders()
-        self._held = b""  # an escape that the end of a chunk cut in two
-        self._in_string = self._lifting = False
+        """The sinks of the complete strings, by placeholder."""
+        self._placeholders = Placeholders()
+        self._cut_escape = b""  # an escape that the end of a chunk cut off
+        self._in_string = self._is_extracting = False
         self._sink: S | None = None
-        self._written: bytearray | None = None  # the string so far, as it is written; None if it cannot be a key
-        self._key: bytes | None = None  # the string before this place, if it is a key we look for
-        self._gap = b""  # what has stood since then, without space
+        self._raw: bytearray | None = None  # the current string with its escapes; None if it cannot be a wanted key
+        self._key: bytes | None = None  # the previous string, if it is a wanted key
+        self._gap = b""  # the text since then, without white space
 
     def feed(self, chunk: bytes) -> bytes:
-        """Go over the next chunk; what is left of it comes back.
+        """Scan the next chunk and return it without the extracted strings.
 
         Raises:
-            TooManyMembers: more stands between the strings than may.
+            TooManyMembers: there are more than `max_between_bytes` bytes between strings.
         """
-        if self._held:
-            chunk, self._held = self._held + chunk, b""
+        if self._cut_escape:
+            chunk, self._cut_escape = self._cut_escape + chunk, b""
         rest: list[bytes] = []
         position, end = 0, len(chunk)
         quote = chunk.find(b'"')
@@ -95,7 +94,7 @@ class Base64Extractor(Generic[S]):
             if self._in_string:
                 position = self._read_string(chunk, position, stop, rest)
                 continue
-            self._look_between(chunk[position:stop])
+            self._scan_between(chunk[position:stop])
             if quote < 0:
                 rest.append(chunk[position:])
                 break
@@ -105,12 +104,12 @@ class Base64Extractor(Generic[S]):
         return rest[0] if len(rest) == 1 else b"".join(rest)
 
     def close(self) -> bytes:
-        """There is no more text; what was held back of it comes back."""
-        held, self._held = self._held, b""
-        return held
+        """End the text. Return the part of the last chunk that `feed` has kept back."""
+        cut_escape, self._cut_escape = self._cut_escape, b""
+        return cut_escape
 
-    def _look_between(self, text: bytes) -> None:
-        """Only a colon may stand between a key and its string."""
+    def _scan_between(self, text: bytes) -> None:
+        """Forget the key unless there is only a colon between it and the next string."""
         text = text.translate(None, _SPACE)
         if self._key is not None:
             self._gap += text
@@ -125,13 +124,13 @@ class Base64Extractor(Generic[S]):
                 raise TooManyMembers
 
     def _read_string(self, chunk: bytes, position: int, stop: int, rest: list[bytes]) -> int:
-        """Read on in a string, up to its end or that of the chunk; where to go on comes back.
+        """Read a string up to its end or the end of the chunk. Return the position to continue at.
 
         Args:
-            chunk: with the string.
-            position: where to begin in it.
-            stop: where the next quotation mark is, or the chunk ends.
-            rest: what is left of the chunk so far.
+            chunk: the chunk with the string.
+            position: the position to start at.
+            stop: the position of the next quotation mark, or the length of the chunk.
+            rest: the pieces of the chunk that stay in the JSON text.
         """
         escaped = chunk.find(b"\\", position, stop) >= 0
         if escaped and stop < len(chunk) and _backslashes_before(chunk, position, stop) % 2:  # the quote is escaped
@@ -140,8 +139,8 @@ class Base64Extractor(Generic[S]):
             stop = found.end()
         ends = chunk[stop : stop + 1] == b'"'
         if escaped and not ends:
-            stop = _cut_escape(chunk, position)
-            self._held = chunk[stop:]
+            stop = _find_cut_escape(chunk, position)
+            self._cut_escape = chunk[stop:]
         self._add(chunk[position:stop], rest, escaped=escaped)
         if not ends:
             return len(chunk)
@@ -149,77 +148,77 @@ class Base64Extractor(Generic[S]):
         return stop + 1
 
     def _add(self, run: bytes, rest: list[bytes], *, escaped: bool) -> None:
-        """Take a piece of a string, which holds whole escapes only."""
-        if not self._lifting:
+        """Add a piece of a string to the JSON text or to the sink. The piece has no cut escape."""
+        if not self._is_extracting:
             rest.append(run)
             self._write(run)
             return
         if escaped:
-            meant = _unescaped(run)
-            if meant is None:
-                rest.append(_NO_ESCAPE)
+            unescaped = _unescape(run)
+            if unescaped is None:
+                rest.append(_INVALID_ESCAPE)
                 return
-            run = meant
+            run = unescaped
         if self._sink is not None:
             self._sink.feed(run)
 
     def _begin(self) -> None:
-        """The string begins whose opening quote has just been read."""
+        """Start a string after its opening quote."""
         self._count(1)
         self._in_string = True
-        self._lifting = self._key is not None and self._gap == b":"
-        if self._lifting:
+        self._is_extracting = self._key is not None and self._gap == b":"
+        if self._is_extracting:
             assert self._key is not None
             open_sink = self._sinks[self._key]
             self._sink = open_sink() if open_sink else None
         else:
-            self._written = bytearray()
+            self._raw = bytearray()
         self._key, self._gap = None, b""
 
     def _end(self, rest: list[bytes]) -> None:
-        """The string ends whose closing quote is next."""
+        """End a string at its closing quote."""
         self._in_string = False
-        if not self._lifting:
-            self._key = self._as_key()
+        if not self._is_extracting:
+            self._key = self._take_key()
         elif self._sink is not None:
             self._sink.close()
-            if not self._sink.empty:
-                token = self._tokens.next()
-                self.extracted[token] = self._sink
-                rest.append(token.encode())
+            if not self._sink.is_empty:
+                placeholder = self._placeholders.next()
+                self.extracted[placeholder] = self._sink
+                rest.append(placeholder.encode())
             self._sink = None
         rest.append(b'"')
-        self._lifting = False
+        self._is_extracting = False
 
     def _write(self, run: bytes) -> None:
-        """Remember the string as long as it can be a key."""
-        if self._written is None:
+        """Keep the string as long as it can be a wanted key."""
+        if self._raw is None:
             return
-        if len(self._written) + len(run) > _MAX_KEY_BYTES:
-            self._written = None
+        if len(self._raw) + len(run) > _MAX_KEY_BYTES:
+            self._raw = None
         else:
-            self._written += run
+            self._raw += run
 
-    def _as_key(self) -> bytes | None:
-        written, self._written = self._written, None
-        if written is None:
+    def _take_key(self) -> bytes | None:
+        raw, self._raw = self._raw, None
+        if raw is None:
             return None
-        key = bytes(written)
+        key = bytes(raw)
         if b"\\" in key:
-            key = _unescaped(key) or b""
+            key = _unescape(key) or b""
         return key if key in self._sinks else None
 
 
 def _backslashes_before(chunk: bytes, start: int, stop: int) -> int:
-    """How many backslashes stand before `stop`, one after the other, from `start` on."""
+    """Return the number of consecutive backslashes directly before `stop`, not before `start`."""
     if chunk[stop - 1] != _BACKSLASH:
         return 0
     text = chunk[start:stop]
     return len(text) - len(text.rstrip(b"\\"))
 
 
-def _cut_escape(chunk: bytes, start: int) -> int:
-    """Where in a string from `start` on an escape begins that the end of the chunk has cut off; else, that end."""
+def _find_cut_escape(chunk: bytes, start: int) -> int:
+    """Return the position of an escape that the end of the chunk cuts off, or else the length of the chunk."""
     end = len(chunk)
     last = chunk.rfind(b"\\", max(start, end - _ESCAPE_BYTES + 1))
     if last < 0 or not _backslashes_before(chunk, start, last + 1) % 2 or not _CUT_ESCAPE.fullmatch(chunk, last):
@@ -227,11 +226,11 @@ def _cut_escape(chunk: bytes, start: int) -> int:
     return last
 
 
-def _unescaped(written: bytes) -> bytes | None:
-    """What a piece of a JSON string means, or `None` if an escape in it does not exist."""
+def _unescape(raw: bytes) -> bytes | None:
+    """Return a piece of a JSON string without escapes, or `None` if it has an invalid escape."""
     try:
-        meant = _LENIENT.decode(f'"{written.decode(errors="replace")}"')
+        text = _LENIENT.decode(f'"{raw.decode(errors="replace")}"')
     except ValueError:
         return None
-    assert isinstance(meant, str)
-    return meant.encode(errors="replace")
+    assert isinstance(text, str)
+    return text.encode(errors="replace")

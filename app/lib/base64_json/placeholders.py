@@ -1,20 +1,20 @@
-"""Short names for what has its place in a JSON text and is not in it."""
+"""Short strings that stand for content in a JSON text."""
 
 import secrets
 
 
 class Placeholders:
-    """A series of names that nobody can guess: the random part is drawn anew for each message.
+    """Creates placeholders for one message. The random part differs for each message, so that no prompt can guess it.
 
-    They are 36 hexadecimal digits, which is valid base64 in both alphabets and decodes to 27 bytes, so that they pass
-    through code that insists on base64 where an image should be.
+    A placeholder is 36 hexadecimal digits. That is valid base64 in both alphabets and decodes to 27 bytes, so that code
+    that expects the base64 of an image accepts it.
     """
 
     LENGTH = 36
 
     def __init__(self) -> None:
         self.prefix = secrets.token_hex(16)
-        """How all of them begin."""
+        """The first 32 digits of each placeholder."""
         self._count = 0
 
     def next(self) -> str:
