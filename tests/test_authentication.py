@@ -1,4 +1,4 @@
-"""Who may call: keys, loopback, and pages on other sites."""
+"""Which requests are allowed: keys, loopback addresses, and web pages of other sites."""
 
 import asyncio
 import re
@@ -28,9 +28,9 @@ BODY = {"prompt": "x"}
         {"X-API-Key": "first-secret", "Authorization": "Bearer a-token-of-a-gateway"},
     ],
 )
-async def test_a_key_opens_the_door(serve: Serve, gemini: Emulator, headers: dict[str, str]) -> None:
+async def test_a_request_with_a_valid_key_is_accepted(serve: Serve, gemini: Emulator, headers: dict[str, str]) -> None:
     """
-    In either header; a caller may have two secrets while one replaces the other.
+    The key may be in either header. A caller may have two keys while one replaces the other.
     """
     async with serve(service_api_keys=KEYS) as client:
         response = await client.post("/generate-image", json=BODY, headers=headers)
@@ -60,7 +60,7 @@ async def test_a_key_opens_the_door(serve: Serve, gemini: Emulator, headers: dic
         ("GET", "/nowhere"),
     ],
 )
-async def test_without_one_it_stays_shut(
+async def test_a_request_without_a_valid_key_is_rejected(
     serve: Serve, gemini: Emulator, headers: dict[str, str], method: str, path: str
 ) -> None:
     async with serve(service_api_keys=KEYS) as client:
@@ -72,7 +72,7 @@ async def test_without_one_it_stays_shut(
     assert not gemini.calls
 
 
-async def test_health_stays_open_and_docs_follow_a_setting(serve: Serve) -> None:
+async def test_health_checks_need_no_key_and_a_setting_decides_about_the_docs(serve: Serve) -> None:
     async with serve(service_api_keys=KEYS, docs_access="key") as client:
         health = [(await client.get(path)).status_code for path in ("/healthz", "/readyz")]
         shut = [
@@ -88,9 +88,9 @@ async def test_health_stays_open_and_docs_follow_a_setting(serve: Serve) -> None
     assert off == [404, 404]
 
 
-async def test_a_refused_upload_is_not_read(serve: Serve) -> None:
+async def test_an_unauthorized_upload_is_rejected_before_it_is_read(serve: Serve) -> None:
     """
-    The answer comes while the caller still has nearly everything to send.
+    The response comes while the caller still has most of the body to send.
     """
     async with serve(service_api_keys=KEYS) as client:
         assert client.base_url.host
@@ -115,11 +115,11 @@ async def test_a_refused_upload_is_not_read(serve: Serve) -> None:
         ("null", 403),
     ],
 )
-async def test_without_keys_a_strange_page_may_not_spend_money(
+async def test_without_keys_a_page_of_another_site_cannot_generate(
     serve: Serve, gemini: Emulator, origin: str | None, status: int
 ) -> None:
     """
-    Any site can make a browser post a form to loopback.
+    Any site can make a browser post a form to a loopback address.
     """
     headers = {"Origin": origin} if origin else {}
     async with serve(cors_allow_origins=("https://app.example",)) as client:
@@ -145,11 +145,12 @@ PORT = ":8000"
     ],
 )
 @pytest.mark.parametrize("port", ["", PORT])
-async def test_without_keys_only_names_of_this_machine_are_answered_to(
+async def test_without_keys_a_host_header_with_another_name_is_rejected(
     client: httpx2.AsyncClient, host: str, port: str, served: bool
 ) -> None:
     """
-    A web page can make its own name lead to this machine; `Host` has that name then, and no origin is foreign.
+    DNS rebinding: a page can let its own domain resolve to this machine. Then `Host` has that name, and the request is
+    same-origin.
     """
     answers = [
         await client.get("/chats", headers={"Host": host + port}),
@@ -176,7 +177,9 @@ async def test_without_keys_only_names_of_this_machine_are_answered_to(
         (b"GET /healthz HTTP/1.1\r\nHost: evil.example\r\nX-Forwarded-For: 192.0.2.1\r\n", 200),
     ],
 )
-async def test_heads_that_no_browser_sends_are_judged_too(client: httpx2.AsyncClient, head: bytes, status: int) -> None:
+async def test_malformed_host_and_origin_headers_are_rejected(
+    client: httpx2.AsyncClient, head: bytes, status: int
+) -> None:
     reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
     writer.write(head + b"Connection: close\r\n\r\n")
     answer = await asyncio.wait_for(reader.readline(), 10)
@@ -190,11 +193,11 @@ FROM_PROXY = (
 )  # fmt: skip
 
 
-async def test_without_keys_what_a_proxy_hands_on_is_refused(
+async def test_without_keys_a_forwarded_request_is_rejected(
     client: httpx2.AsyncClient, serve: Serve, gemini: Emulator
 ) -> None:
     """
-    A proxy on this machine would make everybody local. The problem says what to set instead.
+    A proxy on this machine would make every client look local. The problem says which setting to use instead.
     """
     refused = [await client.post("/generate-image", json=BODY, headers={name: "127.0.0.1"}) for name in FROM_PROXY]
     through = {"Host": "images.example", **dict.fromkeys(FROM_PROXY, "192.0.2.1")}
@@ -241,10 +244,12 @@ PAGES = {
 }
 
 
-async def test_of_anonymous_callers_pages_of_other_sites_are_refused(serve: Serve, gemini: Emulator) -> None:
+async def test_pages_of_other_sites_are_rejected_if_anonymous_callers_are_allowed(
+    serve: Serve, gemini: Emulator
+) -> None:
     """
-    The proxy in front takes the browser's cookies for its user, whatever page is at work. A form that is sent, chats
-    that are read, one that is deleted: all of them or none.
+    The proxy in front accepts the browser's cookies, whichever page sends the request. Submitting a form, reading chats
+    and deleting a chat are all rejected.
     """
     files = {"images": ("a.png", picture(), "image/png")}
     found: dict[str, list[int]] = {}
@@ -265,9 +270,9 @@ async def test_of_anonymous_callers_pages_of_other_sites_are_refused(serve: Serv
     assert len(gemini.calls) == list(found.values()).count(SERVED)
 
 
-async def test_a_link_may_be_followed_from_anywhere(serve: Serve) -> None:
+async def test_a_link_on_another_site_may_lead_to_the_service(serve: Serve) -> None:
     """
-    The page that it is on does not see where it leads.
+    The page with the link cannot read the response.
     """
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
     async with serve(allow_anonymous=True) as client:
@@ -278,7 +283,7 @@ async def test_a_link_may_be_followed_from_anywhere(serve: Serve) -> None:
     assert [followed.status_code, framed.status_code, sent.status_code] == [200, 403, 403]
 
 
-async def test_without_keys_an_image_of_a_chat_is_not_shown_in_a_strange_page(client: httpx2.AsyncClient) -> None:
+async def test_without_keys_a_page_of_another_site_cannot_embed_a_chat_s_image(client: httpx2.AsyncClient) -> None:
     shown = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
     strange = await client.get("/chats", headers=shown | {"Referer": "https://evil.example/"})
     local = await client.get("/chats", headers=shown | {"Referer": "http://localhost:5173/"})
@@ -286,7 +291,7 @@ async def test_without_keys_an_image_of_a_chat_is_not_shown_in_a_strange_page(cl
     assert [strange.status_code, local.status_code] == [403, 200]
 
 
-async def test_with_keys_the_key_decides_not_the_page(serve: Serve, gemini: Emulator) -> None:
+async def test_with_keys_the_page_s_origin_does_not_matter(serve: Serve, gemini: Emulator) -> None:
     async with serve(service_api_keys=KEYS) as client:
         response = await client.post(
             "/generate-image", json=BODY, headers={"Origin": "https://app.example", "X-API-Key": "first-secret"}
@@ -295,9 +300,9 @@ async def test_with_keys_the_key_decides_not_the_page(serve: Serve, gemini: Emul
     assert response.status_code == 200
 
 
-async def test_without_keys_only_loopback_is_served(serve: Serve, gemini: Emulator) -> None:
+async def test_without_keys_only_loopback_connections_are_accepted(serve: Serve, gemini: Emulator) -> None:
     """
-    Whoever starts the service with a server of their own on every address does not open it to every caller.
+    This also holds if another server than ours runs the application and listens on every address.
     """
     address = _own_address()
     if address is None:
@@ -333,7 +338,7 @@ def _own_address() -> str | None:
         ({"host": "example.com", "demo": True}, ["SERVICE_API_KEYS"]),
     ],
 )
-def test_it_refuses_to_start_by_accident(settings: Settings, knobs: dict[str, object], names: list[str]) -> None:
+def test_an_unsafe_configuration_does_not_start(settings: Settings, knobs: dict[str, object], names: list[str]) -> None:
     changed = settings.model_copy(update=knobs)
 
     with pytest.raises(UnsafeConfiguration) as refused:
@@ -352,7 +357,7 @@ def test_it_refuses_to_start_by_accident(settings: Settings, knobs: dict[str, ob
         {"gemini_api_key": None, "demo": True},
     ],
 )
-def test_what_is_safe_starts(settings: Settings, knobs: dict[str, object]) -> None:
+def test_a_safe_configuration_starts(settings: Settings, knobs: dict[str, object]) -> None:
     changed = settings.model_copy(update=knobs)
 
     require_startable(changed, changed.host)

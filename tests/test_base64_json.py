@@ -1,6 +1,6 @@
-"""Taking images out of JSON: whatever the text and wherever the chunks end, it comes to what `json.loads` comes to.
+"""Extracting base64 strings from JSON gives what `json.loads` gives, for any text and any chunks.
 
-These are tests of a pure function with many cases; test_image_transport.py has the same over the wire.
+These tests call the extractor directly; test_image_transport.py tests it over HTTP.
 """
 
 import base64
@@ -40,7 +40,7 @@ def _escaped(text: str, draw: st.DrawFn) -> str:
 
 @st.composite
 def documents(draw: st.DrawFn) -> str:
-    """JSON as some server may write it: any order of keys, space anywhere, escapes where there need be none."""
+    """JSON as any server may write it: keys in any order, space anywhere, unnecessary escapes."""
     space = st.sampled_from(["", "", " ", "\n  ", "\t", "\r\n"])
 
     def value(depth: int) -> str:
@@ -66,7 +66,7 @@ def documents(draw: st.DrawFn) -> str:
 
 @st.composite
 def split(draw: st.DrawFn, texts: st.SearchStrategy[bytes]) -> list[bytes]:
-    """A text in chunks, that end anywhere."""
+    """The text cut into chunks at random."""
     text = draw(texts)
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=12)))
     if draw(st.booleans()):
@@ -76,7 +76,7 @@ def split(draw: st.DrawFn, texts: st.SearchStrategy[bytes]) -> list[bytes]:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A document that something has happened to."""
+    """A document with random damage."""
     text = bytearray(draw(documents()).encode(errors="surrogatepass"))
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, len(text)))
@@ -98,9 +98,9 @@ def mutated(draw: st.DrawFn) -> bytes:
 @example([b'{"data":"QUJ', b'D","thoughtSignature":"QU', b'I="}'])
 @example([b'{"data":"QU\\u00', b'4aD\\u003d","da', b'ta":"\\', b'/\\/8="}'])
 @settings(deadline=None, max_examples=400)
-def test_a_document_in_any_chunks_is_what_it_is_as_a_whole(chunks: list[bytes]) -> None:
+def test_a_document_means_the_same_for_any_chunks(chunks: list[bytes]) -> None:
     """
-    The rest is the same JSON with tokens in it, and what the tokens stand for is the same bytes.
+    The remaining text is the same JSON with placeholders. The placeholders stand for the same bytes.
     """
     oracle.check(chunks)
 
@@ -111,18 +111,18 @@ def test_a_document_in_any_chunks_is_what_it_is_as_a_whole(chunks: list[bytes]) 
 @example([b'{"data" "QUJD"}'])
 @example([b'{"data":"QUJD\\'])
 @settings(deadline=None, max_examples=400)
-def test_what_is_no_json_does_not_become_an_image(chunks: list[bytes]) -> None:
+def test_invalid_json_never_becomes_an_image(chunks: list[bytes]) -> None:
     """
-    A text that was cut, or had bytes changed, is JSON after lifting only if it was before, and with the same content.
+    A damaged text is JSON after extraction only if it was JSON before, with the same content.
     """
     oracle.check(chunks)
 
 
 @given(split(documents().map(str.encode).filter(lambda text: b"thoughtSignature" in text)))
 @settings(deadline=None)
-def test_what_nobody_asked_for_is_dropped_while_it_arrives(chunks: list[bytes]) -> None:
+def test_strings_without_a_sink_are_dropped_while_they_arrive(chunks: list[bytes]) -> None:
     """
-    Strings under a key without a sink are empty in the rest, and nothing is kept of them.
+    The remaining text has an empty string for each. No memory is used for them.
     """
     extractor = Base64Extractor[Base64Decoder]({"thoughtSignature": None})
 
@@ -141,7 +141,7 @@ def test_what_nobody_asked_for_is_dropped_while_it_arrives(chunks: list[bytes]) 
 
 
 @given(st.binary(max_size=400), st.integers(1, 50), st.sampled_from([b"+/", b"-_"]), st.booleans(), st.booleans())
-def test_base64_decodes_in_pieces_as_it_does_in_one(
+def test_base64_in_pieces_decodes_to_the_same_bytes(
     content: bytes, size: int, alphabet: bytes, padded: bool, wrapped: bool
 ) -> None:
     text = base64.b64encode(content * 100, alphabet)
@@ -159,9 +159,9 @@ def test_base64_decodes_in_pieces_as_it_does_in_one(
     assert all(len(piece) % 3 == 0 for piece in pieces[:-1])
 
 
-def test_crumbs_are_gathered_before_they_are_kept() -> None:
+def test_tiny_chunks_are_joined_before_they_are_stored() -> None:
     """
-    An image that arrives byte by byte takes no more room than one that arrives at once.
+    An image that arrives byte by byte uses no more memory than one that arrives at once.
     """
     pieces: list[bytes] = []
     decoder = Base64Decoder(pieces.append)
@@ -175,13 +175,13 @@ def test_crumbs_are_gathered_before_they_are_kept() -> None:
 
 
 @pytest.mark.parametrize("text", ["A", "QUJD=", "QU=JD", "QQ==QQ==", "====", "QUJD!", "QÄ==", "QUJD\x00"])
-def test_what_is_not_base64_is_not_decoded(text: str) -> None:
+def test_invalid_base64_is_not_decoded(text: str) -> None:
     with pytest.raises(ValueError, match="base64"):
         decode(text)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 3, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 2])
-async def test_content_is_encoded_in_pieces_and_announced_beforehand(length: int) -> None:
+async def test_content_is_encoded_in_pieces_and_its_length_is_known_before(length: int) -> None:
     data = (b"abcdefg" * (length // 7 + 1))[:length]
 
     for content in (

@@ -1,4 +1,4 @@
-"""What a page on another origin needs: CORS, also on errors, headers it may read, docs that load nothing else."""
+"""What a page on another origin needs: CORS headers (also on errors), readable headers, docs that load nothing else."""
 
 import re
 from typing import Any
@@ -30,11 +30,11 @@ async def test_a_preflight_needs_no_key(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("knobs", [KEYED, {"service_api_keys": "web:secret"}, {"allow_anonymous": True}, {}])
-async def test_a_preflight_of_a_page_that_is_not_listed_says_what_to_set(
+async def test_a_preflight_from_an_unlisted_origin_says_which_setting_allows_it(
     serve: Serve, capfd: pytest.CaptureFixture[str], knobs: dict[str, Any]
 ) -> None:
     """
-    To the page's developer, who sees the answer, and to the operator, who sees the log. Neither hears of keys.
+    The response tells the page's developer, and the log tells the operator. Neither contains a key.
     """
     pages = ["https://evil.example", "https://app.example.evil", "null", "https://\x9b" + "x" * 9000]
     async with serve(**knobs, log_format="text") as client:
@@ -53,7 +53,9 @@ async def test_a_preflight_of_a_page_that_is_not_listed_says_what_to_set(
 
 
 @pytest.mark.parametrize("asked", [{}, {"Access-Control-Request-Private-Network": "true"}])
-async def test_a_listed_page_may_ask_for_anything_the_routes_do(serve: Serve, asked: dict[str, str]) -> None:
+async def test_a_preflight_from_a_listed_origin_allows_every_method_and_header(
+    serve: Serve, asked: dict[str, str]
+) -> None:
     async with serve(**KEYED) as client:
         answers = [
             await client.options("/chats", headers=asked | {"Origin": PAGE, "Access-Control-Request-Method": method})
@@ -73,7 +75,7 @@ async def test_a_listed_page_may_ask_for_anything_the_routes_do(serve: Serve, as
         ("wrong", {"prompt": "x"}, Fault(), 401),
     ],
 )
-async def test_every_answer_can_be_read_from_another_origin(
+async def test_every_response_can_be_read_from_a_listed_origin(
     serve: Serve, gemini: Emulator, key: str, body: dict[str, str], fault: Fault, status: int
 ) -> None:
     gemini.faults.append(fault)
@@ -88,7 +90,7 @@ async def test_every_answer_can_be_read_from_another_origin(
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-async def test_too_large_a_body_and_a_missing_route_can_be_read_too(serve: Serve, method: str) -> None:
+async def test_early_errors_can_be_read_from_a_listed_origin(serve: Serve, method: str) -> None:
     async with serve(**KEYED, max_body_bytes=10) as client:
         response = await client.request(
             method, "/nowhere", content=b"x" * 20, headers={"Origin": PAGE, "X-API-Key": "secret"}
@@ -99,11 +101,12 @@ async def test_too_large_a_body_and_a_missing_route_can_be_read_too(serve: Serve
     assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_without_keys_a_page_from_this_machine_can_read_its_answers(
+async def test_without_keys_a_page_from_this_machine_can_read_responses(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     """
-    A frontend under development, on a port of its own; what the door lets in must also be readable.
+    A frontend under development has a port of its own. Any request that the service accepts must get a readable
+    response.
     """
     page = "http://localhost:5173"
     preflight = await client.options(
@@ -120,7 +123,7 @@ async def test_without_keys_a_page_from_this_machine_can_read_its_answers(
     assert preflight.headers["access-control-allow-origin"] == response.headers["access-control-allow-origin"] == page
 
 
-async def test_other_origins_get_no_permission(serve: Serve, gemini: Emulator) -> None:
+async def test_an_unlisted_origin_gets_no_cors_headers(serve: Serve, gemini: Emulator) -> None:
     async with serve(**KEYED) as client:
         response = await client.post(
             "/generate-image", json={"prompt": "x"}, headers={"Origin": "https://evil.example", "X-API-Key": "secret"}
@@ -140,7 +143,7 @@ async def test_other_origins_get_no_permission(serve: Serve, gemini: Emulator) -
         ("", False),
     ],
 )
-async def test_a_sane_request_id_is_kept_and_another_is_replaced(
+async def test_a_valid_request_id_is_kept_and_an_invalid_one_is_replaced(
     client: httpx2.AsyncClient, offered: str, kept: bool
 ) -> None:
     response = await client.get("/healthz", headers={"X-Request-Id": offered})
@@ -150,18 +153,18 @@ async def test_a_sane_request_id_is_kept_and_another_is_replaced(
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_probes_may_ask_for_the_head_alone(client: httpx2.AsyncClient, path: str) -> None:
+async def test_probes_may_send_head_requests(client: httpx2.AsyncClient, path: str) -> None:
     assert (await client.head(path)).status_code == 200
 
 
-async def test_the_root_leads_to_the_docs(client: httpx2.AsyncClient) -> None:
+async def test_the_root_redirects_to_the_docs(client: httpx2.AsyncClient) -> None:
     response = await client.get("/", follow_redirects=True)
 
     assert response.url.path == "/docs"
     assert response.status_code == 200
 
 
-async def test_the_docs_load_nothing_from_elsewhere(client: httpx2.AsyncClient) -> None:
+async def test_the_docs_load_nothing_from_other_hosts(client: httpx2.AsyncClient) -> None:
     page = await client.get("/docs")
 
     assert page.status_code == 200
@@ -182,7 +185,7 @@ async def test_the_docs_load_nothing_from_elsewhere(client: httpx2.AsyncClient) 
         ("POST", "/models", 405, "method_not_allowed"),
     ],
 )
-async def test_a_wrong_address_is_a_problem_too(
+async def test_an_unknown_path_returns_a_problem_document(
     client: httpx2.AsyncClient, method: str, path: str, status: int, code: str
 ) -> None:
     response = await client.request(method, path)

@@ -1,4 +1,4 @@
-"""Callers who hang up, read slowly or write slowly: nobody else pays for it."""
+"""A caller who disconnects, reads slowly or sends slowly does not affect other callers."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ async def metric(client: httpx2.AsyncClient, name: str) -> float:
 
 
 async def soon(client: httpx2.AsyncClient, name: str, value: float, seconds: float = 1) -> bool:
-    """Whether a metric comes to a value within so many seconds."""
+    """Return whether a metric reaches a value within `seconds`."""
     for _ in range(round(50 * seconds)):
         if await metric(client, name) == value:
             return True
@@ -38,11 +38,11 @@ async def soon(client: httpx2.AsyncClient, name: str, value: float, seconds: flo
     [(Fault(delay_seconds=20), "first_byte"), (Fault(stall_seconds=20), "transfer"),
      (Fault(status=503, headers={"Retry-After": "9"}), "retry")],
 )  # fmt: skip
-async def test_whoever_leaves_frees_everything(
+async def test_a_disconnect_releases_the_slot_the_connection_and_the_memory(
     serve: Serve, gemini: Emulator, accept: str, fault: Fault, stage: str
 ) -> None:
     """
-    Place, connection to Gemini and memory, within a second; and it is counted by how far it was.
+    This takes at most a second. The disconnect is counted with the stage that the generation had reached.
     """
     gemini.faults.append(fault)
     async with serve() as client:
@@ -59,7 +59,9 @@ async def test_whoever_leaves_frees_everything(
     assert len(gemini.calls) == 1
 
 
-async def test_whoever_leaves_the_queue_is_never_asked_for(serve: Serve, gemini: Emulator) -> None:
+async def test_a_request_whose_caller_disconnects_in_the_queue_is_never_sent_to_gemini(
+    serve: Serve, gemini: Emulator
+) -> None:
     gemini.faults.append(Fault(delay_seconds=1))
     async with serve(max_in_flight=1) as client:
         first = asyncio.create_task(client.post("/generate-image", json=ASK))
@@ -80,7 +82,7 @@ def request(body: bytes) -> bytes:
 
 @asynccontextmanager
 async def connected(port: int, buffer_bytes: int) -> AsyncGenerator[socket.socket]:
-    """A connection whose kernel takes no more of an answer than `buffer_bytes` or so."""
+    """Open a connection whose kernel buffers about `buffer_bytes` of a response."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         sock.setblocking(False)
@@ -90,15 +92,15 @@ async def connected(port: int, buffer_bytes: int) -> AsyncGenerator[socket.socke
 
 @asynccontextmanager
 async def asking_slowly(port: int, body: dict[str, str], buffer_bytes: int) -> AsyncGenerator[socket.socket]:
-    """A caller who has asked, on such a connection."""
+    """Send a request on such a connection."""
     async with connected(port, buffer_bytes) as sock:
         await asyncio.get_running_loop().sock_sendall(sock, request(json.dumps(body).encode()))
         yield sock
 
 
-async def test_a_reader_who_takes_nothing_is_cut_off(settings: Settings, gemini: Emulator) -> None:
+async def test_a_caller_who_reads_nothing_is_disconnected(settings: Settings, gemini: Emulator) -> None:
     """
-    The connection ends, and what was held for it is let go, long before the rest of the answer would be read.
+    The connection is closed and the memory of the response is released.
     """
     large = base64.b64encode(noise(1, 12_000_000)).decode()
     gemini.faults.append(Fault(image_base64=large))
@@ -120,7 +122,7 @@ async def test_a_reader_who_takes_nothing_is_cut_off(settings: Settings, gemini:
     assert abandoned == 1
 
 
-async def test_a_reader_who_is_slow_but_reads_gets_everything(settings: Settings, gemini: Emulator) -> None:
+async def test_a_caller_who_reads_slowly_gets_the_complete_response(settings: Settings, gemini: Emulator) -> None:
     gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 6_000_000)).decode()))
     async with (
         under_our_own_server(settings, caller_idle_timeout_seconds=0.3) as port,
@@ -134,9 +136,9 @@ async def test_a_reader_who_is_slow_but_reads_gets_everything(settings: Settings
             await asyncio.sleep(0.02)
 
 
-async def test_the_last_of_an_answer_has_to_be_read_too(settings: Settings, gemini: Emulator) -> None:
+async def test_a_caller_must_also_read_the_last_bytes_of_a_response(settings: Settings, gemini: Emulator) -> None:
     """
-    Whatever fits between us and the kernel is not yet taken; whoever leaves it there loses the connection.
+    Bytes in the kernel's buffers are not read yet. A caller who leaves them there is disconnected.
     """
     gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 2_300_000)).decode()))
     async with (
@@ -150,9 +152,11 @@ async def test_the_last_of_an_answer_has_to_be_read_too(settings: Settings, gemi
 
 
 @pytest.mark.parametrize("pipelined", [True, False])
-async def test_readers_who_keep_asking_are_cut_whatever_they_ask(settings: Settings, *, pipelined: bool) -> None:
+async def test_a_caller_who_sends_requests_and_reads_no_responses_is_disconnected(
+    settings: Settings, *, pipelined: bool
+) -> None:
     """
-    Requests on a connection are no sign that somebody reads the answers. One who reads slowly gets all of them.
+    A new request on the connection does not count as reading. A caller who reads slowly gets all responses.
     """
     paths = ["/docs", "/openapi.json", "/models", "/healthz", "/metrics", "/nowhere", "/chats", "/generate-image"]
     asks = [f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n".encode() for path in paths]
@@ -161,7 +165,7 @@ async def test_readers_who_keep_asking_are_cut_whatever_they_ask(settings: Setti
         loop = asyncio.get_running_loop()
 
         async def keep_asking(ask: bytes) -> bool:
-            """Whether the connection ends within 8 seconds."""
+            """Return whether the connection is closed within 8 seconds."""
             async with connected(port, 2048) as sock:
                 for _ in range(400):
                     try:
@@ -172,7 +176,7 @@ async def test_readers_who_keep_asking_are_cut_whatever_they_ask(settings: Setti
             return False
 
         async def read_slowly() -> int:
-            """How many answers come whole."""
+            """Return how many responses arrive completely."""
             async with connected(port, 16384) as sock:
                 for count in range(2):
                     await loop.sock_sendall(sock, asks[1])
@@ -191,7 +195,9 @@ async def test_readers_who_keep_asking_are_cut_whatever_they_ask(settings: Setti
     assert read == 2
 
 
-async def test_a_second_request_does_not_hide_that_the_caller_has_left(settings: Settings, gemini: Emulator) -> None:
+async def test_a_second_request_on_the_connection_does_not_hide_a_disconnect(
+    settings: Settings, gemini: Emulator
+) -> None:
     gemini.faults.append(Fault(delay_seconds=20))
     async with (
         under_our_own_server(settings) as port,
@@ -213,7 +219,7 @@ async def _drained(sock: socket.socket) -> None:
         pass
 
 
-async def test_an_upload_that_stops_is_refused(serve: Serve, gemini: Emulator) -> None:
+async def test_a_stalled_upload_is_rejected(serve: Serve, gemini: Emulator) -> None:
     async with serve(caller_idle_timeout_seconds=0.3) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
         writer.write(request(b'{"prompt": "x"}').replace(b"Content-Length: 15", b"Content-Length: 500000"))
@@ -227,7 +233,7 @@ async def test_an_upload_that_stops_is_refused(serve: Serve, gemini: Emulator) -
     assert not gemini.calls
 
 
-async def test_the_head_of_a_request_has_its_limits(settings: Settings) -> None:
+async def test_the_headers_of_a_request_are_limited_in_size_and_time(settings: Settings) -> None:
     async with under_our_own_server(settings, header_timeout_seconds=0.3, max_header_bytes=2048) as port:
 
         async def said(first: bytes) -> tuple[bytes, float]:
@@ -259,7 +265,7 @@ async def test_the_head_of_a_request_has_its_limits(settings: Settings) -> None:
     assert f"X-Request-Id: {problem['requestId']}\r\n".encode() in head
 
 
-async def test_there_are_only_so_many_connections(settings: Settings) -> None:
+async def test_the_number_of_connections_is_limited(settings: Settings) -> None:
     async with under_our_own_server(settings, max_connections=2) as port:
         kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The formulas of deploy/capacity.md, held against an hour of arrivals played image by image."""
+"""The formulas of deploy/capacity.md agree with a simulated hour of requests."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ PAGE = Path(__file__).parent.parent / "deploy" / "capacity.md"
 
 
 @pytest.mark.parametrize("load", POINTS, ids=lambda load: f"{load.per_minute:.0f} a minute")
-def test_what_is_planned_is_what_happens(load: Load) -> None:
+def test_the_planned_capacity_is_enough_in_the_simulation(load: Load) -> None:
     planned = plan(load)
 
     found = simulate(load, planned)
@@ -24,9 +24,9 @@ def test_what_is_planned_is_what_happens(load: Load) -> None:
 
 
 @pytest.mark.parametrize("load", [Load(20_000, "4K"), Load(90_000, "1K", drawing_seconds=3, answer="bytes")])
-def test_one_replica_less_would_not_do(load: Load) -> None:
+def test_one_replica_fewer_is_not_enough(load: Load) -> None:
     """
-    Where images take long it is the places that are scarce, where they do not it is the cores.
+    Slots are the limit if images take long; otherwise the CPU is.
     """
     planned = plan(load)
     by_cpu = load.per_second * load.cpu_seconds / HEADROOM
@@ -36,5 +36,5 @@ def test_one_replica_less_would_not_do(load: Load) -> None:
     assert planned.replicas - 1 < max(by_cpu, by_places) <= planned.replicas
 
 
-def test_the_page_has_the_table_that_the_program_prints() -> None:
+def test_the_page_contains_the_program_s_table() -> None:
     assert "\n".join(table()) in PAGE.read_text()

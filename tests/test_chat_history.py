@@ -1,4 +1,4 @@
-"""What of a chat goes along: a pure function, with many cases."""
+"""Which turns and images of a chat are sent again: a pure function with many cases."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ UNLISTED = CATALOGUE.resolve("gemini-9-image").model
 
 
 class Megabytes(BufferContent):
-    """Content of which only the size matters."""
+    """Content of a given size. Reading it is not needed."""
 
     def __init__(self, count: float) -> None:
         super().__init__(b"")
@@ -70,11 +70,11 @@ def pictures(parts: tuple[Part, ...]) -> int:
     return sum(part.data is not None for part in parts)
 
 
-def test_the_first_turn_has_nothing_to_remember() -> None:
+def test_the_first_turn_has_no_context() -> None:
     assert select_context((), asked(), PRO) == (ChatContext(), [])
 
 
-def test_everything_goes_along_as_long_as_there_is_room() -> None:
+def test_all_turns_are_sent_as_long_as_they_fit() -> None:
     chain = [turn(1, uploads=3), turn(2), turn(3, uploads=1)]
 
     chat_context, warnings = select_context(chain, asked(), PRO)
@@ -83,7 +83,7 @@ def test_everything_goes_along_as_long_as_there_is_room() -> None:
     assert warnings == []
 
 
-def test_the_first_uploads_go_along_when_their_turn_does_not() -> None:
+def test_the_first_uploads_are_sent_even_if_their_turn_does_not_fit() -> None:
     chain = [turn(1, uploads=3), *(turn(number) for number in range(2, 13))]
 
     chat_context, warnings = select_context(chain, asked(uploads=2), PRO)
@@ -96,7 +96,7 @@ def test_the_first_uploads_go_along_when_their_turn_does_not() -> None:
     assert warnings == ["Turns 1 to 3 were not sent: the chat exceeds the input limit of gemini-3-pro-image."]
 
 
-def test_the_first_uploads_are_those_of_the_first_turn_that_has_any() -> None:
+def test_the_first_uploads_may_belong_to_a_later_turn() -> None:
     chain = [turn(1), turn(2, uploads=2), *(turn(number) for number in range(3, 16))]
 
     chat_context, _ = select_context(chain, asked(), PRO)
@@ -105,9 +105,9 @@ def test_the_first_uploads_are_those_of_the_first_turn_that_has_any() -> None:
     assert sum(pictures(past.user + past.answer) for past in chat_context.turns) == 14
 
 
-def test_nothing_older_goes_along_than_a_turn_that_did_not() -> None:
+def test_turns_before_one_that_does_not_fit_are_left_out() -> None:
     """
-    A gap in the middle would be a conversation that nobody had.
+    A conversation with a gap in the middle would be misleading.
     """
     chain = [turn(1), turn(2, uploads=1), turn(3, uploads=12), turn(4)]
 
@@ -117,7 +117,7 @@ def test_nothing_older_goes_along_than_a_turn_that_did_not() -> None:
     assert "Turns 1 to 3" in warnings[0]
 
 
-def test_the_newest_image_goes_along_before_the_first_uploads() -> None:
+def test_the_newest_image_has_priority_over_the_first_uploads() -> None:
     chat_context, warnings = select_context([turn(1, uploads=14)], asked(), PRO)
 
     (past,) = chat_context.turns
@@ -126,7 +126,7 @@ def test_the_newest_image_goes_along_before_the_first_uploads() -> None:
 
 
 @pytest.mark.parametrize(("model", "uploads"), [(PRO, 14), (OLD, 3)])
-def test_uploads_leave_a_place_for_the_newest_image(model: Model, uploads: int) -> None:
+def test_new_uploads_must_leave_one_input_image_for_the_newest_image(model: Model, uploads: int) -> None:
     chain = [turn(1, model=model)]
 
     select_context(chain, asked(uploads=uploads - 1), model)
@@ -134,9 +134,9 @@ def test_uploads_leave_a_place_for_the_newest_image(model: Model, uploads: int) 
         select_context(chain, asked(uploads=uploads), model)
 
 
-def test_a_long_prompt_takes_its_tokens() -> None:
+def test_long_prompts_count_against_the_token_limit() -> None:
     """
-    65,536 tokens: four prompts of 50,000 letters do not go together.
+    The limit is 65,536 tokens: four prompts of 50,000 letters do not fit together.
     """
     chain = [turn(number, prompt="x" * 50_000) for number in range(1, 6)]
 
@@ -146,7 +146,7 @@ def test_a_long_prompt_takes_its_tokens() -> None:
     assert "Turns 1 to 2" in warnings[0]
 
 
-def test_large_images_take_their_bytes() -> None:
+def test_large_images_count_against_the_size_limit() -> None:
     """
     95 MB of base64 are 71 MB of files.
     """
@@ -158,7 +158,7 @@ def test_large_images_take_their_bytes() -> None:
     assert "Turns 1 to 3" in warnings[0]
 
 
-def test_a_model_that_nobody_knows_has_no_limits_but_google_s() -> None:
+def test_an_unlisted_model_has_no_limits_of_ours() -> None:
     chain = [turn(number, model=UNLISTED) for number in range(1, 101)]
 
     chat_context, warnings = select_context(chain, asked(uploads=50), UNLISTED)
@@ -166,7 +166,7 @@ def test_a_model_that_nobody_knows_has_no_limits_but_google_s() -> None:
     assert (len(chat_context.turns), warnings) == (100, [])
 
 
-def test_a_conversation_begins_where_it_was_restarted() -> None:
+def test_a_conversation_starts_at_the_last_inlined_turn() -> None:
     chain = [turn(1, model=OLD), turn(2, context_inlined=True), turn(3)]
 
     chat_context, warnings = select_context(chain, asked(), PRO)
@@ -187,7 +187,7 @@ def test_a_conversation_begins_where_it_was_restarted() -> None:
         (lambda: [turn(1), turn(2, as_thought=True)], {}, "as a thought"),
     ],
 )
-def test_images_go_along_as_references_where_a_conversation_cannot_be_had(
+def test_images_are_sent_as_references_if_a_conversation_is_impossible(
     chain: Callable[[], list[Turn]], options: dict[str, Any], why: str
 ) -> None:
     chat_context, warnings = select_context(chain(), asked(), PRO, **options)
@@ -200,7 +200,7 @@ def test_images_go_along_as_references_where_a_conversation_cannot_be_had(
     assert why in warnings[0]
 
 
-def test_references_are_told_in_the_order_in_which_they_came_about() -> None:
+def test_references_are_sent_in_the_order_of_their_turns() -> None:
     chain = [turn(1, uploads=2), *(turn(number, drawn=str(number).encode()) for number in range(2, 15))]
 
     chat_context, _ = select_context(chain, asked(uploads=1), PRO, signatures_rejected=True)
@@ -209,7 +209,7 @@ def test_references_are_told_in_the_order_in_which_they_came_about() -> None:
     assert held == ["upload 1.0", "upload 1.1", *(str(number) for number in range(4, 15))]
 
 
-def test_what_is_lost_does_not_go_along() -> None:
+def test_a_missing_image_is_left_out_with_a_warning() -> None:
     chain = [turn(1), turn(2)]
     lost: set[Content] = {chain[1].image.content} if chain[1].image else set()
 
@@ -219,7 +219,7 @@ def test_what_is_lost_does_not_go_along() -> None:
     assert "missing from the storage" in warnings[0]
 
 
-def test_long_prompts_are_quoted_in_short() -> None:
+def test_long_prompts_are_quoted_shortened() -> None:
     chain = [turn(1, prompt="word " * 100, model=OLD)]
 
     chat_context, _ = select_context(chain, asked(), PRO)

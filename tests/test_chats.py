@@ -1,4 +1,4 @@
-"""Chats: one sentence a turn, and Gemini hears all that it has to hear."""
+"""Chats: each turn continues the conversation, and Gemini gets all context it needs."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ class Chat:
         return await self.client.post(f"{self.url}/turns", data={"prompt": prompt, **fields}, files=images)
 
     async def quiet(self) -> None:
-        """Return once no turn is being made."""
+        """Wait until no turn is running."""
         while (await self.read())["turnInProgress"]:  # noqa: ASYNC110 - there is nobody who would tell
             await asyncio.sleep(0.02)
 
@@ -61,7 +61,7 @@ async def begin(client: httpx2.AsyncClient, **fields: Any) -> Chat:
 
 @pytest.fixture
 def client(client_of_either: httpx2.AsyncClient) -> httpx2.AsyncClient:
-    """Whatever a caller can do works on each storage; for the sake of time, on the second in storms only."""
+    """A client of a service with each storage in turn; with PostgreSQL and S3 only in slow tests, to save time."""
     return client_of_either
 
 
@@ -105,7 +105,7 @@ async def test_an_empty_chat_costs_nothing(client: httpx2.AsyncClient, gemini: E
     assert not gemini.calls
 
 
-async def test_a_chat_can_begin_with_its_first_turn(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_chat_can_be_created_with_its_first_turn(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     response = await client.post("/chats", json={"prompt": "An infographic on rain", "aspectRatio": "16:9"})
 
     turn = response.json()
@@ -126,7 +126,7 @@ async def test_a_chat_can_begin_with_its_first_turn(client: httpx2.AsyncClient, 
         ({"colour": "red"}, "colour"),
     ],
 )
-async def test_what_is_wrong_with_a_chat_is_said_before_there_is_one(
+async def test_an_invalid_chat_is_rejected_and_not_created(
     client: httpx2.AsyncClient, gemini: Emulator, body: dict[str, Any], field: str
 ) -> None:
     before = (await client.get("/chats", params={"limit": 100})).json()["chats"]
@@ -138,7 +138,7 @@ async def test_what_is_wrong_with_a_chat_is_said_before_there_is_one(
     assert (await client.get("/chats", params={"limit": 100})).json()["chats"] == before
 
 
-async def test_a_turn_changes_the_image_of_the_one_before(chat: Chat, gemini: Emulator) -> None:
+async def test_a_turn_edits_the_image_of_the_previous_turn(chat: Chat, gemini: Emulator) -> None:
     first = await chat.say("An infographic on rain")
     second = await chat.say("Now in Spanish, keep everything else")
 
@@ -150,12 +150,12 @@ async def test_a_turn_changes_the_image_of_the_one_before(chat: Chat, gemini: Em
     assert asked["parts"] == [{"text": "Now in Spanish, keep everything else"}]
 
 
-async def test_gemini_hears_what_an_official_chat_would_tell_it(
+async def test_gemini_gets_the_same_parts_as_from_google_s_own_chat(
     client: httpx2.AsyncClient, gemini: Emulator, gemini_url: str
 ) -> None:
     """
-    The same exchange with Google's own chat: uploads, several images in an answer, thoughts, words behind the image.
-    Part for part the same goes over the wire, but for thoughts, which need not go back.
+    The exchange has uploads, several images in one response, thoughts, and text after the image. Only thoughts differ,
+    because they need not be sent back.
     """
     faults = [None, Fault(shape="unflagged_drafts"), Fault(shape="image_first"), None, Fault(text="A cat."), None]
     thoughts = [False, True, False, False, True, False]
@@ -191,7 +191,7 @@ def _type_of(image: bytes) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """Bytes, not the alphabet in which they are written."""
+    """Replace base64 by its bytes, because the alphabet may differ."""
     if isinstance(value, dict):
         return {
             key: base64.urlsafe_b64decode(child.replace("+", "-").replace("/", "_") + "===")
@@ -206,7 +206,7 @@ def _without_thoughts(said: list[dict[str, Any]]) -> Any:
     return _canonical([{**one, "parts": [part for part in one["parts"] if not part.get("thought")]} for one in said])
 
 
-async def test_uploads_stay_in_the_turns_they_came_with(chat: Chat, gemini: Emulator) -> None:
+async def test_uploads_are_sent_again_in_their_own_turns(chat: Chat, gemini: Emulator) -> None:
     logo, mug = picture(colour="red"), picture("JPEG", colour="blue")
 
     await chat.upload("Put the logo on the mug", logo, mug, roles=["object", ""], names=["the logo", ""])
@@ -220,7 +220,7 @@ async def test_uploads_stay_in_the_turns_they_came_with(chat: Chat, gemini: Emul
     assert (await chat.client.get(references[1]["url"])).content == mug
 
 
-async def test_references_may_be_inline_too(chat: Chat, gemini: Emulator) -> None:
+async def test_a_turn_takes_inline_references(chat: Chat, gemini: Emulator) -> None:
     logo = picture(colour="red")
 
     response = await chat.say("A mug", referenceImages=[{"data": base64.b64encode(logo).decode()}])
@@ -229,7 +229,7 @@ async def test_references_may_be_inline_too(chat: Chat, gemini: Emulator) -> Non
     assert images_in(contents(gemini)[0]) == [logo]
 
 
-async def test_a_chat_s_defaults_hold_for_turns_that_say_nothing_else(
+async def test_a_turn_uses_the_chat_s_defaults_unless_it_overrides_them(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     chat = await begin(client, aspectRatio="21:9", systemInstruction="No words.", googleSearch=True, model=NEWER)
@@ -248,7 +248,7 @@ async def test_a_chat_s_defaults_hold_for_turns_that_say_nothing_else(
     assert hail["tools"] == rain["tools"]
 
 
-async def test_without_a_ratio_an_image_takes_that_of_the_one_before(chat: Chat) -> None:
+async def test_without_an_aspect_ratio_a_turn_keeps_the_previous_one(chat: Chat) -> None:
     await chat.say("A river", aspectRatio="21:9")
 
     response = await chat.say("Add a bridge")
@@ -256,7 +256,7 @@ async def test_without_a_ratio_an_image_takes_that_of_the_one_before(chat: Chat)
     assert response.json()["image"]["width"] == 1584
 
 
-async def test_a_turn_answers_in_bytes_too(chat: Chat) -> None:
+async def test_a_turn_can_return_raw_bytes(chat: Chat) -> None:
     response = await chat.say("A cat", headers={"Accept": "image/*"})
 
     assert response.headers["content-type"] == "image/jpeg"
@@ -265,9 +265,9 @@ async def test_a_turn_answers_in_bytes_too(chat: Chat) -> None:
     assert Image.open(io.BytesIO(response.content)).size == (1024, 1024)
 
 
-async def test_a_turn_answers_in_events_too(chat: Chat, gemini: Emulator) -> None:
+async def test_a_turn_can_return_events(chat: Chat, gemini: Emulator) -> None:
     """
-    A stream from Gemini, too: its parts go back as they came.
+    The service also streams from Gemini then. The parts are sent back unchanged in the next turn.
     """
     gemini.faults.append(Fault(shape="unflagged_drafts"))
 
@@ -281,7 +281,7 @@ async def test_a_turn_answers_in_events_too(chat: Chat, gemini: Emulator) -> Non
     assert len(images_in(contents(gemini)[1])) == 3
 
 
-async def test_a_new_chat_s_first_turn_answers_in_events_too(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_creating_a_chat_can_return_events(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     response = await client.post("/chats", json={"prompt": "A cat"}, headers={"Accept": "text/event-stream"})
 
     assert response.status_code == 201
@@ -324,7 +324,7 @@ async def test_a_chat_can_be_read(chat: Chat, gemini: Emulator) -> None:
         (Fault(image_base64="bm90IGFuIGltYWdl"), "failed", "upstream_invalid_response"),
     ],
 )
-async def test_a_turn_without_an_image_is_on_record_and_nothing_builds_upon_it(
+async def test_a_turn_without_an_image_is_stored_and_not_used_as_context(
     chat: Chat, gemini: Emulator, fault: Fault, state: str, code: str
 ) -> None:
     first = drawn(await chat.say("A cat"))
@@ -354,7 +354,9 @@ async def test_a_turn_without_an_image_is_on_record_and_nothing_builds_upon_it(
         {"inlineData": {"displayName": "cat.jpg", "brandNew": 1}, "brandNew": {"a": []}},
     ],
 )
-async def test_parts_of_an_odd_kind_do_not_end_a_chat(chat: Chat, gemini: Emulator, patch: dict[str, Any]) -> None:
+async def test_a_chat_continues_after_unknown_kinds_of_parts(
+    chat: Chat, gemini: Emulator, patch: dict[str, Any]
+) -> None:
     gemini.faults.append(Fault(patch={"candidates": {"0": {"content": {"parts": {"1": patch}}}}}))
     first = drawn(await chat.say("A cat"))
 
@@ -364,9 +366,9 @@ async def test_parts_of_an_odd_kind_do_not_end_a_chat(chat: Chat, gemini: Emulat
     assert first in [image for content in contents(gemini) for image in images_in(content)]
 
 
-async def test_parts_that_carry_nothing_do_not_end_a_chat(chat: Chat, gemini: Emulator) -> None:
+async def test_a_chat_continues_after_empty_parts(chat: Chat, gemini: Emulator) -> None:
     """
-    Gemini sends `{}` and `{"text": ""}`, and refuses both when they come back. An empty text with a signature counts.
+    Gemini sends `{}` and `{"text": ""}`, and rejects both in a request. An empty text with a signature is kept.
     """
     gemini.faults.append(Fault(shape="empty_parts", times=2))
     first = drawn(await chat.say("A cat"))
@@ -401,7 +403,7 @@ async def test_parts_that_carry_nothing_do_not_end_a_chat(chat: Chat, gemini: Em
     ],
     ids=str,
 )
-async def test_a_part_of_which_nothing_is_left_is_not_sent_back(
+async def test_a_part_that_becomes_empty_is_not_sent_back(
     client: httpx2.AsyncClient, gemini: Emulator, part: dict[str, Any]
 ) -> None:
     chat = await begin(client, model=UNSIGNED)
@@ -416,7 +418,7 @@ async def test_a_part_of_which_nothing_is_left_is_not_sent_back(
     assert len(contents(gemini)[1]["parts"]) == 1
 
 
-async def test_a_signature_without_data_goes_back_beside_an_empty_text(
+async def test_a_signature_without_data_is_sent_back_with_an_empty_text(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     chat = await begin(client, model=UNSIGNED)
@@ -431,9 +433,11 @@ async def test_a_signature_without_data_goes_back_beside_an_empty_text(
     assert contents(gemini)[1]["parts"][1] == {"text": "", **signature}
 
 
-async def test_a_chat_that_was_kept_with_empty_parts_goes_on(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+async def test_a_chat_that_was_stored_with_empty_parts_continues(
+    serve: Serve, gemini: Emulator, tmp_path: Path
+) -> None:
     """
-    Older versions of the service kept them.
+    Earlier versions of the service stored empty parts.
     """
     async with serve(data_dir=tmp_path) as client:
         chat = await begin(client)
@@ -452,11 +456,11 @@ async def test_a_chat_that_was_kept_with_empty_parts_goes_on(serve: Serve, gemin
     assert [images_in(content) for content in contents(gemini)] == [[], [first], []]
 
 
-async def test_an_image_of_another_type_is_kept_before_it_is_refused(
+async def test_an_image_of_an_unacceptable_type_is_stored_before_the_406(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     """
-    An unlisted model draws a PNG for a caller who can only take a JPEG: it is paid for, so it is there.
+    An unlisted model returns a PNG, and the caller accepts only JPEG. The image is paid for, so it is stored.
     """
     chat = await begin(client, model="gemini-2.5-flash-image")
     gemini.faults.append(Fault(image_base64=base64.b64encode(picture("WEBP")).decode()))
@@ -469,7 +473,7 @@ async def test_an_image_of_another_type_is_kept_before_it_is_refused(
     assert turn["usage"]["totalTokens"]
 
 
-async def test_what_was_never_asked_of_gemini_is_no_turn(chat: Chat, gemini: Emulator) -> None:
+async def test_a_request_that_never_reached_gemini_is_not_a_turn(chat: Chat, gemini: Emulator) -> None:
     refused = await chat.say("A cat", aspectRatio="8:1")
 
     assert refused.status_code == 422
@@ -478,9 +482,9 @@ async def test_what_was_never_asked_of_gemini_is_no_turn(chat: Chat, gemini: Emu
     assert (await chat.say("A cat")).json()["turn"] == 1
 
 
-async def test_asking_again_after_a_failure_is_not_stale(chat: Chat, gemini: Emulator) -> None:
+async def test_the_same_request_after_a_failure_is_not_stale(chat: Chat, gemini: Emulator) -> None:
     """
-    A turn without an image has changed nothing: the same request with the same precondition may be sent again.
+    A turn without an image changes nothing, so the same precondition still holds.
     """
     await chat.say("A cat")
     gemini.faults.append(Fault(status=503, times=3))
@@ -511,20 +515,20 @@ async def test_two_tabs_do_not_overwrite_each_other(chat: Chat, gemini: Emulator
     assert len(gemini.calls) == 2
 
 
-async def test_one_of_several_etags_is_enough(chat: Chat) -> None:
+async def test_one_matching_etag_of_several_is_enough(chat: Chat) -> None:
     headers = [("If-Match", '"77"'), ("If-Match", '"0"')]
 
     assert (await chat.client.post(f"{chat.url}/turns", json={"prompt": "A cat"}, headers=headers)).is_success
 
 
 @pytest.mark.parametrize("tag", ['"0"', '"x"', '"1", "2"', 'W/"3"'])
-async def test_an_etag_of_another_time_is_refused(chat: Chat, tag: str) -> None:
+async def test_an_outdated_etag_is_rejected(chat: Chat, tag: str) -> None:
     assert (await chat.say("A cat", headers={"If-Match": tag})).status_code == (200 if tag == '"0"' else 412)
 
 
-async def test_one_turn_at_a_time(chat: Chat, gemini: Emulator) -> None:
+async def test_a_chat_runs_one_turn_at_a_time(chat: Chat, gemini: Emulator) -> None:
     """
-    Any number of tabs: one of them has its turn, the others know how long the lease lasts that keeps them away.
+    Of many simultaneous requests one runs. The others are told how long the lease lasts.
     """
     gemini.faults.append(Fault(delay_seconds=0.5))
     first = asyncio.create_task(chat.say("A cat"))
@@ -542,7 +546,7 @@ async def test_one_turn_at_a_time(chat: Chat, gemini: Emulator) -> None:
     assert len(gemini.calls) == 1
 
 
-async def test_turns_asked_for_at_the_same_moment_are_one_turn(chat: Chat, gemini: Emulator) -> None:
+async def test_simultaneous_requests_create_one_turn(chat: Chat, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=0.3))
 
     responses = await asyncio.gather(*(chat.say(f"Cat {number}") for number in range(8)))
@@ -551,9 +555,9 @@ async def test_turns_asked_for_at_the_same_moment_are_one_turn(chat: Chat, gemin
     assert [turn["turn"] for turn in (await chat.read())["turns"]] == [1]
 
 
-async def test_a_lease_is_renewed_while_gemini_draws(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_a_lease_is_renewed_during_a_generation(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
     """
-    Over two replicas, and for longer than a lease lasts.
+    Two replicas share the chat. The generation takes longer than a lease.
     """
     gemini.faults.append(Fault(delay_seconds=2.5))
     async with serve(**storage, chat_lease_seconds=1) as here, serve(**storage, chat_lease_seconds=1) as there:
@@ -571,9 +575,9 @@ async def test_a_lease_is_renewed_while_gemini_draws(serve: Serve, gemini: Emula
     assert following.json()["turn"] in (2, 3)
 
 
-async def test_who_leaves_while_gemini_draws_finds_the_turn_later(chat: Chat, gemini: Emulator) -> None:
+async def test_a_turn_is_stored_if_its_caller_disconnects_during_the_generation(chat: Chat, gemini: Emulator) -> None:
     """
-    It is paid for anyway.
+    The generation is paid for in any case.
     """
     gemini.faults.append(Fault(delay_seconds=0.4))
     asking = asyncio.create_task(chat.say("A cat"))
@@ -590,7 +594,7 @@ async def test_who_leaves_while_gemini_draws_finds_the_turn_later(chat: Chat, ge
     assert (await chat.client.get(turn["image"]["url"])).is_success
 
 
-async def test_a_caller_of_events_who_leaves_finds_the_turn_later(chat: Chat, gemini: Emulator) -> None:
+async def test_a_turn_is_stored_if_its_caller_disconnects_from_the_event_stream(chat: Chat, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=0.4))
     async with chat.client.stream(
         "POST", f"{chat.url}/turns", json={"prompt": "A cat"}, headers={"Accept": "text/event-stream"}
@@ -603,7 +607,7 @@ async def test_a_caller_of_events_who_leaves_finds_the_turn_later(chat: Chat, ge
     assert [turn["state"] for turn in (await chat.read())["turns"]] == ["succeeded"]
 
 
-async def test_who_leaves_before_gemini_is_asked_leaves_nothing(serve: Serve, gemini: Emulator) -> None:
+async def test_a_disconnect_before_the_call_to_gemini_stores_nothing(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=0.5))
     async with serve(max_in_flight=1) as client:
         chat = await begin(client)
@@ -621,7 +625,7 @@ async def test_who_leaves_before_gemini_is_asked_leaves_nothing(serve: Serve, ge
     assert len(gemini.calls) == 1
 
 
-async def test_a_turn_can_stand_in_for_the_latest(chat: Chat, gemini: Emulator) -> None:
+async def test_a_turn_can_replace_the_latest_turn(chat: Chat, gemini: Emulator) -> None:
     first = drawn(await chat.say("A cat"))
     replaced = drawn(await chat.say("Blue, please"))
 
@@ -636,7 +640,7 @@ async def test_a_turn_can_stand_in_for_the_latest(chat: Chat, gemini: Emulator) 
     assert (await chat.client.get(turns[1]["image"]["url"])).content == replaced
 
 
-async def test_a_replacement_that_fails_replaces_nothing(chat: Chat, gemini: Emulator) -> None:
+async def test_a_failed_replacement_changes_nothing(chat: Chat, gemini: Emulator) -> None:
     await chat.say("A cat")
     gemini.faults.append(Fault(finish_reason="IMAGE_SAFETY"))
 
@@ -648,7 +652,7 @@ async def test_a_replacement_that_fails_replaces_nothing(chat: Chat, gemini: Emu
 
 
 @pytest.mark.parametrize("number", [1, 5])
-async def test_only_the_end_of_a_chat_can_be_replaced(chat: Chat, gemini: Emulator, number: int) -> None:
+async def test_only_the_latest_turn_can_be_replaced(chat: Chat, gemini: Emulator, number: int) -> None:
     await chat.say("A cat")
     await chat.say("Blue, please")
 
@@ -659,7 +663,7 @@ async def test_only_the_end_of_a_chat_can_be_replaced(chat: Chat, gemini: Emulat
     assert len(gemini.calls) == 2
 
 
-async def test_a_fork_goes_its_own_way(chat: Chat, gemini: Emulator) -> None:
+async def test_a_fork_and_its_original_are_independent(chat: Chat, gemini: Emulator) -> None:
     first = drawn(await chat.say("A cat"))
     await chat.say("Blue, please")
     await chat.say("Red, please", replaceTurn=2)
@@ -693,11 +697,11 @@ async def test_a_fork_goes_its_own_way(chat: Chat, gemini: Emulator) -> None:
         ({"content": b"1", "headers": {"Content-Type": "text/plain"}}, 415),
     ],
 )
-async def test_a_fork_takes_a_body_or_none(chat: Chat, body: dict[str, Any], status: int) -> None:
+async def test_a_fork_needs_no_body(chat: Chat, body: dict[str, Any], status: int) -> None:
     assert (await chat.client.post(f"{chat.url}/fork", **body)).status_code == status
 
 
-async def test_a_fork_before_a_replacement_has_what_was_replaced(chat: Chat, gemini: Emulator) -> None:
+async def test_a_fork_keeps_a_turn_that_is_replaced_later(chat: Chat, gemini: Emulator) -> None:
     await chat.say("A cat")
     await chat.say("Blue, please")
     await chat.say("Red, please", replaceTurn=2)
@@ -730,14 +734,14 @@ async def test_chats_are_listed_page_by_page(serve: Serve, gemini: Emulator, sto
 @pytest.mark.parametrize(
     "cursor", ["x", "WzFd", "bnVsbA", "W3t9LCAxXQ", "é", "WzEsIlx1ZDgwMCJd", "W05hTiwiY2hhdF8wIl0"]
 )
-async def test_a_cursor_is_one_that_we_gave_out(client: httpx2.AsyncClient, cursor: str) -> None:
+async def test_an_invalid_cursor_is_rejected(client: httpx2.AsyncClient, cursor: str) -> None:
     response = await client.get("/chats", params={"cursor": cursor})
 
     assert response.status_code == 422
     assert response.json()["errors"][0]["field"] == "cursor"
 
 
-async def test_a_deleted_chat_is_gone(chat: Chat) -> None:
+async def test_a_deleted_chat_is_not_found(chat: Chat) -> None:
     await chat.say("A cat")
 
     assert (await chat.client.delete(chat.url)).status_code == 204
@@ -751,9 +755,9 @@ async def test_a_deleted_chat_is_gone(chat: Chat) -> None:
         assert (response.status_code, response.json()["code"]) == (404, "chat_not_found")
 
 
-async def test_a_chat_is_its_owner_s_alone(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_only_its_owner_finds_a_chat(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
     """
-    A key that happens to be called like callers without keys does not get what these had.
+    A key with the name of callers without keys does not see their chats.
     """
     async with serve(**storage) as client:
         before = await begin(client)
@@ -778,7 +782,7 @@ async def test_a_chat_is_its_owner_s_alone(serve: Serve, gemini: Emulator, stora
     assert len(gemini.calls) == 1
 
 
-async def test_grounding_stays_with_its_turn(chat: Chat, gemini: Emulator) -> None:
+async def test_grounding_is_stored_with_its_turn(chat: Chat, gemini: Emulator) -> None:
     response = await chat.say("Weather in Bern today", googleSearch=True)
     await chat.say("Blue, please")
 
@@ -790,7 +794,7 @@ async def test_grounding_stays_with_its_turn(chat: Chat, gemini: Emulator) -> No
 
 async def test_another_model_gets_the_images_as_references(chat: Chat, gemini: Emulator) -> None:
     """
-    Signatures are of no use to it. From then on it has a conversation of its own; so does the first one, asked again.
+    Signatures are valid for one model only. After that each model has a conversation of its own.
     """
     logo = picture(colour="red")
     one = drawn(await chat.upload("A mug with the logo", logo))
@@ -836,7 +840,7 @@ async def test_a_fallback_model_gets_the_images_as_references(chat: Chat, gemini
         Fault(finish_reason="MISSING_THOUGHT_SIGNATURE"),
     ],
 )
-async def test_a_chat_goes_on_when_gemini_turns_its_signatures_down(chat: Chat, gemini: Emulator, fault: Fault) -> None:
+async def test_a_chat_continues_if_gemini_rejects_its_signatures(chat: Chat, gemini: Emulator, fault: Fault) -> None:
     first = drawn(await chat.say("A cat"))
     gemini.faults.append(fault)
 
@@ -850,7 +854,7 @@ async def test_a_chat_goes_on_when_gemini_turns_its_signatures_down(chat: Chat, 
     assert len(contents(gemini)) == 3
 
 
-async def test_an_image_that_came_as_a_thought_goes_along_as_a_reference(chat: Chat, gemini: Emulator) -> None:
+async def test_an_image_that_was_a_thought_is_sent_as_a_reference(chat: Chat, gemini: Emulator) -> None:
     gemini.faults.append(Fault(shape="image_in_thought"))
     first = drawn(await chat.say("A cat"))
 
@@ -860,7 +864,9 @@ async def test_an_image_that_came_as_a_thought_goes_along_as_a_reference(chat: C
     assert "as a thought" in response.json()["warnings"][0]
 
 
-async def test_a_model_without_signatures_has_conversations_too(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_model_without_signatures_can_continue_a_conversation(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     response = await client.post("/chats", json={"model": "gemini-2.5-flash-image", "prompt": "A cat"})
     chat = Chat(client, response.headers["location"])
 
@@ -870,9 +876,9 @@ async def test_a_model_without_signatures_has_conversations_too(client: httpx2.A
     assert [images_in(content) for content in contents(gemini)] == [[], [drawn(response)], []]
 
 
-async def test_a_model_s_type_of_image_goes_back_as_it_was_declared(chat: Chat, gemini: Emulator) -> None:
+async def test_an_image_is_sent_back_with_the_type_that_gemini_declared(chat: Chat, gemini: Emulator) -> None:
     """
-    Google has called a JPEG a PNG; its own chat sends it back as such.
+    Google has called a JPEG a PNG. Google's own chat sends that type back.
     """
     gemini.faults.append(Fault(mime_type="image/png"))
     first = await chat.say("A cat")
@@ -884,9 +890,9 @@ async def test_a_model_s_type_of_image_goes_back_as_it_was_declared(chat: Chat, 
     assert image["mimeType"] == "image/png"
 
 
-async def test_a_long_chat_leaves_its_oldest_turns_at_home(chat: Chat, gemini: Emulator) -> None:
+async def test_the_oldest_turns_of_a_long_chat_are_not_sent(chat: Chat, gemini: Emulator) -> None:
     """
-    Nano Banana Pro takes 14 images: the first uploads and the newest images are among them.
+    Nano Banana Pro accepts 14 images. The first uploads and the newest images are among them.
     """
     logo = picture(colour="red")
     small = base64.b64encode(picture("JPEG")).decode()
@@ -906,7 +912,7 @@ async def test_a_long_chat_leaves_its_oldest_turns_at_home(chat: Chat, gemini: E
     assert len((await chat.read())["turns"]) == 15
 
 
-async def test_uploads_have_to_leave_room_for_the_image_that_they_are_to_change(chat: Chat, gemini: Emulator) -> None:
+async def test_uploads_must_leave_one_input_image_for_the_image_to_edit(chat: Chat, gemini: Emulator) -> None:
     files = [picture(colour=colour) for colour in ["red", "blue"] * 7]
     first = await chat.upload("A crowd", *files)
 
@@ -926,7 +932,7 @@ async def image_url(chat: Chat) -> tuple[Chat, str, bytes]:
     return chat, f"{chat.url}/turns/1/image", image
 
 
-async def test_an_image_is_a_file_that_never_changes(image_url: tuple[Chat, str, bytes]) -> None:
+async def test_an_image_is_served_as_an_immutable_file(image_url: tuple[Chat, str, bytes]) -> None:
     chat, url, image = image_url
 
     response = await chat.client.get(url)
@@ -951,7 +957,7 @@ async def test_an_image_is_a_file_that_never_changes(image_url: tuple[Chat, str,
         ("Bytes = 5-5", slice(5, 6)),
     ],
 )
-async def test_a_part_of_an_image(image_url: tuple[Chat, str, bytes], asked: str, span: slice) -> None:
+async def test_a_range_returns_a_part_of_an_image(image_url: tuple[Chat, str, bytes], asked: str, span: slice) -> None:
     chat, url, image = image_url
 
     response = await chat.client.get(url, headers={"Range": asked})
@@ -972,7 +978,7 @@ async def test_a_part_of_an_image(image_url: tuple[Chat, str, bytes], asked: str
         {"Range": "bytes=0-1", "If-Range": '"another"'},
     ],
 )
-async def test_a_range_that_makes_no_sense_is_the_whole(
+async def test_an_invalid_range_returns_the_complete_image(
     image_url: tuple[Chat, str, bytes], headers: dict[str, str]
 ) -> None:
     chat, url, image = image_url
@@ -983,7 +989,7 @@ async def test_a_range_that_makes_no_sense_is_the_whole(
 
 
 @pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=-0"])
-async def test_a_range_behind_the_end_is_a_problem(image_url: tuple[Chat, str, bytes], asked: str) -> None:
+async def test_a_range_after_the_end_is_rejected(image_url: tuple[Chat, str, bytes], asked: str) -> None:
     chat, url, image = image_url
 
     response = await chat.client.get(url, headers={"Range": asked})
@@ -993,7 +999,7 @@ async def test_a_range_behind_the_end_is_a_problem(image_url: tuple[Chat, str, b
 
 
 @pytest.mark.parametrize("path", ["turns/2/image", "turns/1/references/1"])
-async def test_an_image_that_there_is_not(image_url: tuple[Chat, str, bytes], path: str) -> None:
+async def test_a_missing_image_is_not_found(image_url: tuple[Chat, str, bytes], path: str) -> None:
     chat, _, _ = image_url
 
     response = await chat.client.get(f"{chat.url}/{path}")
@@ -1002,15 +1008,17 @@ async def test_an_image_that_there_is_not(image_url: tuple[Chat, str, bytes], pa
 
 
 @pytest.mark.parametrize("chat_id", ["chat_0", "chat_" + "0" * 32, "gen_x", "chat_" + "A" * 32, "%00"])
-async def test_a_chat_that_there_is_not(client: httpx2.AsyncClient, chat_id: str) -> None:
+async def test_a_missing_chat_is_not_found(client: httpx2.AsyncClient, chat_id: str) -> None:
     response = await client.get(f"/chats/{chat_id}")
 
     assert (response.status_code, response.json()["code"]) == (404, "chat_not_found")
 
 
-async def test_words_of_every_kind_are_kept(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_texts_with_nul_and_lone_surrogates_are_stored_unchanged(
+    serve: Serve, gemini: Emulator, storage: Knobs
+) -> None:
     """
-    PostgreSQL's text takes no NUL, its JSON no half of a surrogate pair; prompts and Gemini's words may hold either.
+    PostgreSQL's text type accepts no NUL, and its JSON no lone surrogate. Prompts and Gemini's texts may contain both.
     """
     prompt = "明天会更好 \0 🐈 \" \\u0000 '; DROP TABLE chats; --"
     patch = {"candidates": {"0": {"content": {"parts": {"0": {"text": "half \ud83d\0"}}}}}}

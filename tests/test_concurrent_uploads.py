@@ -1,4 +1,4 @@
-"""Uploads beside each other: room for them is taken as bytes arrive, and shared between callers."""
+"""Concurrent uploads: memory is reserved as bytes arrive, and is shared fairly between callers."""
 
 import asyncio
 import base64
@@ -44,7 +44,9 @@ async def inline(client: httpx2.AsyncClient, key: str, size: int) -> httpx2.Resp
 async def dripping(
     client: httpx2.AsyncClient, key: str, *, announced: bool, sent: int, count: int = 4
 ) -> AsyncGenerator[list[asyncio.Task[bytes]]]:
-    """Uploads that send so much at once and hardly anything after that. Yields what they are answered."""
+    """Start uploads that send `sent` bytes at once and then 4 bytes each 0.1 s. Yield the tasks that return their
+    responses.
+    """
     head = (
         f"POST /generate-image/with-references HTTP/1.1\r\nHost: {client.base_url.netloc.decode()}\r\n"
         f"X-API-Key: key-{key}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
@@ -84,6 +86,7 @@ async def held(client: httpx2.AsyncClient) -> float:
 
 
 async def all_let_go(client: httpx2.AsyncClient) -> None:
+    """Wait until the memory of all uploads is released."""
     async with asyncio.timeout(5):
         while await held(client):  # noqa: ASYNC110 - a metric has no other way to tell
             await asyncio.sleep(0.02)
@@ -91,7 +94,7 @@ async def all_let_go(client: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("announced", [True, False])
 @pytest.mark.parametrize("way", [upload, inline])
-async def test_announced_uploads_that_do_not_come_keep_nobody_from_uploading(
+async def test_a_content_length_without_data_does_not_block_other_uploads(
     serve: Serve, announced: bool, way: Any
 ) -> None:
     async with serve(**ROOM) as client, dripping(client, "a", announced=announced, sent=0):
@@ -101,9 +104,9 @@ async def test_announced_uploads_that_do_not_come_keep_nobody_from_uploading(
 
 
 @pytest.mark.parametrize("way", [upload, inline])
-async def test_uploads_that_stall_late_give_way_to_other_callers(serve: Serve, way: Any) -> None:
+async def test_stalled_uploads_are_rejected_in_favour_of_other_callers(serve: Serve, way: Any) -> None:
     """
-    They hold all the room there is, really. One after the other is refused, as far as it takes.
+    The stalled uploads use all memory for uploads. Only as many are rejected as the other callers need.
     """
     async with serve(**ROOM) as client, dripping(client, "a", announced=True, sent=450 * KB) as stalled:
         full = await held(client)
@@ -121,9 +124,9 @@ async def test_uploads_that_stall_late_give_way_to_other_callers(serve: Serve, w
         assert b'"overloaded"' in answer
 
 
-async def test_nobody_gets_more_than_others_hold(serve: Serve) -> None:
+async def test_a_caller_cannot_displace_uploads_beyond_an_equal_share(serve: Serve) -> None:
     """
-    A caller's uploads give way to others until both hold as much; and nobody's give way to the caller's own.
+    A caller's uploads are rejected until both callers hold the same. An upload never displaces one of the same caller.
     """
     async with serve(**ROOM) as client, dripping(client, "a", announced=False, sent=950 * KB, count=2) as stalled:
         own = await upload(client, "a", 500 * KB)
@@ -137,16 +140,16 @@ async def test_nobody_gets_more_than_others_hold(serve: Serve) -> None:
     assert len(left) == 1
 
 
-async def test_a_caller_alone_may_fill_all_the_room(serve: Serve) -> None:
+async def test_a_single_caller_may_use_all_memory_for_uploads(serve: Serve) -> None:
     async with serve(**ROOM) as client:
         assert (await upload(client, "a", 1990 * KB)).status_code == 200
         assert (await inline(client, "a", 1990 * KB)).status_code == 200
         await all_let_go(client)
 
 
-async def test_many_large_uploads_at_once_end_one_way_or_the_other(serve: Serve, gemini: Emulator) -> None:
+async def test_many_large_uploads_succeed_or_are_rejected_with_503(serve: Serve, gemini: Emulator) -> None:
     """
-    Three times what fits: some are made, the others are told to come back, and nothing stays held.
+    They need three times the available memory. Afterwards all memory is released.
     """
     gemini.faults.clear()
     gemini.faults.append(Fault(times=1000, delay_seconds=0.2, image_base64=base64.b64encode(picture("JPEG")).decode()))

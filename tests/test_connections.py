@@ -1,4 +1,4 @@
-"""Whatever a server may do with a connection, spoken byte by byte over a real socket."""
+"""The HTTP client over a real socket, with servers that behave correctly or not."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -18,7 +18,7 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def talking(talk: Talk, *, tls: bool = False) -> AsyncGenerator[tuple[ConnectionPool, str]]:
-    """A server that treats each connection as `talk` says, and the network to reach it with."""
+    """A server that runs `talk` for each connection, and the network to reach it with."""
 
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -49,7 +49,7 @@ async def asked(network: ConnectionPool, url: str, body: bytes = b"{}") -> tuple
 
 
 def saying(*replies: bytes, hang_up: bool = False) -> tuple[Talk, list[int]]:
-    """One reply after another on each connection, a request read before each; and how many connections there were."""
+    """Send one reply after another on each connection, each after a request; also return the number of connections."""
     connections: list[int] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,7 +78,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1;ext=1\r\nk\r\n0\r\nTrailer: t\r\n\r\n",
     ],
 )
-async def test_a_connection_that_has_delivered_everything_is_used_again(reply: bytes) -> None:
+async def test_a_connection_is_reused_after_a_complete_response(reply: bytes) -> None:
     talk, connections = saying(reply, reply, reply)
     async with talking(talk) as (network, url):
         answers = [await asked(network, url) for _ in range(3)]
@@ -96,9 +96,9 @@ async def test_a_connection_that_has_delivered_everything_is_used_again(reply: b
         OK + b"\r\n\r\nrubbish",
     ],
 )
-async def test_a_connection_with_anything_odd_about_it_is_not(reply: bytes) -> None:
+async def test_a_connection_is_not_reused_after_an_irregular_response(reply: bytes) -> None:
     """
-    A second answer to one request would otherwise be taken for the answer to somebody else's.
+    Otherwise a surplus response could be taken for the response to another caller's request.
     """
     talk, connections = saying(reply, reply)
     async with talking(talk) as (network, url):
@@ -109,9 +109,9 @@ async def test_a_connection_with_anything_odd_about_it_is_not(reply: bytes) -> N
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_a_response_that_arrives_between_two_requests_reaches_none(tls: bool) -> None:
+async def test_a_response_between_two_requests_is_used_for_neither(tls: bool) -> None:
     """
-    The TLS layer may hold it already, so that the socket alone does not show it.
+    The TLS layer may already have it, so that the socket alone does not show it.
     """
     connections = 0
 
@@ -133,7 +133,7 @@ async def test_a_response_that_arrives_between_two_requests_reaches_none(tls: bo
     assert connections == 2
 
 
-async def test_an_answer_may_end_with_its_connection() -> None:
+async def test_a_response_without_a_length_ends_with_its_connection() -> None:
     talk, connections = saying(b"HTTP/1.1 200 OK\r\n\r\neverything", hang_up=True)
     async with talking(talk) as (network, url):
         answers = [await asked(network, url) for _ in range(2)]
@@ -156,7 +156,7 @@ async def test_an_answer_may_end_with_its_connection() -> None:
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n",
     ],
 )
-async def test_half_an_answer_or_none_is_an_error(reply: bytes) -> None:
+async def test_an_incomplete_or_missing_response_is_an_error(reply: bytes) -> None:
     talk, _ = saying(reply, hang_up=True)
     async with talking(talk) as (network, url):
         with pytest.raises((httpcore2.RemoteProtocolError, httpcore2.ReadError)):
@@ -178,9 +178,9 @@ async def test_half_an_answer_or_none_is_an_error(reply: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", b"0" * 1000),
     ],
 )
-async def test_headers_and_the_like_that_never_end_are_given_up(begin: bytes, more: bytes) -> None:
+async def test_endless_headers_and_trailers_are_an_error(begin: bytes, more: bytes) -> None:
     """
-    Bytes are counted as they come, not when a header is whole: it would be kept in memory until then.
+    Bytes are counted as they arrive, because an incomplete header is kept in memory.
     """
     sent = 0
 
@@ -201,9 +201,9 @@ async def test_headers_and_the_like_that_never_end_are_given_up(begin: bytes, mo
     assert sent < 50 * MAX_HEAD_BYTES, "sockets hold a megabyte or two"
 
 
-async def test_an_answer_that_comes_before_the_request_is_read_is_heard() -> None:
+async def test_a_response_before_the_end_of_the_request_is_received() -> None:
     """
-    A server that refuses an upload early answers, closes, and never reads the rest.
+    The server rejects an upload early, closes the connection and never reads the rest.
     """
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -219,9 +219,9 @@ async def test_an_answer_that_comes_before_the_request_is_read_is_heard() -> Non
     assert answer == (413, b"no")
 
 
-async def test_an_early_answer_is_heard_while_the_connection_stays_open() -> None:
+async def test_an_early_response_is_received_while_the_connection_stays_open() -> None:
     """
-    Nobody reads the rest of the request, and nobody waits for it to be read.
+    The server does not read the rest of the request, and the client does not wait for that.
     """
     connections = 0
 
@@ -240,7 +240,7 @@ async def test_an_early_answer_is_heard_while_the_connection_stays_open() -> Non
     assert connections == 2, "what is left of the request would be taken for the next one"
 
 
-async def test_a_header_that_no_header_can_be_is_not_sent() -> None:
+async def test_an_invalid_header_value_is_not_sent() -> None:
     talk, connections = saying(OK)
     async with talking(talk) as (network, url):
         request = httpx2.Request("POST", url, headers={"X-Goog-Api-Key": "a\r\nHost: elsewhere"})
@@ -250,7 +250,7 @@ async def test_a_header_that_no_header_can_be_is_not_sent() -> None:
     assert sum(connections) == 0
 
 
-async def test_idle_connections_are_closed_after_a_while() -> None:
+async def test_idle_connections_are_closed() -> None:
     ended = asyncio.Event()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
