@@ -61,14 +61,14 @@ async def test_a_cleanup_deletes_only_unreferenced_blobs(storage: Knobs) -> None
         await store.remove(chat.id, "anna")
         early = await store.cleanup()
         await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GRACE_SECONDS + 1}")
-        swept = await store.cleanup()
+        result = await store.cleanup()
         found = (await store.get(fork.id, "anna")).turns[0].image
         assert found
-        kept = b"".join([piece async for piece in found.content])
+        stored = b"".join([piece async for piece in found.content])
         there = [await store.blobs.has(hashlib.sha256(one).hexdigest(), len(one)) for one in (shared, alone)]
 
-    assert (early.blobs, swept.blobs) == (0, 1)
-    assert kept == shared
+    assert (early.blobs, result.blobs) == (0, 1)
+    assert stored == shared
     assert there == [True, False]
 
 
@@ -106,16 +106,16 @@ async def test_a_service_deletes_expired_chats_by_itself(serve: Serve, gemini: E
 async def test_a_cleanup_deletes_partial_files(tmp_path: Path) -> None:
     folder = tmp_path / "blobs" / "ab"
     folder.mkdir(parents=True)
-    half, whole = folder / ("ab" * 32 + "#1"), folder / ("ab" * 32)
-    half.write_bytes(b"half")
-    whole.write_bytes(b"whole")
-    os.utime(half, (1, 1))
+    partial, complete = folder / ("ab" * 32 + "#1"), folder / ("ab" * 32)
+    partial.write_bytes(b"half")
+    complete.write_bytes(b"complete")
+    os.utime(partial, (1, 1))
 
     async with open_store({"data_dir": tmp_path}) as store:
-        swept = await store.cleanup()
+        result = await store.cleanup()
 
-    assert swept.unfinished == 1
-    assert (half.exists(), whole.exists()) == (False, True)
+    assert result.unfinished == 1
+    assert (partial.exists(), complete.exists()) == (False, True)
 
 
 async def test_large_blobs_are_written_and_read_in_pieces(storage: Knobs) -> None:
@@ -151,13 +151,13 @@ async def test_bytes_that_are_being_deleted_are_stored_under_another_name(storag
         await store.remove((await added(store, 1)).id, "anna")
         await execute(storage, f"UPDATE blobs SET touched_at = touched_at - {GRACE_SECONDS + 1}, doomed = TRUE")
         chat = await added(store, 2)
-        swept = await store.cleanup()
+        result = await store.cleanup()
         found = (await store.get(chat.id, "anna")).turns[0].image
         assert found
-        kept = b"".join([piece async for piece in found.content])
+        stored = b"".join([piece async for piece in found.content])
 
-    assert swept.blobs == 0
-    assert kept == image.content.head(1000)
+    assert result.blobs == 0
+    assert stored == image.content.head(1000)
 
 
 async def test_a_fork_during_a_deletion_is_complete_or_fails(storage: Knobs) -> None:

@@ -16,8 +16,8 @@ async def test_the_number_of_chats_per_caller_is_limited(serve: Serve, gemini: E
     keys = "anna:anna-secret-anna-secret,ben:ben-secret-ben-secret"
     async with serve(**storage, max_chats_per_caller=3, service_api_keys=keys) as client:
         client.headers["X-API-Key"] = "anna-secret-anna-secret"
-        made = await asyncio.gather(*(client.post("/chats", json={}) for _ in range(8)))
-        url = next(one.headers["location"] for one in made if one.is_success)
+        created = await asyncio.gather(*(client.post("/chats", json={}) for _ in range(8)))
+        url = next(one.headers["location"] for one in created if one.is_success)
         fork = await client.post(f"{url}/fork")
         paid = await client.post("/chats", json={"prompt": "A cat"})
         calls = len(gemini.calls)
@@ -26,7 +26,7 @@ async def test_the_number_of_chats_per_caller_is_limited(serve: Serve, gemini: E
         await client.delete(url)
         again = await client.post("/chats", json={})
 
-    assert sorted(one.status_code for one in made) == [201] * 3 + [409] * 5
+    assert sorted(one.status_code for one in created) == [201] * 3 + [409] * 5
     for refused in (fork, paid):
         assert (refused.status_code, refused.json()["code"]) == (409, "chat_limit_reached")
         assert (refused.json()["limit"], refused.json()["most"]) == ("chats", 3)

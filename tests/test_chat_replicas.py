@@ -73,7 +73,7 @@ async def test_a_chat_survives_many_crashes(storage: Knobs, turns: int) -> None:
                         assert response is None or response.json()["code"] == "turn_in_progress", response.text
                         await asyncio.sleep(0.2)
                 found = (await client.get(f"{at[0][1]}{url}")).json()
-                kept = [(await client.get(at[0][1] + turn["image"]["url"])).content for turn in found["turns"]]
+                stored = [(await client.get(at[0][1] + turn["image"]["url"])).content for turn in found["turns"]]
         finally:
             for one in running:
                 await one.__aexit__(None, None, None)
@@ -83,9 +83,9 @@ async def test_a_chat_survives_many_crashes(storage: Knobs, turns: int) -> None:
     assert {turn["state"] for turn in found["turns"]} == {"succeeded"}
     # A warning would say that a signature was not accepted.
     assert [turn["warnings"] for turn in found["turns"]] == [[]] * turns
-    assert acknowledged.items() <= dict(enumerate(kept, start=1)).items()
-    told = [images_in(content)[-1] for content in contents(emulator) if content["role"] == "model"]
-    assert told == kept[:-1]
+    assert acknowledged.items() <= dict(enumerate(stored, start=1)).items()
+    sent = [images_in(content)[-1] for content in contents(emulator) if content["role"] == "model"]
+    assert sent == stored[:-1]
 
 
 async def test_replicas_share_their_chats(serve: Serve, gemini: Emulator, storage: Knobs) -> None:

@@ -28,20 +28,20 @@ async def test_lists_have_an_excerpt_of_a_long_system_instruction(serve: Serve, 
             chat = await begin(client, systemInstruction=instruction)
         short = await begin(client, systemInstruction="Short.")
         listed = await client.get("/chats", params={"limit": 100})
-        whole = await chat.read()
+        full = await chat.read()
 
     found = [one["defaults"]["systemInstruction"] for one in listed.json()["chats"]]
     assert found == ["Short.", *[f"{instruction[:200]}…"] * 3]
     assert short.url == listed.json()["chats"][0]["url"]
     assert len(listed.content) < 10_000
-    assert whole["defaults"]["systemInstruction"] == instruction
+    assert full["defaults"]["systemInstruction"] == instruction
 
 
 async def test_forks_share_long_texts(storage: Knobs) -> None:
     async with open_store(storage) as store:
         chat = await add_chat_with_long_texts(store)
         before = await stored_characters(storage)
-        forks = [await store.fork(chat.id, "anna", place % 2) for place in range(12)]
+        forks = [await store.fork(chat.id, "anna", number % 2) for number in range(12)]
         after = await stored_characters(storage)
         fork = await store.get(forks[1].id, "anna")
         leased = await store.turns.lease(forks[1].id, "anna", "other")
@@ -59,10 +59,10 @@ async def test_a_cleanup_deletes_unreferenced_texts(storage: Knobs) -> None:
         await store.remove(chat.id, "anna")
         await execute(storage, f"UPDATE texts SET touched_at = touched_at - {GRACE_SECONDS + 1}")
         await store.cleanup()
-        kept = await store.get(fork.id, "anna")
+        remaining = await store.get(fork.id, "anna")
         await store.remove(fork.id, "anna")
         await store.cleanup()
         left = await stored_characters(storage)
 
-    assert (kept.defaults.system_instruction, kept.turns[0].prompt) == (LONG, LONG)
+    assert (remaining.defaults.system_instruction, remaining.turns[0].prompt) == (LONG, LONG)
     assert left == 0

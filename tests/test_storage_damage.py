@@ -37,10 +37,10 @@ async def test_a_chat_continues_without_a_lost_image(serve: Serve, gemini: Emula
     assert fourth.json()["warnings"] == []
 
 
-async def flip_a_bit(storage: Knobs, content: bytes, place: int) -> None:
+async def flip_a_bit(storage: Knobs, content: bytes, index: int) -> None:
     """Change one bit of a stored blob, without the service."""
     damaged = bytearray(content)
-    damaged[place] ^= 1
+    damaged[index] ^= 1
     name = hashlib.sha256(content).hexdigest()
     if "blob_url" in storage:
         store = from_url(storage["blob_url"], client_options={"allow_http": True})
@@ -51,9 +51,9 @@ async def flip_a_bit(storage: Knobs, content: bytes, place: int) -> None:
         path.write_bytes(damaged)
 
 
-@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("index", [0, -1])
 async def test_a_small_blob_that_was_changed_is_never_sent(
-    serve: Serve, gemini: Emulator, storage: Knobs, place: int
+    serve: Serve, gemini: Emulator, storage: Knobs, index: int
 ) -> None:
     """
     Neither the caller nor Gemini gets the image, and the chat continues without it.
@@ -62,7 +62,7 @@ async def test_a_small_blob_that_was_changed_is_never_sent(
         chat = await begin(client)
         first = drawn(await chat.say("A cat"))
         second = drawn(await chat.say("Blue, please"))
-        await flip_a_bit(storage, second, place)
+        await flip_a_bit(storage, second, index)
         response = await client.get(f"{chat.url}/turns/2/image")
         third = await chat.say("Larger")
 
@@ -74,9 +74,9 @@ async def test_a_small_blob_that_was_changed_is_never_sent(
     assert len(gemini.calls) == 3
 
 
-@pytest.mark.parametrize("place", [100_000, 5_000_000])
+@pytest.mark.parametrize("index", [100_000, 5_000_000])
 async def test_a_large_blob_that_was_changed_is_never_sent_completely(
-    serve: Serve, gemini: Emulator, storage: Knobs, place: int
+    serve: Serve, gemini: Emulator, storage: Knobs, index: int
 ) -> None:
     """
     The damage is found while the blob is being sent. The response and the request to Gemini end too early.
@@ -85,7 +85,7 @@ async def test_a_large_blob_that_was_changed_is_never_sent_completely(
     async with serve(**storage) as client:
         chat = await begin(client)
         image = drawn(await chat.say("A cat"))
-        await flip_a_bit(storage, image, place)
+        await flip_a_bit(storage, image, index)
         async with client.stream("GET", f"{chat.url}/turns/1/image") as response:
             with pytest.raises(httpx2.RemoteProtocolError):
                 await response.aread()

@@ -59,7 +59,7 @@ async def test_a_locked_database_is_reported_after_one_wait(
     """
     async with serve(**storage_with_short_lock_wait, chat_lease_seconds=600) as client:
         chat = await begin(client, prompt="A cat")
-        asked: dict[str, Callable[[], Awaitable[httpx2.Response]]] = {
+        requests: dict[str, Callable[[], Awaitable[httpx2.Response]]] = {
             "turn": lambda: chat.say("Blue, please"),
             "create": lambda: client.post("/chats", json={}),
             "create with a turn": lambda: client.post("/chats", json={"prompt": "A cat"}),
@@ -70,7 +70,7 @@ async def test_a_locked_database_is_reported_after_one_wait(
             "image": lambda: client.get(f"{chat.url}/turns/1/image"),
         }
         with locked(storage_with_short_lock_wait):
-            answers = {name: await timed(ask()) for name, ask in asked.items()}
+            answers = {name: await timed(ask()) for name, ask in requests.items()}
         after = await chat.say("Blue, please")
 
     if storage_with_short_lock_wait["database_url"].startswith("sqlite"):

@@ -63,7 +63,7 @@ class Fault:
     shape: Shape | None = None
     """Arrange the answer's parts in one of the unusual ways that were seen in real answers."""
     mime_type: str | None = None
-    """Declare this MIME type, whatever the type of the image."""
+    """Declare this MIME type, even if the image has another one."""
     image_base64: str | None = None
     """Send this image instead of a generated one."""
     text: str | None = None

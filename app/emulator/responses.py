@@ -136,7 +136,7 @@ def _draw_image(request: ParsedRequest) -> bytes:
 
 
 def _draw_draft(request: ParsedRequest, note: str) -> bytes:
-    """Return a draft. Drafts have the size 1K, whatever the size of the final image."""
+    """Return a draft. It has the size 1K, even if the final image is larger."""
     size = request.model.pixels(request.ratio or "1:1", "1K")
     return draw(" ".join(request.texts), size, [], request.model.format, note=note)
 

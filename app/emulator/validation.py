@@ -88,15 +88,7 @@ def parse(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) ->
         raise ApiError(400, "Multiple candidates is not enabled for this model")
     if str(config.get("responseMimeType", "")).startswith("image/"):
         raise ApiError(400, f"response_mime_type {config['responseMimeType']} is not supported.")
-    thinking = config.get("thinkingConfig") or {}
-    level = thinking.get("thinkingLevel")
-    if thinking and model.thinking_levels == ():
-        raise ApiError(400, "Thinking is not enabled for this model")
-    if level and model.thinking_levels is not None and level.upper() not in model.thinking_levels:
-        message = (
-            f"Thinking level {level.upper()} is not supported for this model. Please retry with other thinking level."
-        )
-        raise ApiError(400, message)
+    level, include_thoughts = _thinking(config.get("thinkingConfig") or {}, model)
     search, image_search = _search(body.get("tools") or [], model)
     return ParsedRequest(
         model=model,
@@ -107,7 +99,7 @@ def parse(model_id: str, version: str, body: dict[str, Any], *, vertex: bool) ->
         size=size,
         modalities=config.get("responseModalities") or ["TEXT", "IMAGE"],
         thinking_level=level,
-        include_thoughts=bool(thinking.get("includeThoughts")),
+        include_thoughts=include_thoughts,
         search=search,
         image_search=image_search,
     )
@@ -179,6 +171,18 @@ def _image_config(config: dict[str, Any], model: Model, vertex: bool) -> tuple[s
     if size is not None and (size not in model.sizes or not model.has_image_size):
         raise ApiError(400, f"Invalid value at 'generation_config.image_config.image_size' (TYPE_STRING), \"{size}\"")
     return ratio, size or "1K"
+
+
+def _thinking(config: dict[str, Any], model: Model) -> tuple[str | None, bool]:
+    level = config.get("thinkingLevel")
+    if config and model.thinking_levels == ():
+        raise ApiError(400, "Thinking is not enabled for this model")
+    if level and model.thinking_levels is not None and level.upper() not in model.thinking_levels:
+        message = (
+            f"Thinking level {level.upper()} is not supported for this model. Please retry with other thinking level."
+        )
+        raise ApiError(400, message)
+    return level, bool(config.get("includeThoughts"))
 
 
 def _search(tools: list[dict[str, Any]], model: Model) -> tuple[bool, bool]:

@@ -55,7 +55,7 @@ def open_bucket(url: str) -> ObjectStore:
     Credentials, region and endpoint come from the environment variables that each cloud's own tools read.
     """
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    open_: Any = from_url  # the overloads depend on the kind of store, which only the URL tells
+    open_: Any = from_url  # the overloads depend on the kind of store, which is known only from the URL
     store: ObjectStore = open_(
         url,
         client_options={

@@ -61,7 +61,7 @@ class ChatRows:
 
     @property
     def in_progress(self) -> ColumnElement[bool]:
-        """Column that `load_chat` reads beside those of the table."""
+        """Extra column of the queries whose rows `load_chat` reads: whether a turn is in progress."""
         return (~self.unleased).label("in_progress")
 
     def find(self, connection: Connection, chat_id: str, owner: str, *, full_instruction: bool = False) -> Chat:

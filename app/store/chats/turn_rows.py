@@ -80,7 +80,7 @@ def copy_turns(connection: Connection, chat_id: str, new_id: str, last: int) -> 
 
 
 def move_long_documents(connection: Connection, database: Database, chat_id: str) -> None:
-    """Move long documents of the chat's turns to `texts`. Rows from before migration 0002 still hold them."""
+    """Move long documents of the chat's turns to `texts`. Rows that are older than migration 0002 contain them."""
     long = select(turns.c.number).where(
         turns.c.chat_id == chat_id,
         turns.c.document_digest.is_(None),

@@ -77,7 +77,7 @@ class TurnStore:
         expected_last_turns: Collection[int] | None = None,
         expected_bytes: int = 0,
     ) -> Chat:
-        """Take the chat's lease, so that only `holder` may add a turn. It ends with `save`, `release` or its time.
+        """Take the chat's lease, so that only `holder` may add a turn. `save` and `release` end it, or it expires.
 
         Args:
             chat_id: id of the chat.
