@@ -20,7 +20,7 @@ from app.gemini import requests, response_schema, responses
 from app.gemini.chunks import ResponseChunks, StreamObserver
 from app.gemini.errors import as_service_errors
 from app.gemini.tracing import Telemetry
-from app.gemini.transport.exchange import ImageExchange, ResponseTooLarge, Trip
+from app.gemini.transport.exchange import ImageExchange, ResponseTooLarge
 from app.gemini.transport.http import ConnectionPool
 from app.gemini.transport.transport import ImageTransport
 from app.lib.byte_budget import ByteBudget, Reservation
@@ -117,8 +117,12 @@ class GeminiClient:
     async def _call(self, request: GenerationRequest, model: Model, progress: GenerationProgress) -> Generation:
         in_chat = request.chat_context is not None
         expected = _EXPECTED_BYTES.get(request.image_size or "", _EXPECTED_BYTES["2K"])
-        trip = Trip(progress, expected + (_EXPECTED_SIGNATURES_BYTES if in_chat else 0), self._memory_timeout)
-        with ImageExchange(trip, keep_signatures=in_chat) as exchange:
+        with ImageExchange(
+            progress,
+            expected_bytes=expected + (_EXPECTED_SIGNATURES_BYTES if in_chat else 0),
+            memory_timeout_seconds=self._memory_timeout,
+            keep_signatures=in_chat,
+        ) as exchange:
             with as_service_errors(progress):
                 async with aclosing(exchange):
                     chunks = await self._read_response(request, model, exchange, progress)

@@ -1,10 +1,9 @@
-"""What one call to Gemini carries beside its JSON."""
+"""The images of one call to Gemini, which the JSON of request and response leaves out."""
 
 import asyncio
 import base64
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
@@ -30,91 +29,84 @@ current_exchange: ContextVar["ImageExchange"] = ContextVar("exchange")
 
 
 class MemoryBudgetTimeout(Exception):
-    """The answer is there, and there is no memory for it."""
+    """A request or response waited too long for memory, which other responses use."""
 
 
 class ResponseTooLarge(Exception):
-    """Gemini sends more than we are willing to hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trip:
-    """What an answer is for."""
-
-    progress: GenerationProgress
-    expected_bytes: int
-    """How much of it will be kept, if it does not say how long it is."""
-    room_seconds: float
-    """How long it may wait for room."""
+    """Gemini sends more than the service accepts."""
 
 
 class ImageExchange:
-    """What one call carries beside its JSON, for as long as the block around call and reading lasts.
+    """The images that one call sends and receives beside its JSON.
 
-    Each attempt of the call sends the same again, from its beginning, and forgets what an earlier one has received.
+    Use it as a context manager: calls that this task makes inside the block belong to the exchange. Each attempt sends
+    the same images again and drops what an earlier attempt received.
     """
 
-    def __init__(self, trip: Trip | None = None, *, keep_signatures: bool = False) -> None:
+    def __init__(
+        self,
+        progress: GenerationProgress | None = None,
+        *,
+        expected_bytes: int = 0,
+        memory_timeout_seconds: float = 0,
+        keep_signatures: bool = False,
+    ) -> None:
         """
         Args:
-            trip: what the answer is for, and how much it may hold.
-            keep_signatures: hold thought signatures too, which are often larger than the image. Else they are dropped
+            progress: the generation that the call is for; its memory reservation holds the received bytes. Without it
+                nothing is reserved, and the SDK parses the JSON itself.
+            expected_bytes: the memory to reserve for a response that does not announce its length.
+            memory_timeout_seconds: how long the call may wait for memory.
+            keep_signatures: keep thought signatures, which are often larger than the image. Otherwise they are dropped
                 while they arrive.
         """
-        self._tokens = Placeholders()
-        self._before: Token[ImageExchange] | None = None
+        self._progress = progress
+        self._expected_bytes = expected_bytes
+        self._memory_timeout_seconds = memory_timeout_seconds
+        self._placeholders = Placeholders()
+        self._outer: Token[ImageExchange] | None = None
         self._sent: dict[bytes, Content] = {}
         self._reads_ahead = False
-        self._holds_images = False
-        signature = partial(_Received, self._hold) if keep_signatures else None
-        image = partial(_Received, self._hold_image)
+        signature = partial(_Received, self._count_kept) if keep_signatures else None
+        image = partial(_Received, self._count_image)
         self._sinks = {"data": image, "thoughtSignature": signature, "thought_signature": signature}
+        self._forget_response()
+
+    def _forget_response(self) -> None:
+        self._response: RawResponse | None = None
         self._extractor = Base64Extractor[_Received](self._sinks)
-        self._trip = trip
-        self._answer: RawResponse | None = None
-        self._held = 0
-        self._reader: SseParser | None = None
+        self._parser = SseParser() if self._progress is not None else None
         self._documents: list[str] = []
-        self._documents_count = 0
+        self._document_count = 0
         self._contents: dict[str, Content] = {}
+        self._kept_bytes = 0
+        self._holds_images = False
 
     def __enter__(self) -> Self:
-        """Requests that are made inside the block, by this task, are this exchange's."""
-        self._before = current_exchange.set(self)
+        self._outer = current_exchange.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._before is not None
-        current_exchange.reset(self._before)
-        # A connection that was opened inside the block remembers the context it was opened in for as long as it lives.
+        assert self._outer is not None
+        current_exchange.reset(self._outer)
+        # A connection that was opened inside the block keeps this context alive, so references to images must go.
         self._sent.clear()
         self._contents.clear()
-        self._extractor, self._sinks, self._answer, self._trip = Base64Extractor({}), {}, None, None
+        self._extractor, self._sinks, self._response, self._progress = Base64Extractor({}), {}, None, None
+
+    # The request.
 
     def placeholder_for(self, content: Content) -> bytes:
-        """Let `content` go out with the request; the SDK is to be given what comes back in its place."""
-        token = self._tokens.next()
-        self._sent[token.encode()] = content
+        """Send `content` with the request. Return the bytes that the SDK is given in its place."""
+        placeholder = self._placeholders.next()
+        self._sent[placeholder.encode()] = content
         self._reads_ahead = self._reads_ahead or content.is_remote
-        return base64.b64decode(token)
-
-    def content_for(self, data: str) -> Content:
-        """What `data`, a string of the answer as the SDK sees it, stands for.
-
-        Raises:
-            ValueError: it is not base64.
-        """
-        if data not in self._contents:
-            lifted = self._extractor.extracted.get(data)
-            if lifted is not None and not lifted.is_valid:
-                raise ValueError("not valid base64")
-            self._contents[data] = BufferContent(decode(data)) if lifted is None else SegmentedContent(lifted.pieces)
-        return self._contents[data]
+        return base64.b64decode(placeholder)
 
     def splice(self, request: httpx2.Request, body: bytes) -> httpx2.Request:
-        """`request` with everything that is to be sent in its place."""
+        """Return `request` with the base64 of the images in the place of their placeholders."""
         segments: list[bytes | Base64Encoded] = []
-        start, beginning = 0, b'"' + self._tokens.prefix.encode()
+        start, beginning = 0, b'"' + self._placeholders.prefix.encode()
         while (quote := body.find(beginning, start)) >= 0:
             end = quote + 1 + Placeholders.LENGTH
             segments += [body[start : quote + 1], Base64Encoded(self._sent[body[quote + 1 : end]])]
@@ -127,128 +119,137 @@ class ImageExchange:
             request.method, request.url, headers=headers, stream=RequestBody(segments), extensions=request.extensions
         )
 
-    async def ready(self) -> None:
-        """The request is about to be sent. What comes from afar needs room on its way.
+    async def reserve_request(self) -> None:
+        """Reserve memory for the parts of remote images that are read ahead while the request is sent.
 
         Raises:
-            MemoryBudgetTimeout: there is none.
+            MemoryBudgetTimeout: other responses use the memory.
         """
-        if self._reads_ahead and self._trip is not None:
-            try:
-                async with asyncio.timeout(self._trip.room_seconds):
-                    await self._trip.progress.memory.acquire(READ_AHEAD_BYTES)
-            except TimeoutError as error:
-                raise MemoryBudgetTimeout(
-                    "Other answers take all the memory there is; Gemini was not asked."
-                ) from error
+        if self._reads_ahead and self._progress is not None:
+            message = "Other answers take all the memory there is; Gemini was not asked."
+            await self._reserve(self._progress, READ_AHEAD_BYTES, message)
 
-    async def begin(self, answer: RawResponse, announced_bytes: int | None) -> None:
-        """An answer arrives. Its bytes need room.
+    # The response.
+
+    async def start_response(self, response: RawResponse, announced_bytes: int | None) -> None:
+        """Drop what an earlier attempt received, and reserve memory for this response.
 
         Args:
-            answer: its headers are there.
-            announced_bytes: how long it says that its body is.
-        """
-        self._answer = answer
-        self._extractor = Base64Extractor(self._sinks)
-        self._reader = SseParser() if self._trip is not None else None
-        self._documents = []
-        self._documents_count = 0
-        self._contents = {}
-        self._held = 0
-        self._holds_images = False
-        if self._trip is not None:
-            self._trip.progress.received_bytes = 0
-            self._trip.progress.enter(Stage.MEMORY_WAIT)
-            self._trip.progress.memory.resize(0)  # the request is out
-            # Nearly all of an answer is base64, and some of that are signatures that are not kept. More than usual is
-            # not taken beforehand, whatever is announced: the share grows as the bytes arrive.
-            expected = self._trip.expected_bytes
-            if announced_bytes is not None:
-                expected = min(expected, announced_bytes * 3 // 4)
-            try:
-                async with asyncio.timeout(self._trip.room_seconds):
-                    await self._trip.progress.memory.acquire(expected)
-            except TimeoutError as error:
-                raise MemoryBudgetTimeout(
-                    "Gemini's answer came, but other answers take all the memory there is."
-                ) from error
-            self._trip.progress.enter(Stage.TRANSFER)
-
-    def extract(self, chunk: bytes) -> bytes:
-        """Take out of the next piece of the answer what does not belong into JSON.
+            response: its headers have arrived.
+            announced_bytes: the length of its body, if it has a `Content-Length`.
 
         Raises:
-            ResponseTooLarge: it holds more images and signatures than any answer does.
+            MemoryBudgetTimeout: other responses use the memory.
         """
-        if self._trip is not None:
-            self._trip.progress.received_bytes += len(chunk)
-        rest = self._extractor.feed(chunk)
+        self._forget_response()
+        self._response = response
+        if self._progress is None:
+            return
+        self._progress.received_bytes = 0
+        self._progress.enter(Stage.MEMORY_WAIT)
+        self._progress.memory.resize(0)  # the request is sent
+        # Most of a response is base64, and dropped signatures are part of that. A large announcement reserves no more
+        # than usual; the reservation grows as bytes arrive.
+        expected = self._expected_bytes
+        if announced_bytes is not None:
+            expected = min(expected, announced_bytes * 3 // 4)
+        message = "Gemini's answer came, but other answers take all the memory there is."
+        await self._reserve(self._progress, expected, message)
+        self._progress.enter(Stage.TRANSFER)
+
+    async def _reserve(self, progress: GenerationProgress, count: int, message: str) -> None:
+        try:
+            async with asyncio.timeout(self._memory_timeout_seconds):
+                await progress.memory.acquire(count)
+        except TimeoutError as error:
+            raise MemoryBudgetTimeout(message) from error
+
+    def extract(self, piece: bytes) -> bytes:
+        """Take base64 out of the next piece of the response, and return the JSON that remains.
+
+        Raises:
+            ResponseTooLarge: there are more than `MAX_EXTRACTED_STRINGS` images and signatures.
+        """
+        if self._progress is not None:
+            self._progress.received_bytes += len(piece)
+        json = self._extractor.feed(piece)
         if len(self._extractor.extracted) > MAX_EXTRACTED_STRINGS:
             raise ResponseTooLarge(f"more than {MAX_EXTRACTED_STRINGS} images and signatures")
-        return rest
+        return json
 
-    def read(self, rest: bytes) -> bytes:
-        """Read the next piece of the JSON that the images were taken out of.
+    def parse(self, json: bytes) -> bytes:
+        """Parse the next piece of the JSON, and return what the SDK gets.
 
-        Returns:
-            What the SDK is to be given: a sign that something has come. What it is is known to `documents()`, for the
-            SDK's own reader stumbles over whatever is no data. Without a trip the SDK reads the JSON itself.
+        The SDK gets an empty event for each piece with complete documents, because its own parser fails on any line
+        that is not data. `documents` returns the documents. Without a generation the SDK gets the JSON itself.
         """
-        return rest if self._reader is None else self._found(self._reader.feed(rest))
+        return json if self._parser is None else self._collect(self._parser.feed(json))
 
     def end(self) -> bytes:
-        """The answer has ended, or broken off; what was held back of it is read."""
-        rest = self._extractor.close()
-        return rest if self._reader is None else self._found(self._reader.feed(rest) + self._reader.close())
+        """Parse what remains after the last piece of the response, and return what the SDK gets."""
+        json = self._extractor.close()
+        return json if self._parser is None else self._collect(self._parser.feed(json) + self._parser.close())
 
-    def _found(self, documents: list[str]) -> bytes:
+    def _collect(self, documents: list[str]) -> bytes:
         self._documents += documents
-        self._documents_count += len(documents)
-        if self._documents_count > MAX_DOCUMENTS:
+        self._document_count += len(documents)
+        if self._document_count > MAX_DOCUMENTS:
             raise ResponseTooLarge(f"more than {MAX_DOCUMENTS:,} events")
         return b"data: {}\n\n" if documents else b""
 
     def documents(self) -> list[str]:
-        """The JSON documents that have arrived since the last time: one for a plain answer, one for each event of a
-        stream."""
+        """Return the JSON documents that arrived since the last call: the whole response, or the events of a stream."""
         documents, self._documents = self._documents, []
         return documents
 
-    def _hold_image(self, count: int) -> None:
-        self._holds_images = True
-        self._hold(count)
+    def content_for(self, data: str) -> Content:
+        """Return the content of `data`, a base64 string or placeholder in the JSON of the response.
 
-    def _hold(self, count: int) -> None:
-        """So many bytes more are kept. What was expected may have been too little."""
-        self._held += count
-        if self._trip is not None and self._held > self._trip.progress.memory.held:
-            self._trip.progress.memory.resize(self._held)
+        Raises:
+            ValueError: it is not base64.
+        """
+        if data not in self._contents:
+            extracted = self._extractor.extracted.get(data)
+            if extracted is not None and not extracted.is_valid:
+                raise ValueError("not valid base64")
+            self._contents[data] = (
+                BufferContent(decode(data)) if extracted is None else SegmentedContent(extracted.pieces)
+            )
+        return self._contents[data]
 
     @property
     def holds_images(self) -> bool:
-        """Whether something of an image has arrived."""
+        """True if some of an image has arrived."""
         return self._holds_images
 
     async def aclose(self) -> None:
-        """Let go of the connection, which the SDK does not do where it fails in the middle of a stream."""
-        if self._answer is not None:
-            await self._answer.aclose()
+        """Close the response. The SDK does not do so if it fails in the middle of a stream."""
+        if self._response is not None:
+            await self._response.aclose()
+
+    def _count_image(self, count: int) -> None:
+        self._holds_images = True
+        self._count_kept(count)
+
+    def _count_kept(self, count: int) -> None:
+        """Count `count` more bytes that are kept. Enlarge the reservation if it was too small."""
+        self._kept_bytes += count
+        if self._progress is not None and self._kept_bytes > self._progress.memory.held:
+            self._progress.memory.resize(self._kept_bytes)
 
 
 class _Received(Base64Decoder):
-    """A string of the answer, decoded while it arrives."""
+    """An image or a signature of the response, decoded while it arrives."""
 
     def __init__(self, count: Callable[[int], None]) -> None:
         """
         Args:
-            count: told of the bytes that are kept, as they come.
+            count: is called with the number of bytes of each piece that is kept.
         """
         self.pieces = pieces = list[bytes]()
 
-        def keep(
-            piece: bytes,
-        ) -> None:  # no method: that would hold on to us, and the image would wait for the collector
+        # A method would make a reference cycle, and the image would stay until the garbage collector runs.
+        def keep(piece: bytes) -> None:
             pieces.append(piece)
             count(len(piece))
 

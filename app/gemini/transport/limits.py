@@ -1,22 +1,19 @@
-"""How much a response of Gemini's may hold."""
+"""Limits of one response from Gemini."""
 
 MAX_JSON_BYTES = 2 * 1024 * 1024
-"""The most that an answer may hold beside its images and thought signatures. 32,768 tokens, the most that these models
-write, are 200 kB of text; sources are some tens of kB; the chunks of a stream repeat half a kilobyte each."""
-
+"""Maximum bytes of JSON beside images and thought signatures. 32,768 tokens, the most that these models write, are
+200 kB of text; sources are some tens of kB; each chunk of a stream repeats 0.5 kB."""
 
 MAX_JSON_ITEMS = 400_000
-"""The most brackets, commas and quotation marks in it, each of which costs some tenths of a microsecond to read. A line
-end costs several times as much, and is counted as `_ITEMS` says."""
-
+"""Maximum number of brackets, commas and quotation marks. Each takes some tenths of a microsecond to parse. A line end
+takes several times as long, and counts as eight items."""
 
 MAX_DOCUMENTS = 5000
-"""The most chunks of a stream. Some dozens are usual."""
-
+"""Maximum number of chunks in a stream. Some dozens are usual."""
 
 MAX_EXTRACTED_STRINGS = 1000
-"""The most images and signatures in an answer. Ten images are the most that has been seen."""
-
+"""Maximum number of images and thought signatures. The highest number of images ever recorded is ten."""
 
 MAX_ERROR_BYTES = 128 * 1024
-"""The longest body of an error that is read. Google's have up to some kB; of a longer one the status has to do."""
+"""Maximum bytes of an error's body. Google's errors have up to some kB. A longer body is dropped, and the status
+remains."""

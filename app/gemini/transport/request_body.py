@@ -1,4 +1,4 @@
-"""The body of a request on its way out: JSON, and base64 in the places of what it stands for."""
+"""The body of a request: JSON, with the base64 of images in the place of their placeholders."""
 
 import asyncio
 from collections import deque
@@ -9,21 +9,21 @@ import httpx2
 
 from app.lib.base64_json import Base64Encoded
 
-_READ_AHEAD = 16
-"""Files from afar that are asked for at once, if they are small."""
+_MAX_READ_AHEAD = 16
+"""Maximum number of small remote images that are fetched at the same time."""
 
 _PIECE_BYTES = 1024 * 1024
-"""What comes of a large one at a time, as base64."""
+"""The size in which a large remote image is fetched, as base64."""
 
 READ_AHEAD_BYTES = 4 * _PIECE_BYTES
-"""What is there of them at once."""
+"""Maximum bytes of remote images that are in memory at the same time."""
 
 _WRITE_BYTES = 64 * 1024
-"""What is worth a system call here and waking up for over there; less waits for what follows."""
+"""Smaller pieces are joined up to this size, because each write costs a system call and wakes the server up."""
 
 
 class RequestBody(httpx2.AsyncByteStream):
-    """A body in segments. While one is sent, those that come from afar are asked for."""
+    """A body in segments. While one segment is sent, the next remote ones are fetched."""
 
     def __init__(self, segments: list[bytes | Base64Encoded]) -> None:
         self._segments = segments
@@ -44,7 +44,7 @@ class RequestBody(httpx2.AsyncByteStream):
         yield b"".join(small)
 
     async def _pieces(self) -> AsyncGenerator[bytes]:
-        coming = deque(one for one in self._segments if isinstance(one, Base64Encoded) and one.is_remote)
+        remote = deque(one for one in self._segments if isinstance(one, Base64Encoded) and one.is_remote)
         ahead: deque[_Prefetch] = deque()
         try:
             for segment in self._segments:
@@ -52,14 +52,14 @@ class RequestBody(httpx2.AsyncByteStream):
                     yield segment
                     continue
                 if segment.is_remote:
-                    room = READ_AHEAD_BYTES - sum(begun.bytes for begun in ahead)
-                    while coming and len(ahead) < _READ_AHEAD and (room := room - _piece_bytes(coming[0])) >= 0:
-                        ahead.append(_Prefetch(coming.popleft()))
+                    free = READ_AHEAD_BYTES - sum(prefetch.bytes for prefetch in ahead)
+                    while remote and len(ahead) < _MAX_READ_AHEAD and (free := free - _piece_bytes(remote[0])) >= 0:
+                        ahead.append(_Prefetch(remote.popleft()))
                 async for piece in ahead.popleft() if segment.is_remote else segment:
                     yield piece
         finally:
-            for begun in ahead:
-                begun.cancel()
+            for prefetch in ahead:
+                prefetch.cancel()
 
 
 def _piece_bytes(segment: Base64Encoded) -> int:
@@ -67,7 +67,7 @@ def _piece_bytes(segment: Base64Encoded) -> int:
 
 
 class _Prefetch:
-    """A segment whose first piece has been asked for."""
+    """A remote image whose first piece is being fetched."""
 
     def __init__(self, segment: Base64Encoded) -> None:
         self.bytes = _piece_bytes(segment)

@@ -1,8 +1,8 @@
-"""The JSON documents in the body of an answer: server-sent events as the standard allows them, and plain JSON.
+"""A parser that finds the JSON documents in a response: in server-sent events or in plain JSON.
 
-Gateways add comments, further fields, a byte order mark, a last `[DONE]`; some answer a request for a stream with a
-plain answer, or with an array of chunks. Google itself writes an error in the middle of a stream as JSON over several
-lines without `data:`. The reader takes all of these. It looks at each byte once, wherever the body is cut into pieces.
+Gateways add comments, other fields, a byte order mark, or a last `[DONE]`. Some respond to a request for a stream with
+one document, or with an array of chunks. Google writes an error inside a stream as JSON over several lines without
+`data:`. The parser accepts all of these. It reads each byte once, for any cut into pieces.
 """
 
 import json
@@ -10,8 +10,8 @@ import re
 from contextlib import suppress
 
 _STRING = re.compile(rb'"(?:[^"\\]++|(?:\\.)++)*+"?+', re.DOTALL)
-"""A string, which may be cut off. If it had to have an end, each escaped quotation mark in one without would be tried
-as the beginning of another: quadratic work."""
+"""A JSON string, which may be cut off. A pattern that required the end of the string would try each escaped quotation
+mark in an unfinished string as a new beginning, which takes quadratic time."""
 
 _BEGINS_JSON = re.compile(rb"\s*+[{\[]")
 _CONTINUES_JSON = re.compile(rb'\s*+["{}\[\],]')
@@ -19,23 +19,24 @@ _BETWEEN_DOCUMENTS = re.compile(r"(?:\[DONE\]|[\s,\[\]])*+")
 _READ_JSON = json.JSONDecoder(strict=False).raw_decode
 
 MAX_DOCUMENTS_TOGETHER = 1000
-"""The most documents that are read from one event or one array. What follows is left as one, for others to refuse."""
+"""Maximum number of documents that are separated in one event or array. The remaining text is returned as one document,
+which the next parser rejects."""
 
 
 class SseParser:
-    """Takes a body in pieces of any length, and returns the JSON text of each event."""
+    """Parse a body in pieces of any length into the JSON text of each event."""
 
     def __init__(self) -> None:
-        self._line = bytearray()  # the last line, as long as its end has not come
-        self._after_carriage_return = False  # a line feed that comes next belongs to the line before
+        self._line = bytearray()  # the last line, until its end arrives
+        self._after_carriage_return = False  # a line feed at the start of the next piece ends the same line
         self._at_beginning = True
-        self._event: list[bytes] = []  # the lines of the present event
-        self._open = 0  # brackets that are open, if the present event is JSON without `data:`
-        self._says_error = False
-        self._mixed = False  # whether the present event may hold several documents
+        self._event: list[bytes] = []  # the lines of the current event
+        self._open = 0  # the number of open brackets, if the current event is JSON without `data:`
+        self._is_error = False
+        self._mixed = False  # whether the current event may contain several documents
 
     def feed(self, piece: bytes) -> list[str]:
-        """The documents that are complete with this piece."""
+        """Return the documents that this piece completes."""
         if self._after_carriage_return and piece:
             piece = piece.removeprefix(b"\n")
         found: list[str] = []
@@ -47,7 +48,7 @@ class SseParser:
         return found
 
     def close(self) -> list[str]:
-        """The body has ended, or broken off. What has come without an end is returned all the same."""
+        """Return the last documents after the end of the body, even if they are incomplete."""
         return self._end_of_line() + self._end_of_event()
 
     def _end_of_line(self) -> list[str]:
@@ -58,7 +59,7 @@ class SseParser:
             self._at_beginning = False
         if self._open > 0 and not line.startswith(b"data:"):
             return self._without_prefix(line)
-        if self._open > 0:  # JSON that was broken off; an event follows
+        if self._open > 0:  # incomplete JSON, followed by an event
             return [*self._end_of_event(), *self._field(line)]
         if _BEGINS_JSON.match(line):
             return self._without_prefix(line)
@@ -68,15 +69,15 @@ class SseParser:
         if line.startswith(b"data:"):
             self._event.append(line.removeprefix(b"data:").removeprefix(b" "))
         elif line.startswith(b"event:"):
-            self._says_error = line.removeprefix(b"event:").strip() == b"error"
+            self._is_error = line.removeprefix(b"event:").strip() == b"error"
         elif self._event and _CONTINUES_JSON.match(line):
-            # JSON over several lines, of which only the first has the prefix.
+            # JSON over several lines; only the first has the prefix.
             self._event.append(line)
             self._mixed = True
         return []
 
     def _without_prefix(self, line: bytes) -> list[str]:
-        """JSON without `data:` ends where its brackets are closed."""
+        """Add a line of JSON without `data:`. The document ends when its brackets are closed."""
         self._event.append(line)
         self._mixed = True
         brackets = _STRING.sub(b"", line)
@@ -84,42 +85,42 @@ class SseParser:
         return self._end_of_event() if self._open <= 0 else []
 
     def _end_of_event(self) -> list[str]:
-        # JSON has no line breaks but between its parts, where a space is as good.
+        # In JSON line breaks stand only between tokens, where a space means the same.
         text = b" ".join(self._event).decode(errors="replace").strip()
         found = _documents(text) if self._mixed or text.startswith("[") else [text]
-        if self._says_error:
+        if self._is_error:
             found = [_in_envelope(document) for document in found]
-        self._event, self._open, self._mixed, self._says_error = [], 0, False, False
+        self._event, self._open, self._mixed, self._is_error = [], 0, False, False
         return list(filter(None, found))
 
 
 def _documents(text: str) -> list[str]:
-    """The JSON documents in `text`: one, several in a row, or those of an array, which may be cut off.
+    """Return the JSON documents in `text`: one, several in a row, or those of an array, which may be cut off.
 
-    What is no JSON is returned as it is.
+    Text that is not JSON is returned unchanged.
     """
     found: list[str] = []
-    place = _after(text, 0)
-    while place < len(text):
+    position = _after(text, 0)
+    while position < len(text):
         end = len(text)
         if len(found) < MAX_DOCUMENTS_TOGETHER:
             with suppress(ValueError, RecursionError):
-                _, end = _READ_JSON(text, place)
-        found.append(text[place:end])
-        place = _after(text, end)
+                _, end = _READ_JSON(text, position)
+        found.append(text[position:end])
+        position = _after(text, end)
     return found
 
 
-def _after(text: str, place: int) -> int:
-    between = _BETWEEN_DOCUMENTS.match(text, place)
+def _after(text: str, position: int) -> int:
+    between = _BETWEEN_DOCUMENTS.match(text, position)
     assert between is not None
     return between.end()
 
 
 def _in_envelope(document: str) -> str:
-    """The document of an event named `error`, as Google writes errors: `{"error": {"code": …}}`."""
+    """Return the document of an event named `error` in Google's form: `{"error": {"code": …}}`."""
     try:
-        said = json.loads(document)
+        parsed = json.loads(document)
     except (ValueError, RecursionError):
         return document
-    return document if not isinstance(said, dict) or "error" in said else json.dumps({"error": said})
+    return document if not isinstance(parsed, dict) or "error" in parsed else json.dumps({"error": parsed})
