@@ -90,7 +90,7 @@ async def run_doctor(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool,
         ({"gemini_api_key": "invalid-very-secret"}, ["FAILURE  credentials", "API_KEY_INVALID"]),
         (
             {"google_gemini_base_url": "http://127.0.0.1:1"},
-            ["FAILURE  credentials", "No connection", "connection refused", "skipped  models"],
+            ["FAILURE  credentials", "could not connect", "connection refused", "skipped  models"],
         ),
         ({"default_model": "gemini-9-image"}, ["FAILURE  models", "DEFAULT_MODEL gemini-9-image"]),
         ({"host": "0.0.0.0"}, ["FAILURE  start", "SERVICE_API_KEYS"]),
