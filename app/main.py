@@ -9,15 +9,14 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import metrics as metrics_route
 from app.api import models, operations
 from app.api.chats import images as chat_images
 from app.api.chats import routes as chat_routes
 from app.api.chats import turns as chat_turns
+from app.api.chats.request import TurnForm
 from app.api.http import openapi, problems
 from app.api.http.authentication import AuthenticationMiddleware
 from app.api.http.cors import AllowedOrigins, CrossOriginMiddleware
-from app.api.http.dependencies import State
 from app.api.http.middleware import (
     PROBE_PATHS,
     ContentLengthLimitMiddleware,
@@ -26,6 +25,7 @@ from app.api.http.middleware import (
     UnexpectedErrorMiddleware,
     route_path,
 )
+from app.api.http.state import State
 from app.api.http.uploads import UploadLimiter
 from app.api.images import routes
 from app.gemini import GeminiClient
@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.admission = admission
     problems.install(app, reporter)
     if settings.docs_access != "off":
-        openapi.install(app, keyed=bool(settings.service_api_keys))
+        openapi.install(app, keyed=bool(settings.service_api_keys), form=TurnForm)
     add_routes(app, settings)
     add_middleware(app, settings, reporter)
     return app
@@ -135,7 +135,7 @@ async def open_services(
             memory_trimmer=IdleMemoryTrimmer(),
             admission=admission,
             upload_limiter=upload_limiter,
-            room=responses,
+            response_memory=responses,
             metrics=metrics,
             reporter=reporter,
         )
@@ -166,7 +166,7 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
         operations.router,
     ]
     if settings.metrics_access != "off":
-        routers.append(metrics_route.router)
+        routers.append(operations.metrics_router)
     for router in routers:
         app.include_router(
             router,

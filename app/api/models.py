@@ -1,4 +1,4 @@
-"""What each model can do and costs: enough to build a form from."""
+"""The route that lists models: what each can do and costs. A client can build a form from it."""
 
 from datetime import date
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 
 from app.api.http.dependencies import CatalogueDep, SettingsDep, caller
-from app.api.http.problems import problem_responses
+from app.api.http.problem_responses import problem_responses
 from app.api.http.schema import ResponseModel
 from app.api.images.request import MAX_PROMPT_CHARS
 from app.domain import errors
@@ -25,17 +25,17 @@ router = APIRouter(
 
 class ReferencesRead(ResponseModel):
     max: int | None
-    by_role: dict[str, int] | None = Field(description="`null` where Google names no slots by role.")
+    by_role: dict[str, int] | None = Field(description="`null` if Google names no limits by role.")
 
 
 class PricesRead(ResponseModel):
-    """US dollars at Google's list price; `null` is a price that no source names."""
+    """US dollars at Google's list price; `null` if the price is unknown."""
 
     image_output_per_million_tokens: float | None
     text_output_per_million_tokens: float | None
     input_per_million_tokens: float | None
     search_query: float | None
-    image: dict[str, float] = Field(description="One picture by image size; thinking, text and input come on top.")
+    image: dict[str, float] = Field(description="One image, by image size. Thinking, text and input cost extra.")
 
 
 class ModelRead(ResponseModel):
@@ -44,14 +44,16 @@ class ModelRead(ResponseModel):
     aliases: list[str]
     status: Literal["active", "deprecated"]
     released: date | None
-    retires: date | None = Field(description="The earliest day on which Google may switch it off.")
+    retires: date | None = Field(description="The earliest day on which Google may shut the model down.")
     replacement: str | None
     lifecycle: str | None
     aspect_ratios: list[str]
     default_aspect_ratio: str | None
     image_sizes: list[str]
     default_image_size: str | None
-    pixels: dict[str, dict[str, tuple[int, int]]] = Field(description="Width and height, by ratio and size; nominal.")
+    pixels: dict[str, dict[str, tuple[int, int]]] = Field(
+        description="Nominal width and height, by aspect ratio and image size."
+    )
     output_type: str | None
     references: ReferencesRead
     google_search: bool
@@ -67,7 +69,7 @@ class ModelRead(ResponseModel):
 
 
 class LimitsRead(ResponseModel):
-    """What this service takes, whatever the model."""
+    """Limits of this service for all models."""
 
     prompt_chars: int
     body_bytes: int
@@ -78,7 +80,7 @@ class LimitsRead(ResponseModel):
 
 
 class ModelsRead(ResponseModel):
-    default: str = Field(description="The model for requests that name none.")
+    default: str = Field(description="The model for requests without `model`.")
     models: list[ModelRead]
     limits: LimitsRead
 
@@ -140,12 +142,14 @@ def _listing(catalogue: Catalogue, settings: Settings) -> ModelsRead:
 
 
 def _example() -> dict[str, Any]:
-    """One model is enough to see the shape."""
-    whole = _listing(Catalogue("gemini-3-pro-image"), Settings.model_construct()).model_dump(mode="json", by_alias=True)
-    return whole | {"models": whole["models"][:1]}
+    """Return a listing of one model."""
+    listing = _listing(Catalogue("gemini-3-pro-image"), Settings.model_construct()).model_dump(
+        mode="json", by_alias=True
+    )
+    return listing | {"models": listing["models"][:1]}
 
 
 @router.get("", responses={200: {"content": {"application/json": {"example": _example()}}}})
 async def list_models(catalogue: CatalogueDep, settings: SettingsDep) -> ModelsRead:
-    """List the models with what they can do, their limits and their prices. Other well-formed ids are passed on."""
+    """List the models with their features, limits and prices. Other well-formed ids are passed to Gemini."""
     return _listing(catalogue, settings)

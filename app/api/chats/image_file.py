@@ -1,24 +1,22 @@
-"""Stored images as files over HTTP: they never change, so they may be cached for ever, asked for by their ETag, and in
-part."""
+"""Stored images as files over HTTP. They never change, so they can be cached without limit."""
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Protocol
+from typing import Protocol, cast
 
 from fastapi import Request
 
-from app.api.http.response_writer import WriteOptions
 from app.api.http.storage_response import StorageResponse
 from app.api.http.streaming import EXTENSIONS
 from app.domain.errors import RangeNotSatisfiable
 from app.domain.generation import Image
 
 HELD_BYTES = 1024 * 1024
-"""What a reader takes in memory, whatever the file: a piece that was read, and one that is being sent."""
+"""Memory that sending a file takes: one piece that was read, and one that is being sent."""
 
 
 class SeekableContent(Protocol):
-    """Content that can be read from anywhere in it."""
+    """Content that can be read from any position."""
 
     @property
     def digest(self) -> str: ...
@@ -29,29 +27,28 @@ class SeekableContent(Protocol):
 
 
 class ImageFileResponse(StorageResponse):
-    """A stored image, whole or the range that was asked for."""
+    """A stored image: the complete file, the requested range, or 304."""
 
-    def __init__(self, image: Image, file: SeekableContent, name: str, request: Request, options: WriteOptions) -> None:
+    def __init__(self, image: Image, name: str, request: Request) -> None:
         """
         Args:
-            image: what it is.
-            file: where its bytes are.
-            name: what a browser may call it, without its extension.
-            request: the caller's.
-            options: how to send.
+            image: an image whose content is in the store.
+            name: file name for browsers, without extension.
+            request: of the caller; its conditional headers and `Range` apply.
 
         Raises:
-            RangeNotSatisfiable: it has no such range.
+            RangeNotSatisfiable: the file does not have the requested range.
         """
+        file = cast("SeekableContent", image.content)
         size, etag, headers = len(file), f'"{file.digest}"', request.headers
-        status, span, told = 200, (0, size), {}
-        whole = request.method == "HEAD" or headers.get("if-range", etag) != etag
-        unchanged = _names(headers.get("if-none-match"), etag)
-        if not unchanged and not whole and (part := _range(headers.get("range"), size)) is not None:
+        status, span, range_headers = 200, (0, size), {}
+        ignores_range = request.method == "HEAD" or headers.get("if-range", etag) != etag
+        unchanged = _matches(headers.get("if-none-match"), etag)
+        if not unchanged and not ignores_range and (part := _range(headers.get("range"), size)) is not None:
             status, span = 206, part
-            told = {"Content-Range": f"bytes {span[0]}-{span[1] - 1}/{size}"}
+            range_headers = {"Content-Range": f"bytes {span[0]}-{span[1] - 1}/{size}"}
         super().__init__(
-            _none() if unchanged or request.method == "HEAD" else file.between(*span),
+            _no_pieces() if unchanged or request.method == "HEAD" else file.between(*span),
             HELD_BYTES,
             image.mime_type,
             {
@@ -60,10 +57,8 @@ class ImageFileResponse(StorageResponse):
                 "Accept-Ranges": "bytes",
                 "Content-Disposition": f'inline; filename="{name}.{EXTENSIONS[image.mime_type]}"',
                 "Content-Length": str(span[1] - span[0]),
-                **told,
+                **range_headers,
             },
-            request,
-            options,
         )
         self.status_code = status
         if unchanged:
@@ -71,32 +66,32 @@ class ImageFileResponse(StorageResponse):
             del self.headers["Content-Length"], self.headers["Content-Type"]
 
 
-async def _none() -> AsyncGenerator[bytes]:
+async def _no_pieces() -> AsyncGenerator[bytes]:
     return
     yield
 
 
-def _names(header: str | None, etag: str) -> bool:
-    """Whether an `If-None-Match` names the tag; weak ones count as well there (RFC 9110, 13.1.2)."""
+def _matches(header: str | None, etag: str) -> bool:
+    """Return whether `If-None-Match` has the tag. Weak tags match too (RFC 9110, section 13.1.2)."""
     if header is None:
         return False
     return header.strip() == "*" or etag in (one.strip().removeprefix("W/") for one in header.split(","))
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
-    """First byte and the one behind the last. Headers that make no sense, or ask for several ranges, count as none.
+    """Return the start and the end of a `Range`; the end is exclusive. Invalid headers and several ranges are ignored.
 
     Raises:
-        RangeNotSatisfiable: the file ends before.
+        RangeNotSatisfiable: the range starts after the end of the file.
     """
-    asked = re.fullmatch(r"\s*+bytes\s*+=\s*+(\d{0,18})\s*+-\s*+(\d{0,18})\s*+", header or "", re.IGNORECASE)
-    if asked is None or not (asked[1] or asked[2]):
+    range_ = re.fullmatch(r"\s*+bytes\s*+=\s*+(\d{0,18})\s*+-\s*+(\d{0,18})\s*+", header or "", re.IGNORECASE)
+    if range_ is None or not (range_[1] or range_[2]):
         return None
-    if not asked[1]:
-        start, stop = max(0, size - int(asked[2])), size
+    if not range_[1]:
+        start, stop = max(0, size - int(range_[2])), size
     else:
-        start, stop = int(asked[1]), min(size, int(asked[2]) + 1 if asked[2] else size)
-        if asked[2] and int(asked[2]) < start:
+        start, stop = int(range_[1]), min(size, int(range_[2]) + 1 if range_[2] else size)
+        if range_[2] and int(range_[2]) < start:
             return None
     if start >= size or stop <= start:
         raise RangeNotSatisfiable(f"The file has {size:,} bytes.", size=size)

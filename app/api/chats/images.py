@@ -1,69 +1,44 @@
-"""The routes that return a chat's images."""
+"""The routes that return the images of a chat."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-from fastapi import Depends, Path, Request, Response
+from fastapi import Path, Request, Response
 
-from app.api.chats.image_file import ImageFileResponse, SeekableContent
+from app.api.chats.image_file import ImageFileResponse
 from app.api.chats.parameters import ChatId, Number, stored_chats_router
-from app.api.http.dependencies import (
-    CallerDep,
-    ChatsDep,
-    PaceDep,
-    SettingsDep,
-    made_of,
-)
-from app.api.http.problems import problem_responses
-from app.api.http.response_writer import WriteOptions
+from app.api.http.dependencies import CallerDep, ChatsDep
+from app.api.http.problem_responses import Responses, problem_responses
 from app.domain import errors
-from app.domain.generation import Image
 
 router = stored_chats_router()
 
-_FILE: dict[int | str, dict[str, Any]] = {
+_FILE_RESPONSES: Responses = {
     200: {"description": "The file.", "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
-    206: {"description": "The range that was asked for."},
-    304: {"description": "The caller has it already."},
+    206: {"description": "The requested range."},
+    304: {"description": "The caller has the file already."},
     **problem_responses(errors.ChatNotFound, errors.TurnNotFound, errors.RangeNotSatisfiable),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Showing:
-    """Answers with a stored image."""
-
-    request: Request
-    settings: SettingsDep
-    scheduler: PaceDep
-
-    def show(self, image: Image, name: str) -> Response:
-        options = WriteOptions(self.scheduler, self.settings.deadline_seconds, lambda _: None)
-        return ImageFileResponse(image, cast("SeekableContent", image.content), name, self.request, options)
-
-
-Showing = Annotated[_Showing, Depends(made_of(_Showing))]
-
-
 @router.head("/{chat_id}/turns/{number}/image", include_in_schema=False)
-@router.get("/{chat_id}/turns/{number}/image", response_class=Response, responses=_FILE)
+@router.get("/{chat_id}/turns/{number}/image", response_class=Response, responses=_FILE_RESPONSES)
 async def get_turn_image(
-    chat_id: ChatId, number: Number, caller: CallerDep, chats: ChatsDep, showing: Showing
+    chat_id: ChatId, number: Number, request: Request, caller: CallerDep, chats: ChatsDep
 ) -> Response:
-    """Get what a turn has drawn. It never changes: cache it as long as you like. Ranges and `If-None-Match` work."""
-    return showing.show(await chats.image(chat_id, caller, number), f"turn-{number}")
+    """Get the image of a turn. It never changes, so it can be cached without limit. Ranges and `If-None-Match` work."""
+    return ImageFileResponse(await chats.image(chat_id, caller, number), f"turn-{number}", request)
 
 
 @router.head("/{chat_id}/turns/{number}/references/{place}", include_in_schema=False)
-@router.get("/{chat_id}/turns/{number}/references/{place}", response_class=Response, responses=_FILE)
+@router.get("/{chat_id}/turns/{number}/references/{place}", response_class=Response, responses=_FILE_RESPONSES)
 async def get_turn_reference(
     chat_id: ChatId,
     number: Number,
-    place: Annotated[int, Path(ge=1, le=64, description="Of the upload within its turn, from 1 on.")],
+    place: Annotated[int, Path(ge=1, le=64, description="Position of the reference in its turn, counted from 1.")],
+    request: Request,
     caller: CallerDep,
     chats: ChatsDep,
-    showing: Showing,
 ) -> Response:
-    """Get an image that was uploaded with a turn."""
+    """Get a reference image that was uploaded with a turn."""
     image = await chats.reference(chat_id, caller, number, place)
-    return showing.show(image, f"turn-{number}-reference-{place}")
+    return ImageFileResponse(image, f"turn-{number}-reference-{place}", request)

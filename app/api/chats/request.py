@@ -4,13 +4,7 @@ from dataclasses import fields
 from typing import Annotated, Self
 
 from fastapi import UploadFile
-from pydantic import (
-    AliasChoices,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from app.api.http.schema import NullIsAbsent, RequestModel, no_flag
@@ -19,28 +13,23 @@ from app.domain.chat import ChatDefaults
 
 _AFTER = Field(
     None,
-    description="The latest turn that you know of. If the chat has gone on, nothing is done and the answer is 412. "
-    "`If-Match` with the number in quotes is the same.",
+    description="The latest turn that you know. If the chat has a later one, nothing is done and the response is 412. "
+    "`If-Match` with the number in quotes does the same.",
     examples=[3],
 )
-
-
 _REPLACE = Field(
     None,
-    description="The latest turn, which this one stands in for: it stays on record, and nothing builds upon it.",
+    description="The latest turn, which the new one replaces. It stays stored, and no turn builds on it.",
     examples=[4],
 )
-
-
 _MAX_TURN = 2**31 - 1
 
-
-DEFAULTS = frozenset(one.name for one in fields(ChatDefaults))
-"""What a chat can have for its turns."""
+DEFAULTS = frozenset(field.name for field in fields(ChatDefaults))
+"""Request fields for which a chat can have defaults."""
 
 
 class TurnCreate(GenerationCreate):
-    """The next turn of a chat. What is left out is as the chat has it."""
+    """The next turn of a chat. Missing fields have the chat's defaults."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Now in Spanish, keep everything else"}]})
 
@@ -56,26 +45,26 @@ class TurnForm(GenerationForm):
     )
 
     images: Annotated[list[UploadFile], Field(validation_alias=AliasChoices("images", "images[]"))] = Field(
-        [], description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is taken too."
+        [], description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is accepted too."
     )
     after_turn: Annotated[int, Field(ge=0, le=_MAX_TURN)] | None = _AFTER
     replace_turn: Annotated[int, Field(ge=1, le=_MAX_TURN)] | None = _REPLACE
 
 
 class ChatCreate(GenerationCreate):
-    """A new chat: what its turns have in common and, with a `prompt`, its first turn."""
+    """A new chat: defaults for its turns and, with a `prompt`, its first turn."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "An infographic on the water cycle"}]})
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(  # type: ignore[assignment]
-        None, description="For the first turn. Without one the chat is empty, and costs nothing."
+        None, description="Prompt of the first turn. Without it the chat is empty, and costs nothing."
     )
 
     @model_validator(mode="after")
-    def _nothing_for_no_turn(self) -> Self:
-        idle = sorted(self.model_fields_set - DEFAULTS - {"prompt"})
-        if self.prompt is None and idle:
-            raise ValueError(f"{to_camel(idle[0])} is for a turn, and there is none without a prompt")
+    def _has_turn_fields_only_with_prompt(self) -> Self:
+        turn_fields = sorted(self.model_fields_set - DEFAULTS - {"prompt"})
+        if self.prompt is None and turn_fields:
+            raise ValueError(f"{to_camel(turn_fields[0])} is for a turn; without a prompt there is no turn")
         return self
 
     def defaults(self) -> ChatDefaults:
@@ -84,10 +73,10 @@ class ChatCreate(GenerationCreate):
 
 
 class ForkCreate(RequestModel, NullIsAbsent):
-    """Where another way begins."""
+    """The turn from which a fork starts."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}]})
 
     from_turn: Annotated[int, Field(ge=0, le=_MAX_TURN), BeforeValidator(no_flag)] | None = Field(
-        None, description="The last turn that both have; 0 is none. Default: all of them."
+        None, description="The last turn that is copied; 0 copies none. Default: all turns."
     )

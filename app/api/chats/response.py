@@ -1,4 +1,4 @@
-"""Chats as callers read them."""
+"""Responses of the chat routes, as the OpenAPI document describes them."""
 
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -8,21 +8,24 @@ from typing import Any, Literal
 from fastapi import Request
 from pydantic import Field
 
+from app.api.chats.parameters import STORAGE_ERRORS
+from app.api.http.problem_responses import merge_responses, problem_responses
 from app.api.http.schema import ResponseModel
-from app.api.images.response import GroundingRead, UsageRead
+from app.api.images.response import EXAMPLE, IMAGE_RESPONSES, GenerationRead, GroundingRead, UsageRead
+from app.domain import errors
 from app.domain.chat import Chat, Turn
 from app.domain.generation import Image, Reference
 from app.settings import Settings
 
 BATCH_CHARS = 256 * 1024
-"""How much of a chat's turns is read from the storage at once."""
+"""Turns of a chat are read from the store in batches of this size."""
 
 PIECE_BYTES = 512 * 1024
-"""How much is sent at once."""
+"""JSON is sent in pieces of this size."""
 
 
 class LinkedImageRead(ResponseModel):
-    url: str = Field(description="A path of this service; the file never changes.")
+    url: str = Field(description="A path of this service. The file never changes.")
     mime_type: str
     width: int
     height: int
@@ -41,10 +44,8 @@ class TurnProblemRead(ResponseModel):
 
 
 class TurnRead(ResponseModel):
-    turn: int = Field(description="From 1 on; the numbers of a chat are never used twice.")
-    state: Literal["succeeded", "refused", "failed"] = Field(
-        description="Later turns build upon `succeeded` ones only."
-    )
+    turn: int = Field(description="Counted from 1. A chat never uses a number twice.")
+    state: Literal["succeeded", "refused", "failed"] = Field(description="Later turns build only on `succeeded` turns.")
     created_at: datetime
     prompt: str
     references: list[LinkedReferenceRead]
@@ -57,8 +58,8 @@ class TurnRead(ResponseModel):
     usage: UsageRead | None
     warnings: list[str]
     problem: TurnProblemRead | None = Field(description="Why there is no image.")
-    replaced_by: int | None = Field(description="The turn that was asked for in its stead.")
-    copied: bool = Field(description="Whether it was made in the chat that this one was forked from.")
+    replaced_by: int | None = Field(description="The turn that replaces this one.")
+    copied: bool = Field(description="True if the turn was copied from the chat that this one was forked from.")
 
 
 class SafetyRead(ResponseModel):
@@ -67,7 +68,7 @@ class SafetyRead(ResponseModel):
 
 
 class DefaultsRead(ResponseModel):
-    """What applies to turns that do not say otherwise."""
+    """Values for fields that a turn does not set."""
 
     model: str | None
     aspect_ratio: str | None
@@ -75,7 +76,7 @@ class DefaultsRead(ResponseModel):
     google_search: bool
     image_search: bool
     system_instruction: str | None = Field(
-        description="In a list of chats the first 200 characters, and `…` if there are more; `GET /chats/{id}` has all."
+        description="A list of chats has only the first 200 characters, then `…`. `GET /chats/{id}` has the full text."
     )
     thinking_level: str | None
     safety_settings: list[SafetyRead]
@@ -83,7 +84,7 @@ class DefaultsRead(ResponseModel):
 
 class ForkedRead(ResponseModel):
     chat_id: str
-    turn: int = Field(description="The last turn that both have.")
+    turn: int = Field(description="The last turn that both chats have.")
 
 
 class ChatSummaryRead(ResponseModel):
@@ -92,10 +93,12 @@ class ChatSummaryRead(ResponseModel):
     title: str | None = Field(description="The beginning of the first prompt.")
     created_at: datetime
     updated_at: datetime
-    expires_at: datetime | None = Field(description="Unless there is another turn before.")
-    last_turn: int = Field(description="The number of the latest turn; 0 before the first.")
+    expires_at: datetime | None = Field(description="Each turn postpones it.")
+    last_turn: int = Field(description="The number of the latest turn; 0 if there is none.")
     turn_in_progress: bool
-    estimated_cost_usd: float = Field(description="Of its own turns, refused ones included; copied ones are not.")
+    estimated_cost_usd: float = Field(
+        description="Cost of the chat's own turns, refused ones included, copied ones not."
+    )
     forked_from: ForkedRead | None
     defaults: DefaultsRead
 
@@ -110,22 +113,52 @@ class ChatsRead(ResponseModel):
     """A page of chats."""
 
     chats: list[ChatSummaryRead]
-    next_cursor: str | None = Field(description="For the next page; `null` on the last one.")
+    next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; `null` on the last page.")
+
+
+class TurnGenerationRead(GenerationRead):
+    """The response to a new turn: the image as `/generate-image` returns it, and where it is stored."""
+
+    chat_id: str
+    turn: int
+
+
+_TURN_EXAMPLE = EXAMPLE | {"chatId": "chat_4f7c1e0b9d2a4c6e8f0a1b2c3d4e5f60", "turn": 2}
+
+TURN_RESPONSES = merge_responses(
+    IMAGE_RESPONSES
+    | {
+        200: IMAGE_RESPONSES[200]
+        | {
+            "model": TurnGenerationRead,
+            "content": IMAGE_RESPONSES[200]["content"] | {"application/json": {"example": _TURN_EXAMPLE}},
+        }
+    },
+    problem_responses(
+        *STORAGE_ERRORS,
+        errors.ChatNotFound,
+        errors.TurnInProgress,
+        errors.LeaseLost,
+        errors.StaleTurn,
+        errors.ChatLimitReached,
+    ),
+)
+"""Responses of a route that generates the image of a turn."""
 
 
 def chat_read(chat: Chat, request: Request, settings: Settings) -> ChatRead:
-    """The chat as a document without its turns, with links as this request's caller can follow them."""
+    """Return the document of a chat without its turns. Links include the path prefix that the caller uses."""
     return ChatRead(**_summary(chat, request, settings), turns=[])
 
 
 def batches_of(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """The turns of a chat in batches that are read and sent one after the other.
+    """Divide the turns of a chat into batches that are read and sent one after the other.
 
     Args:
-        sizes: number and size of each turn.
+        sizes: number and size in characters of each turn.
 
     Returns:
-        The first and the last number of each batch, and its size: at most `BATCH_CHARS`, or that of a single turn.
+        For each batch the first and the last number, and its size: at most `BATCH_CHARS`, unless it is a single turn.
     """
     batches: list[tuple[int, int, int]] = []
     for number, size in sizes:
@@ -140,12 +173,12 @@ def batches_of(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
 async def chat_pieces(
     chat: ChatRead, batches: Sequence[tuple[int, int, int]], turns: Callable[[int, int], Awaitable[list[Turn]]]
 ) -> AsyncGenerator[bytes]:
-    """The JSON document of a chat in pieces; its turns are read when their batch's time has come.
+    """Yield the JSON document of a chat in pieces. Each batch of turns is read when it is due.
 
     Args:
-        chat: without its turns.
+        chat: the chat without its turns.
         batches: of its turns.
-        turns: reads those from one number to another.
+        turns: reads the turns from a first to a last number.
     """
     text = json.dumps(chat.model_dump(mode="json", by_alias=True))
     if not batches:
@@ -168,7 +201,7 @@ def chats_read(chats: Sequence[Chat], next_cursor: str | None, request: Request,
 
 
 def chat_path(chat_id: str, request: Request) -> str:
-    """Where a chat is, for this request's caller."""
+    """Return the path of a chat, with the path prefix that the caller of this request uses."""
     return f"{request.scope.get('root_path', '').rstrip('/')}/chats/{chat_id}"
 
 
@@ -191,7 +224,7 @@ def _summary(chat: Chat, request: Request, settings: Settings) -> dict[str, Any]
 
 def _turn_read(turn: Turn, chat_url: str) -> TurnRead:
     url = f"{chat_url}/turns/{turn.number}"
-    references = [_reference(one, f"{url}/references/{place}") for place, one in enumerate(turn.references, start=1)]
+    references = [_reference(one, f"{url}/references/{index}") for index, one in enumerate(turn.references, start=1)]
     return TurnRead(
         turn=turn.number,
         state=turn.state.value,

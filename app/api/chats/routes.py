@@ -1,9 +1,9 @@
-"""Chats: editing turn by turn. The service keeps what Gemini has to hear again; callers send one sentence."""
+"""The routes for chats: images edited turn by turn. The service stores what Gemini needs again for the next turn."""
 
 import base64
 import json
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from typing import Annotated
 
@@ -12,29 +12,38 @@ from pydantic import Field, TypeAdapter
 
 from app.api.chats.parameters import CHAT_ID_PATTERN, EDGE_ERRORS, STORAGE_ERRORS, ChatId, stored_chats_router
 from app.api.chats.request import ChatCreate, ForkCreate
-from app.api.chats.response import ChatRead, ChatsRead, batches_of, chat_path, chat_pieces, chat_read, chats_read
-from app.api.chats.turns import TURN_RESPONSES, ParsedTurn, Turning, TurnRead
+from app.api.chats.response import (
+    TURN_RESPONSES,
+    ChatRead,
+    ChatsRead,
+    TurnGenerationRead,
+    batches_of,
+    chat_path,
+    chat_pieces,
+    chat_read,
+    chats_read,
+)
+from app.api.chats.turns import ExitStackDep, ParsedTurn, respond_with_turn
 from app.api.http.dependencies import (
     CallerDep,
     ChatsDep,
     ImagesDep,
-    PaceDep,
     ReferencesDep,
+    RunDep,
     SettingsDep,
     caller,
-    made_of,
     require_content_type,
 )
 from app.api.http.inline_images import ExtractingRoute
-from app.api.http.negotiation import AnswerWanted
-from app.api.http.problems import GENERATION, merge_responses, problem_responses
-from app.api.http.response_writer import WriteOptions
+from app.api.http.negotiation import FormatsDep
+from app.api.http.problem_responses import merge_responses, problem_responses
+from app.api.http.state import request_state
 from app.api.http.storage_response import StorageResponse
-from app.api.images.references import ParsedRequest, inline_references
+from app.api.images.references import inline_references
 from app.domain import errors
 from app.domain.chat import ChatDefaults
-from app.domain.generation import GenerationRequest
-from app.service.chats.service import TurnRequest
+from app.domain.generation import Caller, GenerationRequest
+from app.service.chats.service import ChatService, TurnRequest
 
 _CURSOR = TypeAdapter(
     tuple[
@@ -43,11 +52,10 @@ _CURSOR = TypeAdapter(
 )
 
 _COPIES = 4
-"""How many times the text of turns is in memory until it is sent: as it was read, as values, and as JSON again."""
+"""Copies of the turns' text in memory until it is sent: as read from the store, as values, and as JSON twice."""
 
 _BASE_BYTES = 64 * 1024
-"""What an answer takes in memory, however little it says."""
-
+"""Memory that even the shortest response takes."""
 
 creation_router = APIRouter(
     prefix="/chats",
@@ -56,50 +64,38 @@ creation_router = APIRouter(
     default_response_class=Response,
     dependencies=[Depends(caller)],
 )
-"""The routes that make a chat, one of them with an image if there is a prompt for it."""
+"""The routes that create a chat. `POST /chats` generates an image if it has a prompt."""
 
 router = stored_chats_router()
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """Answers with chats as JSON, in pieces, counted in the memory for answers."""
+async def _chat_response(chat_id: str, request: Request, chats: ChatService, caller: Caller) -> Response:
+    """Return a chat with all its turns as JSON, in pieces that are read while it is sent.
 
-    request: Request
-    caller: CallerDep
-    chats: ChatsDep
-    settings: SettingsDep
-    scheduler: PaceDep
-
-    async def chat(self, chat_id: str) -> Response:
-        """
-        Raises:
-            ChatNotFound: the caller has none by that id.
-        """
-        chat, sizes = await self.chats.outline(chat_id, self.caller)
-        batches = batches_of(sizes)
-        document = chat_read(chat, self.request, self.settings)
-        largest = len(chat.defaults.system_instruction or "") + max((size for _, _, size in batches), default=0)
-        pieces = chat_pieces(document, batches, partial(self.chats.turns, chat_id, self.caller))
-        return self._answer(pieces, _COPIES * largest, {"ETag": f'"{chat.last_turn}"'})
-
-    async def created(self, chat_id: str) -> Response:
-        response = await self.chat(chat_id)
-        response.status_code = 201
-        response.headers["Location"] = chat_path(chat_id, self.request)
-        return response
-
-    def listed(self, chats: ChatsRead) -> Response:
-        body = json.dumps(chats.model_dump(mode="json", by_alias=True)).encode()
-        return self._answer(_single(body), len(body), {"Content-Length": str(len(body))})
-
-    def _answer(self, pieces: AsyncGenerator[bytes], held_bytes: int, headers: dict[str, str]) -> Response:
-        options = WriteOptions(self.scheduler, self.settings.deadline_seconds, lambda _: None)
-        headers = {"Cache-Control": "no-store", **headers}
-        return StorageResponse(pieces, _BASE_BYTES + held_bytes, "application/json", headers, self.request, options)
+    Raises:
+        ChatNotFound: the caller has no chat with this id.
+    """
+    chat, sizes = await chats.outline(chat_id, caller)
+    batches = batches_of(sizes)
+    document = chat_read(chat, request, request_state(request.scope)["settings"])
+    largest = len(chat.defaults.system_instruction or "") + max((size for _, _, size in batches), default=0)
+    pieces = chat_pieces(document, batches, partial(chats.turns, chat_id, caller))
+    return _json_response(pieces, _COPIES * largest, {"ETag": f'"{chat.last_turn}"'})
 
 
-Reading = Annotated[_Reading, Depends(made_of(_Reading))]
+async def _created(chat_id: str, request: Request, chats: ChatService, caller: Caller) -> Response:
+    return _with_location(await _chat_response(chat_id, request, chats, caller), chat_id, request)
+
+
+def _with_location(response: Response, chat_id: str, request: Request) -> Response:
+    response.status_code = 201
+    response.headers["Location"] = chat_path(chat_id, request)
+    return response
+
+
+def _json_response(pieces: AsyncGenerator[bytes], held_bytes: int, headers: dict[str, str]) -> Response:
+    headers = {"Cache-Control": "no-store", **headers}
+    return StorageResponse(pieces, _BASE_BYTES + held_bytes, "application/json", headers)
 
 
 async def _single(body: bytes) -> AsyncGenerator[bytes]:
@@ -116,7 +112,7 @@ async def _single(body: bytes) -> AsyncGenerator[bytes]:
         {
             201: {
                 **TURN_RESPONSES[200],
-                "model": ChatRead | TurnRead,
+                "model": ChatRead | TurnGenerationRead,
                 "description": "The chat; with a prompt, its turn.",
             }
         },
@@ -125,31 +121,33 @@ async def _single(body: bytes) -> AsyncGenerator[bytes]:
 async def create_chat(
     body: ChatCreate,
     request: Request,
-    wanted: AnswerWanted,
-    references: ReferencesDep,
+    formats: FormatsDep,
+    validator: ReferencesDep,
     caller: CallerDep,
     images: ImagesDep,
     chats: ChatsDep,
-    reading: Reading,
-    turning: Turning,
+    run: RunDep,
+    stack: ExitStackDep,
 ) -> Response:
-    """Begin a chat. With a `prompt` its first turn is made at once, and is the answer."""
+    """Create a chat. With a `prompt`, its first turn is generated at once and returned."""
     if body.prompt is None:
-        images.plan(_idle(body.defaults()))
+        images.plan(_defaults_only(body.defaults()))
         chat = await chats.create(caller, body.defaults())
-        return await reading.created(chat.id)
-    setattr(request.state, GENERATION, True)
-    asked = ParsedRequest.of(body, await inline_references(body, request, references), wanted)
-    images.plan(asked.request)  # an invalid first turn must not leave an empty chat behind, nor must a full queue
-    turning.answering.attendance.admit()
-    chat = await chats.create(caller, body.defaults(), asked.request)
-    first = ParsedTurn(asked, TurnRequest(asked.request, frozenset(body.model_fields_set)))
-    return await turning.add(chat.id, first, status=201, headers={"Location": chat_path(chat.id, request)})
+        return await _created(chat.id, request, chats, caller)
+    request_state(request.scope)["generation_pending"] = True
+    parsed = body.parsed(await inline_references(body, request, validator), formats)
+    # An invalid first turn, or a full queue, is an error before the chat is created.
+    images.plan(parsed.generation)
+    run.admit()
+    chat = await chats.create(caller, body.defaults(), parsed.generation)
+    first = ParsedTurn(TurnRequest(parsed.generation, frozenset(body.model_fields_set)), parsed.formats)
+    response = await respond_with_turn(request, run, stack, chats, caller, chat.id, first)
+    return _with_location(response, chat.id, request)
 
 
-def _idle(defaults: ChatDefaults) -> GenerationRequest:
-    """A request with nothing but what a chat has for all of its turns, to see whether a model can do that."""
-    return GenerationRequest(prompt="-", **{one.name: getattr(defaults, one.name) for one in fields(defaults)})
+def _defaults_only(defaults: ChatDefaults) -> GenerationRequest:
+    """Return a request with only the defaults of a chat, to check them against the model."""
+    return GenerationRequest(prompt="-", **{field.name: getattr(defaults, field.name) for field in fields(defaults)})
 
 
 @router.get("", response_model=ChatsRead)
@@ -158,15 +156,16 @@ async def list_chats(
     caller: CallerDep,
     chats: ChatsDep,
     settings: SettingsDep,
-    reading: Reading,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=200, description="`nextCursor` of the page before.")] = None,
+    cursor: Annotated[str | None, Query(max_length=200, description="`nextCursor` of the previous page.")] = None,
 ) -> Response:
-    """List your chats, without their turns, the last changed first."""
+    """List your chats without their turns. The last changed chat is first."""
     found = await chats.page(caller, limit + 1, _read_cursor(cursor))
     page, more = found[:limit], len(found) > limit
     after = _cursor(page[-1].updated_at, page[-1].id) if more else None
-    return reading.listed(chats_read(page, after, request, settings))
+    document = chats_read(page, after, request, settings)
+    body = json.dumps(document.model_dump(mode="json", by_alias=True)).encode()
+    return _json_response(_single(body), len(body), {"Content-Length": str(len(body))})
 
 
 def _cursor(updated_at: float, id_: str) -> str:
@@ -177,21 +176,20 @@ def _read_cursor(cursor: str | None) -> tuple[float, str] | None:
     if not cursor:
         return None
     try:
-        place = _CURSOR.validate_json(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        return _CURSOR.validate_json(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except ValueError as error:
-        raise errors.InvalidRequest([errors.FieldError("cursor", "is none that this service gave out")]) from error
-    return place
+        raise errors.InvalidRequest([errors.FieldError("cursor", "is not a cursor of this service")]) from error
 
 
 @router.get("/{chat_id}", response_model=ChatRead, responses=problem_responses(errors.ChatNotFound))
-async def get_chat(chat_id: ChatId, reading: Reading) -> Response:
-    """Get a chat with all its turns: prompts, texts, links to the images, what each cost."""
-    return await reading.chat(chat_id)
+async def get_chat(chat_id: ChatId, request: Request, caller: CallerDep, chats: ChatsDep) -> Response:
+    """Get a chat with all its turns: prompts, texts, links to the images, and costs."""
+    return await _chat_response(chat_id, request, chats, caller)
 
 
 @router.delete("/{chat_id}", status_code=204, responses=problem_responses(errors.ChatNotFound, errors.TurnInProgress))
 async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> None:
-    """Forget a chat. Its images are gone from the store within a quarter of an hour, unless a fork has them too."""
+    """Delete a chat. Its images are removed from the store within 15 minutes, unless a fork has them too."""
     await chats.remove(chat_id, caller)
 
 
@@ -216,11 +214,11 @@ async def delete_chat(chat_id: ChatId, caller: CallerDep, chats: ChatsDep) -> No
 )
 async def fork_chat(
     chat_id: ChatId,
+    request: Request,
     caller: CallerDep,
     chats: ChatsDep,
-    reading: Reading,
     body: ForkCreate | None = None,
 ) -> Response:
-    """Go back and try another way: a new chat that begins like this one. This one stays as it is."""
+    """Create a new chat that starts with the turns of this one. This chat does not change."""
     chat = await chats.fork(chat_id, caller, body.from_turn if body else None)
-    return await reading.created(chat.id)
+    return await _created(chat.id, request, chats, caller)

@@ -1,7 +1,7 @@
 """The routes that add a turn to a chat."""
 
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,55 +11,19 @@ from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.api.chats.parameters import STORAGE_ERRORS, ChatId
+from app.api.chats.parameters import ChatId
 from app.api.chats.request import TurnCreate, TurnForm
+from app.api.chats.response import TURN_RESPONSES
 from app.api.http import content_type
-from app.api.http.dependencies import (
-    CallerDep,
-    ChatsDep,
-    ReferencesDep,
-    caller,
-    made_of,
-    require_content_type,
-)
+from app.api.http.dependencies import CallerDep, ChatsDep, ReferencesDep, RunDep, caller, require_content_type
 from app.api.http.inline_images import GenerationRoute
-from app.api.http.negotiation import AnswerWanted
-from app.api.http.problems import merge_responses, problem_responses
-from app.api.images.references import ParsedRequest, inline_references, uploaded_references
-from app.api.images.responder import IMAGE_RESPONSES, Answering
-from app.api.images.response import EXAMPLE, GenerationRead
-from app.domain import errors
-from app.service.chats.service import TurnRequest
-
-_TURN_EXAMPLE = EXAMPLE | {"chatId": "chat_4f7c1e0b9d2a4c6e8f0a1b2c3d4e5f60", "turn": 2}
-
-
-class TurnRead(GenerationRead):
-    """What a turn answers: the image as `/generate-image` has it, and where it is kept."""
-
-    chat_id: str
-    turn: int
-
-
-TURN_RESPONSES = merge_responses(
-    IMAGE_RESPONSES
-    | {
-        200: IMAGE_RESPONSES[200]
-        | {
-            "model": TurnRead,
-            "content": IMAGE_RESPONSES[200]["content"] | {"application/json": {"example": _TURN_EXAMPLE}},
-        }
-    },
-    problem_responses(
-        *STORAGE_ERRORS,
-        errors.ChatNotFound,
-        errors.TurnInProgress,
-        errors.LeaseLost,
-        errors.StaleTurn,
-        errors.ChatLimitReached,
-    ),
-)
-
+from app.api.http.negotiation import AcceptedFormats, FormatsDep
+from app.api.images.references import inline_references, uploaded_references
+from app.api.images.request import ParsedRequest
+from app.api.images.responder import respond
+from app.domain.generation import Caller
+from app.service.chats.service import ChatService, TurnRequest
+from app.service.generation.run import GenerationRun
 
 router = APIRouter(
     prefix="/chats",
@@ -68,24 +32,24 @@ router = APIRouter(
     default_response_class=Response,
     dependencies=[Depends(caller)],
 )
-"""The routes that make an image."""
 
 
-async def _closing() -> AsyncGenerator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
+@dataclass(frozen=True, slots=True)
+class ParsedTurn:
+    """A valid request for a turn."""
+
+    turn: TurnRequest
+    formats: AcceptedFormats
 
 
-Closing = Annotated[AsyncExitStack, Depends(_closing)]
-
-
-async def _matching(
+async def _expected_turns(
     request: Request,
     _if_match: Annotated[
-        str | None, Header(alias="if-match", description="The number of the latest turn that you know of, in quotes.")
+        str | None, Header(alias="if-match", description="The number of the latest turn that you know, in quotes.")
     ] = None,
 ) -> frozenset[int] | None:
-    """The turns that an `If-Match` allows the latest one to be; `None` is any. A tag of something else matches none."""
+    """Return the turns that `If-Match` allows as the latest turn. `None` allows any; tags that are no numbers match no
+    turn."""
     if_match = ",".join(request.headers.getlist("if-match")).strip()
     if if_match in ("", "*"):
         return None
@@ -93,42 +57,61 @@ async def _matching(
     return frozenset(int(tag[1]) for tag in tags if tag)
 
 
-Matching = Annotated[frozenset[int] | None, Depends(_matching)]
+ExpectedTurns = Annotated[frozenset[int] | None, Depends(_expected_turns)]
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedTurn:
-    asked: ParsedRequest
-    turn: TurnRequest
-
-    @classmethod
-    def of(cls, asked: ParsedRequest, body: TurnCreate | TurnForm, matching: frozenset[int] | None) -> "ParsedTurn":
-        after = matching
-        if body.after_turn is not None:
-            known = frozenset({body.after_turn})
-            after = known if matching is None else known & matching
-        given = frozenset(body.model_fields_set)
-        return cls(asked, TurnRequest(asked.request, given, after, body.replace_turn))
-
-
-async def _turn_in_json(
-    body: TurnCreate, request: Request, wanted: AnswerWanted, references: ReferencesDep, matching: Matching
+async def _from_json(
+    body: TurnCreate, request: Request, formats: FormatsDep, validator: ReferencesDep, expected: ExpectedTurns
 ) -> ParsedTurn:
-    asked = ParsedRequest.of(body, await inline_references(body, request, references), wanted)
-    return ParsedTurn.of(asked, body, matching)
+    return _parsed_turn(body, body.parsed(await inline_references(body, request, validator), formats), expected)
 
 
-async def _turn_in_form(
+async def _from_form(
     form: Annotated[TurnForm, Form(media_type="multipart/form-data")],
-    wanted: AnswerWanted,
-    references: ReferencesDep,
-    matching: Matching,
+    formats: FormatsDep,
+    validator: ReferencesDep,
+    expected: ExpectedTurns,
 ) -> ParsedTurn:
-    return ParsedTurn.of(ParsedRequest.of(form, await uploaded_references(form, references), wanted), form, matching)
+    return _parsed_turn(form, form.parsed(await uploaded_references(form, validator), formats), expected)
+
+
+def _parsed_turn(body: TurnCreate | TurnForm, parsed: ParsedRequest, expected: frozenset[int] | None) -> ParsedTurn:
+    if body.after_turn is not None:
+        after = frozenset({body.after_turn})
+        expected = after if expected is None else after & expected
+    given = frozenset(body.model_fields_set)
+    return ParsedTurn(TurnRequest(parsed.generation, given, expected, body.replace_turn), parsed.formats)
+
+
+async def _exit_stack() -> AsyncGenerator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+ExitStackDep = Annotated[AsyncExitStack, Depends(_exit_stack)]
+"""A stack that is closed after the response has been sent."""
+
+
+async def respond_with_turn(
+    request: Request,
+    run: GenerationRun,
+    stack: AsyncExitStack,
+    chats: ChatService,
+    caller: Caller,
+    chat_id: str,
+    parsed: ParsedTurn,
+) -> Response:
+    """Add a turn to a chat and return its image. The lease of the chat is released when `stack` is closed."""
+    turn = await chats.begin(chat_id, caller, parsed.turn)
+    stack.push_async_callback(turn.close_if_attached)
+    return await respond(request, run, turn.plan, parsed.formats, turn)
 
 
 class _FormRoute(GenerationRoute):
-    """Shares its path with a route for JSON."""
+    """A route for forms whose path a JSON route has too.
+
+    FastAPI 0.165 selects a route by path and method only, and one route cannot take both a JSON body and form fields.
+    """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -137,38 +120,23 @@ class _FormRoute(GenerationRoute):
         return match, child
 
 
-@dataclass(frozen=True, slots=True)
-class _Turning:
-    """What is done with a turn, however it was written."""
-
-    caller: CallerDep
-    chats: ChatsDep
-    answering: Answering
-    closing: Closing
-
-    async def add(
-        self, chat_id: str, asked: ParsedTurn, *, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        turn = await self.chats.begin(chat_id, self.caller, asked.turn)
-        self.closing.push_async_callback(turn.close_if_attached)
-        wanted = asked.asked.wanted
-        return await self.answering.answer(turn.plan, wanted, turn=turn, status=status, headers=headers)
-
-
-Turning = Annotated[_Turning, Depends(made_of(_Turning))]
-
-
-async def _turn_with_files(
-    chat_id: ChatId, asked: Annotated[ParsedTurn, Depends(_turn_in_form)], turning: Turning
+async def _add_turn_with_files(
+    chat_id: ChatId,
+    parsed: Annotated[ParsedTurn, Depends(_from_form)],
+    request: Request,
+    caller: CallerDep,
+    chats: ChatsDep,
+    run: RunDep,
+    stack: ExitStackDep,
 ) -> Response:
-    return await turning.add(chat_id, asked)
+    return await respond_with_turn(request, run, stack, chats, caller, chat_id, parsed)
 
 
 router.add_api_route(
     "/{chat_id}/turns",
-    _turn_with_files,
+    _add_turn_with_files,
     methods=["POST"],
-    include_in_schema=False,  # the route below describes both
+    include_in_schema=False,  # the JSON route describes both
     route_class_override=_FormRoute,
 )
 
@@ -181,10 +149,19 @@ router.add_api_route(
         "requestBody": {"content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/TurnForm"}}}}
     },
 )
-async def add_turn(chat_id: ChatId, asked: Annotated[ParsedTurn, Depends(_turn_in_json)], turning: Turning) -> Response:
-    """Ask for a change. Gemini is told everything that was said and drawn in the chat; you send what is new.
+async def add_turn(
+    chat_id: ChatId,
+    parsed: Annotated[ParsedTurn, Depends(_from_json)],
+    request: Request,
+    caller: CallerDep,
+    chats: ChatsDep,
+    run: RunDep,
+    stack: ExitStackDep,
+) -> Response:
+    """Ask for a change. Gemini gets all earlier turns of the chat with their images; you send only what is new.
 
-    One turn at a time: meanwhile others are answered 409. A turn that Gemini refused is on record, and later ones do
-    not build upon it. If you leave while Gemini draws, the turn is finished and kept all the same.
+    A chat generates one turn at a time; during this time other requests for a turn get 409. A turn that Gemini refuses
+    is stored, and later turns do not build on it. If you disconnect after Gemini was asked, the turn is finished and
+    stored.
     """
-    return await turning.add(chat_id, asked)
+    return await respond_with_turn(request, run, stack, chats, caller, chat_id, parsed)

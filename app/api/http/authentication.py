@@ -1,6 +1,6 @@
-"""Who may come in. Every image costs money, so an open door is a bug.
+"""Authentication by API key, or by the address of the request where no keys are set. Every image costs money.
 
-The door stands before the body is read: nobody uploads a hundred megabytes to be told that they may not.
+It runs before the body is read, so an unauthorised upload is refused at once.
 """
 
 import hashlib
@@ -13,18 +13,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.api.http.cors import AllowedOrigins, is_loopback_authority
 from app.api.http.middleware import PROBE_PATHS, route_path
 from app.api.http.problems import Reporter
+from app.api.http.state import request_state
 from app.domain.errors import CallerError, ForbiddenHost, Unauthorized
 from app.domain.generation import Caller
 from app.lib.loopback import is_loopback
 from app.settings import Settings
 
 _FROM_PROXY = re.compile(r"forwarded|via|x-real-ip|x-forwarded(-.*)?")
-"""Headers that proxies add to a request for whoever called them."""
+"""Headers in which proxies name their own client."""
 
 _DOCS = ("/", "/docs", "/openapi.json")
 
 
 class AuthenticationMiddleware:
+    """Sets the `caller` of each request, except on public paths."""
+
     def __init__(self, app: ASGIApp, *, origins: AllowedOrigins, settings: Settings, reporter: Reporter) -> None:
         self.app = app
         self._origins = origins
@@ -38,8 +41,8 @@ class AuthenticationMiddleware:
         try:
             caller = self._caller(scope)
         except CallerError as error:
-            return await self._reporter.response(error, scope)(scope, receive, send)
-        scope.setdefault("state", {})["caller"] = caller
+            return await self._reporter.response(error)(scope, receive, send)
+        request_state(scope)["caller"] = caller
         await self.app(scope, receive, send)
 
     def _is_public(self, path: str) -> bool:
@@ -55,7 +58,7 @@ class AuthenticationMiddleware:
         if self._keys:
             return self._authenticate(headers)
         if self._settings.allow_anonymous:
-            # A proxy may have changed `Host`, so nothing is asked of that.
+            # `Host` is not checked: a proxy may have changed it.
             self._origins.require_known_page(headers, scope["method"], own_host=True)
             return Caller("anonymous")
         _require_from_this_machine(scope, headers)
@@ -65,47 +68,49 @@ class AuthenticationMiddleware:
     def _authenticate(self, headers: Headers) -> Caller:
         scheme, _, presented = headers.get("authorization", "").partition(" ")
         bearer = presented.strip() if scheme.lower() == "bearer" else ""
-        # Both are looked at: a gateway in front may need Authorization for a token of its own.
-        offered = [_digest(one.encode("latin-1")) for one in (bearer, headers.get("x-api-key", "")) if one]
+        # Both headers are read: a gateway in front may use Authorization for a token of its own.
+        offered = [_digest(key.encode("latin-1")) for key in (bearer, headers.get("x-api-key", "")) if key]
         if not offered:
             raise Unauthorized("Send a key as Authorization: Bearer … or as X-API-Key.")
-        holder = None
-        for name, known in self._keys:  # all of them, so that the time taken tells nothing
+        found = None
+        for name, known in self._keys:  # compare all of them, so that the time does not depend on the key
             for digest in offered:
                 if hmac.compare_digest(digest, known):
-                    holder = name
-        if holder is None:
-            raise Unauthorized("This key is not known here.")
-        return Caller(holder, keyed=True)
+                    found = name
+        if found is None:
+            raise Unauthorized("This service does not know this key.")
+        return Caller(found, keyed=True)
 
 
 def _require_from_this_machine(scope: Scope, headers: Headers) -> None:
-    """Without keys, the way that a request has taken is all there is to trust.
+    """Refuse a request that did not come directly from this machine.
 
-    A request that arrives at a loopback address may still be somebody else's. A web page's own name can be made to lead
-    to this machine (DNS rebinding): then `Host` has that name. A proxy on this machine hands on requests from anywhere:
-    then headers say so.
+    A request to a loopback address can still come from elsewhere. A web page's domain can resolve to this machine (DNS
+    rebinding); then `Host` has that domain. A proxy on this machine forwards requests from anywhere; then it adds
+    headers.
 
     Raises:
-        Unauthorized: it has arrived at another address.
-        ForbiddenHost: it is addressed to another name, or comes through a proxy.
+        Unauthorized: the request arrived at an address other than loopback.
+        ForbiddenHost: `Host` is not a loopback name, or the request came through a proxy.
     """
     server = scope.get("server")
     if server and server[1] is not None and not is_loopback(server[0]):
-        raise Unauthorized("Without keys this service serves its own machine only. Set SERVICE_API_KEYS.")
+        raise Unauthorized(
+            "Without keys this service accepts requests from its own machine only. Set SERVICE_API_KEYS."
+        )
     if proxied := next((name for name in headers.keys() if _FROM_PROXY.fullmatch(name)), None):  # noqa: SIM118
         raise ForbiddenHost(
-            f"This request came through a proxy (its header {proxied[:60]} says so), and without keys this service "
-            "serves its own machine only. Set SERVICE_API_KEYS; or ALLOW_ANONYMOUS=true, if the proxy authenticates "
-            "callers.",
+            f"This request came through a proxy, because it has the header {proxied[:60]}. Without keys this service "
+            "accepts requests from its own machine only. Set SERVICE_API_KEYS, or ALLOW_ANONYMOUS=true if the proxy "
+            "authenticates callers.",
             cause=f"header {proxied[:60]}",
         )
     hosts = headers.getlist("host")
     if not all(map(is_loopback_authority, hosts)) or (not hosts and scope["http_version"] != "1.0"):
         named = ", ".join(hosts)[:200]
         raise ForbiddenHost(
-            f"This request is addressed to {named or 'nobody'}, and without keys this service answers to localhost and "
-            "loopback addresses only. Set SERVICE_API_KEYS; or ALLOW_ANONYMOUS=true, if a proxy authenticates callers.",
+            f"This request is addressed to {named or 'no host'}. Without keys this service accepts localhost and "
+            "loopback addresses only. Set SERVICE_API_KEYS, or ALLOW_ANONYMOUS=true if a proxy authenticates callers.",
             cause=f"host {named!a}",
         )
 

@@ -1,7 +1,7 @@
-"""The type that a request gives its body, however often it says so.
+"""The media type of a request body, also if `Content-Type` is repeated.
 
-HTTP joins headers of one name with commas. Node's `fetch` sends `application/json, application/json` when a client sets
-the header twice.
+HTTP clients join repeated headers with commas: Node's `fetch` sends `application/json, application/json` when a client
+sets the header twice.
 """
 
 import re
@@ -16,7 +16,7 @@ JSON, FORM = "application/json", "multipart/form-data"
 
 
 def normalize(scope: Scope) -> None:
-    """Give the request one `Content-Type`: the type that all members agree on, else everything that was sent."""
+    """Replace repeated `Content-Type` headers by one: the type if all are the same, otherwise all of them joined."""
     headers = MutableHeaders(scope=scope)
     sent = ", ".join(headers.getlist("content-type"))
     if "," in sent:
@@ -24,13 +24,13 @@ def normalize(scope: Scope) -> None:
 
 
 def media_type(headers: Headers) -> str:
-    """The type without its parameters, in lower case. It is empty if none was sent, and no type if several were."""
+    """Return the type in lower case without parameters; empty without a header, all values joined if they differ."""
     sent = headers.get("content-type", "")
     return sent if len(_members(sent)) > 1 else sent.partition(";")[0].strip().lower()
 
 
 def matches(given: str, wanted: str) -> bool:
-    """Whether `given`, a `media_type`, is read where `negotiate` is. JSON has many names."""
+    """Return whether a route for the type `wanted` reads a body of type `given`. JSON includes `application/*+json`."""
     return given == wanted or (wanted == JSON and given.startswith("application/") and given.endswith("+json"))
 
 

@@ -1,9 +1,11 @@
-"""What handlers reach for: who asks, and what does the work."""
+"""FastAPI dependencies that all routes use: the caller, the services, and the generation run of a request.
 
-import inspect
+All of them are `async`, because FastAPI calls other functions in a thread.
+"""
+
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Annotated, TypedDict, TypeVar, cast
+from typing import Annotated
 
 from fastapi import Depends, Header, Request, Security
 from fastapi.exceptions import RequestValidationError
@@ -11,15 +13,12 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from app.api.http import content_type
-from app.api.http.middleware import content_length
-from app.api.http.problems import Reporter
-from app.api.http.uploads import UploadLimiter
+from app.api.http.state import request_state
+from app.api.http.uploads import content_length
 from app.domain.catalogue import Catalogue
 from app.domain.errors import ServiceError, UnsupportedMediaType
 from app.domain.generation import Caller
-from app.lib.byte_budget import ByteBudget, Reservation
-from app.lib.idle_trim import IdleMemoryTrimmer
-from app.lib.scheduler import FairScheduler
+from app.lib.byte_budget import Reservation
 from app.service.chats.service import ChatService
 from app.service.generation.references import ReferenceValidator
 from app.service.generation.run import GenerationRun
@@ -28,146 +27,106 @@ from app.service.metrics import Metrics
 from app.service.resilience.admission import AdmissionController
 from app.settings import Settings
 
-T = TypeVar("T")
-
-
-class State(TypedDict):
-    """What lives as long as the process."""
-
-    settings: Settings
-    catalogue: Catalogue
-    images: ImageService
-    chats: ChatService
-    references: ReferenceValidator
-    scheduler: FairScheduler
-    memory_trimmer: IdleMemoryTrimmer
-    admission: AdmissionController
-    upload_limiter: UploadLimiter
-    room: ByteBudget
-    metrics: Metrics
-    reporter: Reporter
-
-
-def made_of(whole: Callable[..., T]) -> Callable[..., Awaitable[T]]:
-    """A dependency that is made of others, which its constructor names.
-
-    FastAPI would call a class in a thread; the way there and back takes longer than all of the others together.
-    """
-
-    async def make(**parts: object) -> T:
-        return whole(**parts)
-
-    make.__signature__ = inspect.signature(whole)  # type: ignore[attr-defined]
-    return make
-
 
 async def caller(
     request: Request,
-    # The door has decided long before; these two put it into the OpenAPI document.
+    # The middleware has checked the key already. These two put the key into the OpenAPI document.
     _bearer: Annotated[object, Security(HTTPBearer(auto_error=False, description="A key from SERVICE_API_KEYS."))],
     _header: Annotated[object, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
 ) -> Caller:
-    """Who asks, as the door has recognised them."""
-    return cast("Caller", request.state.caller)
+    return request_state(request.scope)["caller"]
 
 
 async def _images(request: Request) -> ImageService:
-    return cast("ImageService", request.state.images)
+    return request_state(request.scope)["images"]
 
 
 async def _chats(request: Request) -> ChatService:
-    return cast("ChatService", request.state.chats)
+    return request_state(request.scope)["chats"]
 
 
 async def _references(request: Request) -> ReferenceValidator:
-    return cast("ReferenceValidator", request.state.references)
+    return request_state(request.scope)["references"]
 
 
 async def _catalogue(request: Request) -> Catalogue:
-    return cast("Catalogue", request.state.catalogue)
-
-
-async def _scheduler(request: Request) -> FairScheduler:
-    return cast("FairScheduler", request.state.scheduler)
+    return request_state(request.scope)["catalogue"]
 
 
 async def _settings(request: Request) -> Settings:
-    return cast("Settings", request.state.settings)
+    return request_state(request.scope)["settings"]
 
 
 async def _metrics(request: Request) -> Metrics:
-    return cast("Metrics", request.state.metrics)
+    return request_state(request.scope)["metrics"]
 
 
 async def _admission(request: Request) -> AdmissionController:
-    return cast("AdmissionController", request.state.admission)
+    return request_state(request.scope)["admission"]
 
 
 async def _seconds(
     request: Request,
     x_timeout_seconds: Annotated[
-        float | None, Header(ge=0.2, description="How long the image may take altogether; a setting is the most.")
+        float | None,
+        Header(ge=0.2, description="Time limit for the whole request in seconds; at most `DEADLINE_SECONDS`."),
     ] = None,
     _prefer: Annotated[
-        str | None, Header(alias="prefer", description="`wait=N` is the same for clients that speak RFC 7240.")
+        str | None,
+        Header(alias="prefer", description="`wait=N` sets the same time limit, for clients that support RFC 7240."),
     ] = None,
 ) -> float:
-    """How long the caller is willing to wait, as far as we are willing to work."""
-    most = cast("Settings", request.state.settings).deadline_seconds
+    """Return the time limit of the request in seconds: what the caller asks for, at most `DEADLINE_SECONDS`."""
+    most = request_state(request.scope)["settings"].deadline_seconds
     preferences = ",".join(request.headers.getlist("prefer"))
     wait = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", preferences, re.IGNORECASE)
     return min(x_timeout_seconds or (float(wait[1]) if wait else 0) or most, most)
 
 
-async def generation_run(
-    request: Request,
-    caller: Annotated[Caller, Depends(caller)],
-    metrics: Annotated[Metrics, Depends(_metrics)],
-    seconds: Annotated[float, Depends(_seconds)],
+async def _generation_run(
+    request: Request, seconds: Annotated[float, Depends(_seconds)]
 ) -> AsyncGenerator[GenerationRun]:
-    """Holds until the answer is sent."""
-    memory = Reservation(cast("ByteBudget", request.state.room))
-    reporter = cast("Reporter", request.state.reporter)
-    attending = GenerationRun(
-        request.state.admission,
-        caller,
-        memory,
+    """Yield the run of this request, and finish it after the response has been sent."""
+    state = request_state(request.scope)
+    run = GenerationRun(
+        state["admission"],
+        state["caller"],
+        Reservation(state["response_memory"]),
         seconds,
-        metrics,
-        log_error=lambda error: reporter.document(error, request.scope),
+        state["metrics"],
+        log_error=state["reporter"].document,
     )
-    with cast("IdleMemoryTrimmer", request.state.memory_trimmer).busy():
+    with state["memory_trimmer"].busy():
         try:
-            yield attending
+            yield run
         except ServiceError as error:
-            attending.fail(error)
+            run.fail(error)
             raise
         except (HTTPException, RequestValidationError):
             raise
         except Exception as error:
-            raise attending.unexpected(error) from error
+            raise run.unexpected(error) from error
         finally:
-            attending.finish()
+            run.finish()
 
 
+CallerDep = Annotated[Caller, Depends(caller)]
 ImagesDep = Annotated[ImageService, Depends(_images)]
 ChatsDep = Annotated[ChatService, Depends(_chats)]
 ReferencesDep = Annotated[ReferenceValidator, Depends(_references)]
-CallerDep = Annotated[Caller, Depends(caller)]
 CatalogueDep = Annotated[Catalogue, Depends(_catalogue)]
-PaceDep = Annotated[FairScheduler, Depends(_scheduler)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
-GateDep = Annotated[AdmissionController, Depends(_admission)]
+AdmissionDep = Annotated[AdmissionController, Depends(_admission)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
-AttendanceDep = Annotated[GenerationRun, Depends(generation_run)]
+RunDep = Annotated[GenerationRun, Depends(_generation_run)]
 
 
 def require_content_type(type_: str, *, optional: bool = False) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that refuses a body of another media type, and says which one is wanted.
+    """Return a dependency that refuses a body of another media type with 415.
 
     Args:
         type_: the media type.
-        optional: whether there may be no body.
+        optional: accept a request without a body.
     """
 
     async def check(request: Request) -> None:

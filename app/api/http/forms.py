@@ -1,4 +1,4 @@
-"""Multipart forms: read as a whole or refused, their text decoded strictly, fields that are empty left out."""
+"""Multipart forms. Incomplete forms and undecodable text are refused; empty fields are left out."""
 
 import errno
 from collections import defaultdict
@@ -13,7 +13,7 @@ from app.api.http.uploads import RETRY_AFTER_SECONDS
 from app.domain.errors import FieldError, InvalidForm, StorageError, StorageFull, StorageUnavailable, TooLarge
 
 CODECS = {
-    "utf8": "utf-8-sig",  # a byte order mark is no part of the text
+    "utf8": "utf-8-sig",  # removes a byte order mark
     "iso88591": "cp1252",
     "latin1": "cp1252",
     "windows1252": "cp1252",
@@ -35,24 +35,24 @@ CODECS = {
     "windows949": "cp949",
     "cp949": "cp949",
 }
-"""Python's codecs for the charsets that a form may declare, by their names in lower case without punctuation.
+"""Python's codecs for the charsets that a form can declare. Names are in lower case without punctuation.
 
-As browsers do (https://encoding.spec.whatwg.org/#names-and-labels), ISO-8859-1 is read as Windows-1252, and the East
-Asian charsets as the larger ones that Windows has made of them. No other codec is used: some of Python's take quadratic
+As in browsers (https://encoding.spec.whatwg.org/#names-and-labels), ISO-8859-1 is read as Windows-1252, and East Asian
+charsets are read as their larger Windows versions. No other codec is used: some of Python's take quadratic
 time.
 """
 
 UTF_8 = CODECS["utf8"]
 
 MAX_TEXT_BYTES = 4 * 1024 * 1024
-"""Bytes of text in one request: all text fields of a form together, or a JSON body without its images. Texts of 200,000
-characters take up to six times as many bytes in JSON."""
+"""Limit for the text in one request in bytes: all text fields of a form together, or a JSON body without its images. A
+text of 200,000 characters takes up to 1.2 MB in JSON."""
 
 _MAX_PARAMETERS = 20
-"""Of a part's header, or of the form's type. Reading them takes Python a microsecond each."""
+"""Limit for a `Content-Type` or the header of a part. Parsing takes about a microsecond for each parameter."""
 
 _PIECE_BYTES = 64 * 1024
-"""So much of a form is given to the parser at once."""
+"""The parser gets a form in pieces of this size."""
 
 _UNENCODED = {"", "7bit", "8bit", "binary"}
 
@@ -73,14 +73,14 @@ class _Part:
 async def read_form(
     headers: Headers, stream: AsyncGenerator[bytes], *, max_files: float, max_fields: float, max_part_size: int
 ) -> FormData:
-    """Read a multipart form. A body of another type is left unread, as if it were an empty one: the route refuses it.
+    """Read a multipart form. A body of another type is not read, because the route refuses it; the result is empty.
 
-    Text is decoded in the charset of its part or else in that of the form (its field `_charset_`, RFC 7578 §4.6, or
-    else the parameter of its type), if that is one of `CODECS`, and otherwise in UTF-8.
+    The charset of a text is the first of these that is in `CODECS`: that of its part, the field `_charset_` (RFC 7578
+    §4.6), the parameter `charset` of the form's `Content-Type`, UTF-8.
 
     Raises:
-        InvalidForm: it ends before its closing boundary, is no form, or holds text that cannot be decoded.
-        TooLarge: one of the limits is exceeded.
+        InvalidForm: the form is malformed, lacks its closing boundary, or has text that cannot be decoded.
+        TooLarge: the form exceeds a limit.
         StorageError: a file cannot be written to the temporary folder.
     """
     declared = headers.get("content-type", "")
@@ -108,11 +108,11 @@ async def read_form(
 
 
 class _Parser(MultiPartParser):
-    """Starlette's parser, which says what each part's header is, and notices that the end is missing."""
+    """Starlette's parser, extended: it keeps the headers of parts, and detects a missing closing boundary."""
 
     spool_max_size = 8 * 1024 * 1024
-    """Bytes per file that stay in memory, which `UploadLimiter` limits. Larger files go to disk, which takes a thread
-    for each piece and a third more CPU time."""
+    """Files up to this size in bytes stay in memory, which `UploadLimiter` limits. Larger files are written to disk,
+    in a thread for each piece and with a third more CPU time."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class _Parser(MultiPartParser):
         max_fields: float,
         max_part_size: int,
     ) -> None:
-        # Whatever charset is declared, Starlette reads names as ISO-8859-1, from which their bytes can be had back.
+        # Starlette decodes names in the declared charset. ISO-8859-1 can be encoded back to the original bytes.
         quoted = boundary.decode("latin-1").replace("\\", "\\\\").replace('"', '\\"')
         headers = Headers({"Content-Type": f'multipart/form-data; charset=iso-8859-1; boundary="{quoted}"'})
         super().__init__(
@@ -138,20 +138,20 @@ class _Parser(MultiPartParser):
         self._text_bytes = 0
 
     async def _checked(self, stream: AsyncGenerator[bytes], delimiter: bytes) -> AsyncGenerator[bytes]:
-        """The form, piece by piece. What the parser would take too long for is refused before it gets there."""
+        """Yield the form in pieces. Refuse forms that the parser would take too long for."""
         delimiters = 0
         async for piece in _from_first(stream, delimiter):
-            # The parser looks at each of them for itself, also where something else follows.
+            # The parser handles each delimiter on its own, even if no boundary follows.
             delimiters += piece.count(delimiter)
             if delimiters > self.max_files + self.max_fields:
                 raise MultiPartException("Too many parts.")
             self._found = False
             yield piece
-            # It says nothing about spaces behind a boundary, and looks at each of them, too.
+            # The parser reads spaces after a boundary one by one, and calls no method for them.
             if len(piece) == _PIECE_BYTES and not self._found and not self._ended:
-                raise MultiPartException("Nothing but spaces behind a boundary.")
+                raise MultiPartException("Nothing but spaces after a boundary.")
         if not self._ended:
-            raise InvalidForm("The form ends before its closing boundary: not all of it has arrived.")
+            raise InvalidForm("The form ends before its closing boundary. It has not arrived completely.")
 
     def on_part_begin(self) -> None:
         super().on_part_begin()
@@ -167,7 +167,7 @@ class _Parser(MultiPartParser):
 
     def on_header_end(self) -> None:
         if self._current_partial_header_value.count(b";") > _MAX_PARAMETERS:
-            raise MultiPartException("A header has more parameters than any has.")
+            raise MultiPartException("A header has too many parameters.")
         super().on_header_end()
 
     def on_part_end(self) -> None:
@@ -186,7 +186,7 @@ class _Parser(MultiPartParser):
 
 
 async def _from_first(stream: AsyncGenerator[bytes], delimiter: bytes) -> AsyncGenerator[bytes]:
-    """Pieces of a form from its first boundary on: what stands before that counts for nothing (RFC 2046 §5.1.1)."""
+    """Yield a form in pieces from its first boundary on. Text before it is ignored (RFC 2046 §5.1.1)."""
     start = b"\r\n"
     async for chunk in stream:
         start += chunk
@@ -206,7 +206,7 @@ def _pieces(chunk: bytes) -> Iterator[bytes]:
 
 
 def _form(parts: list[_Part], codec: str) -> FormData:
-    """The fields of a form whose type declares `codec`."""
+    """Decode the parts. `codec` is that of the form's `Content-Type`."""
     declared = next((part.content for part in parts if part.name == b"_charset_"), b"")
     if isinstance(declared, bytes):
         codec = CODECS.get(_label(declared), codec)
@@ -219,7 +219,7 @@ def _form(parts: list[_Part], codec: str) -> FormData:
             name = _decoded(part.name, codec)
         except ValueError as error:
             raise InvalidForm(
-                "The name of a field is not text in UTF-8, or in the charset that it declares."
+                "The name of a field is not text in UTF-8, or in the charset that the form declares."
             ) from error
         try:
             fields[name].append(_content(part, codec))
@@ -239,14 +239,14 @@ def _close(values: list[str | UploadFile]) -> None:
 
 
 def _content(part: _Part, codec: str) -> str | UploadFile:
-    """What a part holds. A file input that nobody has used is a file without a name.
+    """Return the text or file of a part. An unused file input is a file without a name.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: the part cannot be used. The message completes "the field …".
     """
     encoding, _ = part.header("content-transfer-encoding")
     if encoding not in _UNENCODED:
-        raise ValueError("has a Content-Transfer-Encoding; send it unencoded")
+        raise ValueError("has a Content-Transfer-Encoding; send the bytes unencoded")
     if isinstance(part.content, UploadFile):
         part.content.filename = part.content.filename or None
         return part.content
@@ -264,14 +264,14 @@ def _given(value: str | UploadFile) -> bool:
 
 
 def is_unused(file: UploadFile) -> bool:
-    """Whether this is what browsers send for a file input that nobody has used."""
+    """Return whether a file is what browsers send for an unused file input: without name and content."""
     return not file.filename and not file.size
 
 
 def _decoded(content: bytes, codec: str) -> str:
     text = content.decode(codec)
     if "\0" in text:
-        raise ValueError("text in UTF-16 or UTF-32, which looks like this")
+        raise ValueError("NUL characters: it is probably UTF-16 or UTF-32")
     return text
 
 

@@ -1,63 +1,65 @@
-"""Reference images inside a JSON body: lifted out and decoded while the body arrives.
+"""Reference images inside a JSON body: extracted and decoded while the body arrives.
 
-What FastAPI parses and Pydantic checks is the small rest, with a token in the place of each image.
+FastAPI parses and Pydantic validates the small remaining JSON, which has a placeholder for each image.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.datastructures import FormData
 
 from app.api.http import content_type
 from app.api.http.forms import MAX_TEXT_BYTES, read_form
-from app.api.http.problems import GENERATION
-from app.api.images.events import EventStreamResponse
-from app.domain.errors import InvalidJson, TooLarge
+from app.api.http.problems import as_service_error
+from app.api.http.state import RequestState, request_state
+from app.domain.errors import CallerDisconnected, CallerError, InvalidJson, TooLarge
 from app.lib.base64_json import Base64Decoder, Base64Extractor, TooManyMembers
 
 MAX_BETWEEN_STRINGS_BYTES = 4096
-"""How much may stand between the strings of a body, white space not counted: braces, colons, commas, numbers. Each
-string counts as one byte more. The longest valid request needs less than half of that; a body of nothing but unknown
-keys has 1,000 of them at most."""
+"""Limit for everything in a body except strings and white space: braces, colons, commas, numbers. Each string counts as
+one more byte. The longest valid request needs less than half. A body of unknown keys can have at most 1,000 of them."""
 
 _PARSE_COST = 2
-"""What it takes to read and check a small request, in the units of `FairScheduler`."""
+"""Cost of parsing and validating a small request, in units of `FairScheduler`."""
 
 _MAX_DECLARATION_BYTES = 32 * 1024
-"""How long the beginning of a data URL may be, up to its comma. Some hold a file's name there, percent-encoded."""
+"""The longest part of a data URL before its comma. Some clients put a percent-encoded file name there."""
 
 _BROKEN_LINES = b"\t\r\n"
 _CONTROLS = bytes(range(0x21))
-"""What a browser takes out of a URL, and from its beginning, before it reads it."""
+"""Bytes that browsers remove: `_BROKEN_LINES` anywhere in a URL, `_CONTROLS` at its start."""
 
 
 class InlineImage:
-    """The content of a `data` or `url` field: base64, or a data URL of base64, read as browsers read those (WHATWG:
-    Fetch, data: URL processor; Infra, forgiving-base64 decode)."""
+    """Decoder for a `data` or `url` field: base64, or a data URL of base64.
+
+    Data URLs are read as browsers do (WHATWG Fetch, "data: URL processor"; WHATWG Infra, "forgiving-base64 decode").
+    """
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.is_data_url = False
         self._problem: str | None = None
         self._decoder = Base64Decoder(self.data.extend)
-        self._start: bytearray | None = bytearray()  # until it is known what this is
+        self._start: bytearray | None = bytearray()  # `None` as soon as the format is known
         self._cut_escape = b""
         self._in_fragment = False
 
     @classmethod
     def of(cls, text: str) -> "InlineImage":
-        """From a text that is there as a whole."""
-        file = cls()
-        file.feed(text.encode(errors="replace"))
-        file.close()
-        return file
+        """Decode a complete text."""
+        image = cls()
+        image.feed(text.encode(errors="replace"))
+        image.close()
+        return image
 
     @property
     def problem(self) -> str | None:
-        """Why it holds no bytes, to complete the sentence "this field …"."""
+        """Why the field cannot be decoded, without its subject: "is not valid base64"."""
         return self._problem or (None if self._decoder.is_valid else "is not valid base64")
 
     @property
@@ -82,7 +84,7 @@ class InlineImage:
         self._decoder.close()
 
     def _decide(self, *, at_end: bool = False) -> None:
-        """Find out whether this is a data URL, and what it declares, if so much of it is there."""
+        """Determine the format, if enough text has arrived: base64, or a data URL of base64."""
         assert self._start is not None
         text = bytes(self._start).translate(None, _BROKEN_LINES).lstrip(_CONTROLS)
         self.is_data_url = text[:5].lower() == b"data:"
@@ -105,7 +107,7 @@ class InlineImage:
             self._decode(body)
 
     def _decode(self, text: bytes) -> None:
-        """Decode more base64; that of a data URL may be percent-encoded, and ends where a fragment begins."""
+        """Decode more base64. In a data URL it can be percent-encoded, and it ends at a fragment (`#`)."""
         if not self.is_data_url:
             self._decoder.feed(text)
             return
@@ -129,7 +131,7 @@ def _declares_base64(declaration: bytes) -> bool:
 
 
 def _percent_decoded(text: bytes) -> bytes:
-    """Undo the percent-encoding, all at once. What is none stays as it is, and is no base64."""
+    """Decode percent-encoding. Return text with invalid escapes unchanged; it is not valid base64 either."""
     if b"\\" in text:
         return text
     try:
@@ -139,7 +141,7 @@ def _percent_decoded(text: bytes) -> bytes:
 
 
 class ExtractingRequest(Request):
-    """A request whose JSON body has its images beside it."""
+    """A request that extracts the images from its JSON body, and reads forms strictly."""
 
     _extractor: Base64Extractor[InlineImage] | None = None
 
@@ -148,7 +150,7 @@ class ExtractingRequest(Request):
             self._extractor = Base64Extractor(
                 {"data": InlineImage, "url": InlineImage}, max_between_bytes=MAX_BETWEEN_STRINGS_BYTES
             )
-            self._body = b"" if self._is_something_else else await self._rest(self._extractor)
+            self._body = b"" if self._is_other_type else await self._read(self._extractor)
         return self._body
 
     async def json(self) -> Any:
@@ -156,7 +158,7 @@ class ExtractingRequest(Request):
             parsed = await super().json()
         except (ValueError, RecursionError) as error:
             raise InvalidJson("The body is not valid JSON.") from error
-        self._body = b""  # its text is no longer needed while the image is made
+        self._body = b""  # free the text: generating the image takes a minute
         return parsed
 
     async def _get_form(
@@ -170,61 +172,76 @@ class ExtractingRequest(Request):
         return self._form
 
     @property
-    def _is_something_else(self) -> bool:
-        """Whether the body is of a type that the route will refuse, so that there is no use in reading it."""
+    def _is_other_type(self) -> bool:
+        """True if the body is not JSON: the route refuses it, so it need not be read."""
         given = content_type.media_type(self.headers)
         return given != "" and not content_type.matches(given, content_type.JSON)
 
-    async def _rest(self, extractor: Base64Extractor[InlineImage]) -> bytes:
-        rest = bytearray()
+    async def _read(self, extractor: Base64Extractor[InlineImage]) -> bytes:
+        text = bytearray()
         try:
             async for chunk in self.stream():
-                rest += extractor.feed(chunk)
-                if len(rest) > MAX_TEXT_BYTES:
+                text += extractor.feed(chunk)
+                if len(text) > MAX_TEXT_BYTES:
                     raise TooLarge(
-                        f"The body is larger than this service takes: {MAX_TEXT_BYTES:,} bytes without its images."
+                        f"The body is larger than this service accepts: {MAX_TEXT_BYTES:,} bytes without its images."
                     )
         except TooManyMembers as error:
             raise InvalidJson("The body has many more keys, values or digits than any request needs.") from error
-        return bytes(rest + extractor.close())
+        return bytes(text + extractor.close())
 
-    def file(self, text: str) -> InlineImage:
-        """The file that `text`, the value of a field in the body, stands for."""
-        lifted = self._extractor.extracted.get(text) if self._extractor else None
-        return lifted or InlineImage.of(text)
+    def inline_image(self, text: str) -> InlineImage:
+        """Return the image of a `data` or `url` field, whose parsed value is `text`: a placeholder, or short base64."""
+        extracted = self._extractor.extracted.get(text) if self._extractor else None
+        return extracted or InlineImage.of(text)
 
 
 class ExtractingRoute(APIRoute):
-    """A route whose handler gets an `ExtractingRequest`."""
+    """A route whose handler gets an `ExtractingRequest`. Its body counts towards the memory for uploads."""
 
-    asks_for_generation = False
-    """Whether each request asks for an image."""
+    generates = False
+    """True if each request of the route asks for an image."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            setattr(request.state, GENERATION, self.asks_for_generation)
-            caller = request.state.caller.name
-            # Before the body is read: an upload that cannot be served is refused at once.
-            request.state.admission.check_capacity(caller)
-            await request.state.scheduler.slot(_PARSE_COST)
-            request.state.upload = body = request.state.upload_limiter.body(request.scope, request.receive, caller)
+            state = request_state(request.scope)
+            state["generation_pending"] = self.generates
             try:
-                response = await handler(ExtractingRequest(request.scope, body.receive))
-            except BaseException:
-                body.release()
+                # Before the body is read, so that an upload that cannot be served is refused at once.
+                state["admission"].check_capacity(state["caller"].name)
+                await state["scheduler"].slot(_PARSE_COST)
+                return await _handle_with_upload(handler, request)
+            except Exception as error:
+                _count_rejection(error, state)
                 raise
-            if isinstance(response, EventStreamResponse):
-                response.on_close = body.release  # its image is still to be drawn
-            else:
-                body.release()
-            return response
 
         return handle
 
 
 class GenerationRoute(ExtractingRoute):
-    """A route that makes an image."""
+    """A route that generates an image."""
 
-    asks_for_generation = True
+    generates = True
+
+
+async def _handle_with_upload(handler: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+    """Call the handler of a route. The memory of the body is held until it returns, or until later holders release
+    it."""
+    state = request_state(request.scope)
+    body = state["upload_limiter"].body(request.scope, request.receive, state["caller"].name)
+    state["upload"] = body
+    try:
+        return await handler(ExtractingRequest(request.scope, body.receive))
+    finally:
+        body.release()
+
+
+def _count_rejection(error: Exception, state: RequestState) -> None:
+    """Count a request for an image that failed before its generation began, unless the caller caused the error."""
+    if not state["generation_pending"] or isinstance(error, RequestValidationError):
+        return
+    rejection = as_service_error(error)
+    if not isinstance(rejection, CallerError | CallerDisconnected):
+        state["metrics"].record_rejection(rejection.code)

@@ -1,4 +1,4 @@
-"""What surrounds every request, whatever it is about: its id, its log line, its last safety net."""
+"""Middleware for all requests: request id, log line, limits of headers and body length, unexpected errors."""
 
 import logging
 import re
@@ -11,16 +11,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http import content_type
 from app.api.http.problems import Reporter
+from app.api.http.state import request_state
+from app.api.http.uploads import content_length
 from app.domain.errors import HeaderTooLarge, TooLarge
 from app.lib import logs
 
 log = logging.getLogger(__name__)
 
 PROBE_PATHS = ("/healthz", "/readyz")
-"""Asked every few seconds by whatever runs the service: open to all, and in the log at debug level only."""
+"""Orchestrators request these every few seconds. They need no key, and are logged at debug level."""
 
 MAX_FIELD_BYTES = 2_000
-"""Of one header that is parsed, all of its lines together. Browsers send 200."""
+"""Limit for one parsed header, all its lines together. Browsers send about 200 bytes."""
 
 _PARSED = (
     "Accept",
@@ -37,14 +39,8 @@ _PARSED = (
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 
 
-def content_length(scope: Scope) -> int | None:
-    """What a request says of its body's length."""
-    said = Headers(scope=scope).get("content-length", "").lstrip("0")[:20]
-    return int(said) if said.isdecimal() else None
-
-
 def route_path(scope: Scope) -> str:
-    """The path as the routes have it, wherever a proxy has put the service."""
+    """Return the path as routes declare it: without the prefix under which a proxy serves the app."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
@@ -54,9 +50,9 @@ def new_request_id() -> str:
 
 
 class RequestIdMiddleware:
-    """Gives each request an id (the caller's, if it is a sane one) and writes its line into the log.
+    """Gives each request an id and a log line, and adds headers to each response.
 
-    The id and, in a demo, the notice of it are headers of every answer.
+    The id is the caller's `X-Request-Id` if that is well-formed. In a demo, responses have `X-Demo: true`.
     """
 
     def __init__(self, app: ASGIApp, *, demo: bool) -> None:
@@ -86,7 +82,7 @@ class RequestIdMiddleware:
         try:
             await self.app(scope, receive, with_headers)
         finally:
-            caller = scope.get("state", {}).get("caller")
+            caller = request_state(scope).get("caller")
             log.log(
                 logging.DEBUG if route_path(scope) in PROBE_PATHS else logging.INFO,
                 "%s %s",
@@ -103,9 +99,9 @@ class RequestIdMiddleware:
 
 
 class UnexpectedErrorMiddleware:
-    """Turns whatever nobody expected into a 500 that says nothing, and a log line that says where it was.
+    """Answers an unexpected exception with a 500 without details; the log says where it was raised.
 
-    It sits inside CORS and the request id, where Starlette's own net does not, so that a browser can read the 500.
+    It runs inside the CORS middleware, unlike Starlette's `ServerErrorMiddleware`, so that browsers can read the 500.
     """
 
     def __init__(self, app: ASGIApp, *, reporter: Reporter) -> None:
@@ -117,24 +113,24 @@ class UnexpectedErrorMiddleware:
             return await self.app(scope, receive, send)
         started = False
 
-        async def noticing(message: Message) -> None:
+        async def noting_start(message: Message) -> None:
             nonlocal started
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self.app(scope, receive, noticing)
+            await self.app(scope, receive, noting_start)
         except Exception as error:
-            answer = self.reporter.response(error, scope)
+            response = self.reporter.response(error)
             if started:
-                return None  # too late for a status: the answer stays short of its length, and the connection closes
-            await answer(scope, receive, send)
+                return None  # the status is sent already: the body stays incomplete, and the connection is closed
+            await response(scope, receive, send)
 
 
 class HeaderFieldsMiddleware:
-    """Bounds the headers that are parsed, before anything parses them, and settles what type the body has.
+    """Refuses parsed headers of more than `MAX_FIELD_BYTES`, and merges repeated `Content-Type` headers.
 
-    Parsers of such headers are written for what clients send; some of them take seconds for 64 kB of semicolons.
+    Some header parsers take seconds for 64 kB of semicolons.
     """
 
     def __init__(self, app: ASGIApp, *, reporter: Reporter) -> None:
@@ -149,16 +145,17 @@ class HeaderFieldsMiddleware:
             lengths[name] += len(value)
         for name in _PARSED:
             if lengths[name.lower().encode()] > MAX_FIELD_BYTES:
-                refusal = HeaderTooLarge(f"The header {name} may have {MAX_FIELD_BYTES:,} bytes.")
-                return await self.reporter.response(refusal, scope)(scope, receive, send)
+                refusal = HeaderTooLarge(f"The header {name} may have at most {MAX_FIELD_BYTES:,} bytes.")
+                return await self.reporter.response(refusal)(scope, receive, send)
         content_type.normalize(scope)
         await self.app(scope, receive, send)
 
 
 class ContentLengthLimitMiddleware:
-    """Refuses a body that announces itself as too large before a byte of it is read.
+    """Refuses a request whose `Content-Length` is too large, before its body is read.
 
-    FastAPI's own limit counts what arrives, but answers an announced length in plain text.
+    FastAPI's `max_body_size` counts the bytes that arrive. It answers a large `Content-Length` in plain text instead of
+    a problem document.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, reporter: Reporter) -> None:
@@ -169,6 +166,6 @@ class ContentLengthLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = content_length(scope) if scope["type"] == "http" else None
         if length is not None and length > self.max_body_bytes:
-            refusal = TooLarge(f"A request body may have {self.max_body_bytes:,} bytes.")
-            return await self.reporter.response(refusal, scope)(scope, receive, send)
+            refusal = TooLarge(f"A request body may have at most {self.max_body_bytes:,} bytes.")
+            return await self.reporter.response(refusal)(scope, receive, send)
         await self.app(scope, receive, send)

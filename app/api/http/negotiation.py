@@ -1,4 +1,4 @@
-"""What kind of answer a caller can take, by its `Accept` header, known before any money is spent."""
+"""Content negotiation: which response formats the caller accepts, by the header `Accept`, before Gemini is asked."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,17 +15,18 @@ EVENTS = "text/event-stream"
 
 @dataclass(frozen=True, slots=True)
 class AcceptedFormats:
-    """`image_types` are those that the caller likes better than JSON; `json` says whether JSON would do as well."""
-
     image_types: tuple[str, ...]
+    """Image types that the caller prefers to JSON."""
     json: bool
+    """True if the caller accepts JSON."""
     events: bool = False
-    """Whether the caller likes a stream of events better than either."""
+    """True if the caller prefers a stream of events to JSON and images."""
     with_url: bool = True
-    """Whether JSON holds each image as a data URL besides its base64."""
+    """True if JSON has each image as a data URL too, beside its base64."""
 
     @property
     def required_image_types(self) -> tuple[str, ...]:
+        """The only types that the image may have; empty if any type can be sent, inside JSON."""
         return () if self.json else self.image_types
 
 
@@ -36,16 +37,16 @@ async def negotiate(
         Header(
             alias="accept",
             description="`application/json` (default); `image/*`, `image/jpeg` … for the image's own bytes; "
-            "`text/event-stream` for events on the way.",
+            "`text/event-stream` for events during the generation.",
         ),
     ] = None,
 ) -> AcceptedFormats:
-    """Read the header. Without one, or with one that is no such header, the answer is JSON.
+    """Read the header. If it is missing or invalid, the response is JSON.
 
     Raises:
-        NotAcceptable: neither JSON nor an image will do.
+        NotAcceptable: the caller accepts no JSON, no image and no events.
     """
-    accept = ",".join(request.headers.getlist("accept")).lower()  # types are the same in either case
+    accept = ",".join(request.headers.getlist("accept")).lower()
     if not accept.strip():
         return AcceptedFormats((), json=True)
     try:
@@ -59,8 +60,10 @@ async def negotiate(
         return AcceptedFormats((), json=True, events=True)
     better = tuple(type_ for type_ in MIME_TYPES if mimeparse.quality_parsed(type_, ranges) > json_quality)
     if not better and not json_quality:
-        raise NotAcceptable("The answer is JSON, an image, or a stream of events.", possible=(JSON, "image/*", EVENTS))
+        raise NotAcceptable(
+            "The response is JSON, an image, or a stream of events.", possible=(JSON, "image/*", EVENTS)
+        )
     return AcceptedFormats(better, json=json_quality > 0)
 
 
-AnswerWanted = Annotated[AcceptedFormats, Depends(negotiate)]
+FormatsDep = Annotated[AcceptedFormats, Depends(negotiate)]

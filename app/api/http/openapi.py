@@ -1,4 +1,4 @@
-"""The OpenAPI document, and `/docs` from files on this machine: it works offline, and nobody learns who reads it."""
+"""The OpenAPI document, and Swagger UI at `/docs`. Its files are served from this machine, so it works offline."""
 
 from importlib import resources
 from typing import Any
@@ -8,31 +8,32 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 
-from app.api.chats.request import TurnForm
 from app.api.http.problems import Problem
 
 
-def install(app: FastAPI, *, keyed: bool) -> None:
-    """Serve Swagger UI for the app's OpenAPI document.
+def install(app: FastAPI, *, keyed: bool, form: type[BaseModel]) -> None:
+    """Serve the OpenAPI document and Swagger UI.
 
     Args:
         app: the application.
-        keyed: whether callers need a key, which the document then says.
+        keyed: callers need a key; the document says so.
+        form: the form of a route that is not in the document; a JSON route with the same path describes both.
     """
-    described = app.openapi
+    generate = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = described()
+        document = generate()
         schemas = document["components"]["schemas"]
         schemas["Problem"] = Problem.model_json_schema()
-        form = TurnForm.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= {**form.pop("$defs", {}), **schemas, "TurnForm": form}
-        for name in ("GenerationForm", "TurnForm"):
+        schema = form.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {**schema.pop("$defs", {}), **schemas, form.__name__: schema}
+        for name in ("GenerationForm", form.__name__):
             fields = schemas[name]["properties"]
-            fields["images"]["items"]["format"] = "binary"  # what Swagger UI knows a file by
+            fields["images"]["items"]["format"] = "binary"  # Swagger UI recognises a file by this
             for field in fields.keys() - {"prompt"}:
-                # Swagger UI fills them into its forms, and sends whatever nobody has taken out again.
+                # Swagger UI fills them into its forms, and sends them unless the user removes them.
                 schemas[name]["properties"][field] = {
                     key: value
                     for key, value in fields[field].items()

@@ -1,118 +1,97 @@
-"""Sending to a caller who may be slow, or gone: neither may hold what others wait for."""
+"""Writing a response to a caller who may read slowly, or disconnect, without holding memory for longer than needed."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
-from app.domain.errors import CallerDisconnected, CallerTooSlow, ServiceError
-from app.lib.scheduler import FairScheduler
+from app.domain.errors import CallerDisconnected, CallerTooSlow
 
 CONNECTION = "app.connection"
-"""Name of the scope extension that knows a request's connection; `app/server/protocol.py` adds it."""
+"""Name of the ASGI extension that holds a request's `ConnectionControl`. `app/server/protocol.py` adds it."""
 
 
 class ConnectionControl(Protocol):
-    """What a server can tell and do that ASGI has no words for."""
+    """What a response needs to know of its connection and ASGI does not offer."""
 
     @property
     def is_write_paused(self) -> bool:
-        """Whether sending more has to wait until the caller has taken something."""
+        """True while the server's write buffer is full, so that `send` would wait."""
         ...
 
     @property
     def cut_off(self) -> bool:
-        """Whether the server has cut the connection because the caller did not read."""
+        """True if the server has closed the connection because the caller did not read."""
         ...
 
     def abort(self) -> None:
-        """End the connection at once, and forget what waits."""
+        """Close the connection at once, and drop what is buffered."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
-    """How answers are sent."""
-
-    scheduler: FairScheduler
-    most_seconds: float
-    """For all of an answer. How long a caller may read nothing is limited by the server."""
-    failed: Callable[[ServiceError], None]
-    """Told of an answer that did not arrive."""
-
-
 class ResponseWriter:
-    """One answer's way out."""
+    """Writes one response with backpressure, within a time limit."""
 
-    def __init__(self, scope: Scope, send: Send, options: WriteOptions) -> None:
+    def __init__(self, scope: Scope, send: Send, max_seconds: float) -> None:
         """
         Args:
-            scope: the request's.
-            send: the server's.
-            options: how to send.
+            scope: of the request.
+            send: of the server.
+            max_seconds: time limit for the whole response. The server limits how long the caller may read nothing.
         """
         self._send = send
-        self._end = asyncio.get_running_loop().time() + options.most_seconds
+        self._end = asyncio.get_running_loop().time() + max_seconds
         self._connection = _connection(scope)
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Send status and headers. See `send`."""
+        """Send status and headers. Raises as `send`."""
         await self._put({"type": "http.response.start", "status": status, "headers": list(headers)})
 
     async def send(self, body: bytes) -> None:
-        """Send the next piece, once there is room for it.
+        """Send the next piece when the write buffer has space.
 
         Raises:
-            CallerTooSlow: nothing was taken for too long, or all of it takes too long; the connection is cut.
+            CallerTooSlow: the caller did not read in time; the connection is closed.
         """
         await self._put({"type": "http.response.body", "body": body, "more_body": True})
 
     async def send_all(self, pieces: AsyncIterator[bytes], receive: Receive) -> None:
-        """Send the pieces, as long as somebody is there.
+        """Send the pieces until the caller disconnects.
 
         Raises:
-            CallerTooSlow, CallerDisconnected: not all of it was taken.
+            CallerTooSlow, CallerDisconnected: the caller did not read all of them.
         """
         async with disconnect_watcher(receive) as gone:
             async for piece in pieces:
                 self._require_reader()
                 if gone.done():
-                    raise CallerDisconnected("The caller left in the middle of the answer.")
+                    raise CallerDisconnected("The caller disconnected before the end of the response.")
                 await self.send(piece)
 
     async def end(self) -> None:
-        """That was all. See `send`."""
+        """End the body. Raises as `send`."""
         await self._put({"type": "http.response.body", "body": b""})
 
     async def _put(self, message: Message) -> None:
         if self._connection is not None and not self._connection.is_write_paused:
-            await self._send(message)  # at once: there is nothing to limit
+            await self._send(message)  # does not wait, so it needs no time limit
         else:
             try:
-                # The server waits for room first and writes then: cut short, it has written nothing.
+                # The server waits for buffer space before it writes: after a timeout it has written nothing.
                 async with asyncio.timeout_at(self._end):
                     await self._send(message)
             except TimeoutError:
                 if self._connection is not None:
                     self._connection.abort()
                     await asyncio.sleep(0)  # until the server has noticed
-                raise CallerTooSlow("The caller did not read the answer in time.") from None
+                raise CallerTooSlow("The caller did not read the response in time.") from None
         self._require_reader()
 
     def _require_reader(self) -> None:
         if self._connection is not None and self._connection.cut_off:
-            raise CallerTooSlow("The caller did not read the answer.")
-
-
-def why_gone(scope: Scope) -> CallerDisconnected | CallerTooSlow:
-    """Why the caller of a request is no longer there."""
-    connection = _connection(scope)
-    if connection is not None and connection.cut_off:
-        return CallerTooSlow("The caller did not read the answer.")
-    return CallerDisconnected("The caller left before the image was there.")
+            raise CallerTooSlow("The caller did not read the response.")
 
 
 def _connection(scope: Scope) -> ConnectionControl | None:
@@ -122,14 +101,17 @@ def _connection(scope: Scope) -> ConnectionControl | None:
 
 async def wait_until_gone(receive: Receive, scope: Scope) -> CallerDisconnected | CallerTooSlow:
     """Return once the caller has disconnected, with the error to raise then. The body must have been read."""
-    await _gone(receive)
-    return why_gone(scope)
+    await _disconnected(receive)
+    connection = _connection(scope)
+    if connection is not None and connection.cut_off:
+        return CallerTooSlow("The caller did not read the response.")
+    return CallerDisconnected("The caller disconnected before the image was ready.")
 
 
 @asynccontextmanager
 async def disconnect_watcher(receive: Receive) -> AsyncGenerator[asyncio.Task[None]]:
-    """A task that is done once the caller has left, for the length of the block."""
-    gone = asyncio.create_task(_gone(receive))
+    """Yield a task that is done when the caller has disconnected. It is cancelled at the end of the block."""
+    gone = asyncio.create_task(_disconnected(receive))
     try:
         yield gone
     finally:
@@ -138,6 +120,6 @@ async def disconnect_watcher(receive: Receive) -> AsyncGenerator[asyncio.Task[No
             await gone
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -16,8 +16,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 _MAX_LIST_CHARS = 100_000
-"""How long the JSON text of a list in a form may be: 64 names of 100 characters that are all escaped fit."""
-
+"""The longest JSON text of a list in a form field. 64 names of 100 escaped characters fit."""
 
 _MAX_LIST_MEMBERS = 200
 
@@ -43,26 +42,26 @@ def no_flag(value: Any) -> Any:
 
 
 def has_more_members(value: Any, limit: int) -> bool:
-    """Whether the lists and objects in some JSON have more than `limit` members together.
+    """Return whether all lists and objects in a JSON value together have more than `limit` members.
 
-    Each of them can become a validation error of its own: half a kilobyte, and some microseconds.
+    Each member can cause a validation error of its own, which takes half a kilobyte and some microseconds.
     """
-    count, unread = 0, [value]
-    while unread and count <= limit:
-        one = unread.pop()
-        if isinstance(one, list | dict):
-            count += len(one)
-            unread.extend(one.values() if isinstance(one, dict) else one)
+    count, pending = 0, [value]
+    while pending and count <= limit:
+        item = pending.pop()
+        if isinstance(item, list | dict):
+            count += len(item)
+            pending.extend(item.values() if isinstance(item, dict) else item)
     return count > limit
 
 
 def parse_json_text(value: Any) -> Any:
-    """A form field can hold only text; a list in it is JSON."""
+    """Parse the list that a form field holds as JSON text. Return other values unchanged."""
     single = value[0] if isinstance(value, list) and len(value) == 1 else value
     if not isinstance(single, str) or not single.lstrip().startswith("["):
         return value
     if len(single) > _MAX_LIST_CHARS:
-        raise ValueError("is too long a list")
+        raise ValueError("is a list that is too long")
     try:
         members = json.loads(single)
     except (ValueError, RecursionError) as error:
@@ -82,6 +81,8 @@ Flag = Annotated[bool, BeforeValidator(no_number)]
 
 
 class RequestModel(BaseModel):
+    """Base of request bodies: camelCase on the wire, snake_case is accepted, unknown fields are refused by name."""
+
     model_config = ConfigDict(
         alias_generator=to_camel,
         validate_by_name=True,
@@ -92,7 +93,7 @@ class RequestModel(BaseModel):
 
 
 class NullIsAbsent(BaseModel):
-    """For JSON bodies: a field that says `null` is as good as left out, and the schema says so."""
+    """Mix-in for JSON bodies: a field with the value `null` counts as absent, and the JSON schema allows `null`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -110,5 +111,17 @@ class NullIsAbsent(BaseModel):
         return schema
 
 
+def request_field_names() -> frozenset[str]:
+    """Return the wire names of the fields of all request bodies."""
+    models, names = [RequestModel], set[str]()
+    while models:
+        model = models.pop()
+        models += model.__subclasses__()
+        names |= {to_camel(name) for name in model.model_fields}
+    return frozenset(names)
+
+
 class ResponseModel(BaseModel):
+    """Base of response bodies: camelCase on the wire, read from the attributes of domain values."""
+
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, from_attributes=True)

@@ -1,44 +1,32 @@
-"""Answers that are read from the storage while they are sent. Their memory is counted in `MAX_BUFFERED_BYTES`."""
+"""Responses that are read from the store while they are sent. Their memory counts towards `MAX_BUFFERED_BYTES`."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 
-from fastapi import Request, Response
+from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.http.response_writer import ResponseWriter, WriteOptions
+from app.api.http.response_writer import ResponseWriter
+from app.api.http.state import request_state
 from app.domain.errors import CallerDisconnected, CallerTooSlow, Overloaded
-from app.lib.byte_budget import ByteBudget, Reservation
+from app.lib.byte_budget import Reservation
 
 
 class StorageResponse(Response):
-    """An answer in pieces, each of which is made when the one before has been sent."""
+    """A body in pieces. Each piece is read when the one before has been sent."""
 
-    def __init__(
-        self,
-        pieces: AsyncIterator[bytes],
-        held_bytes: int,
-        media_type: str,
-        headers: dict[str, str],
-        request: Request,
-        options: WriteOptions,
-    ) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes], held_bytes: int, media_type: str, headers: dict[str, str]) -> None:
         """
         Args:
             pieces: the body.
-            held_bytes: how much of memory it takes at most until it is sent.
+            held_bytes: the most memory that the body takes until it is sent.
             media_type: of the body.
-            headers: further ones. A body of one piece gets its `Content-Length`; others, if it is not among these, have
-                chunked encoding.
-            request: the caller's.
-            options: how to send.
+            headers: further headers. Without a `Content-Length` among them, a body of one piece gets one, and a longer
+                body is sent with chunked encoding.
         """
-        room: ByteBudget = request.state.room
-        self._share = Reservation(room)
-        self._patience = request.state.settings.queue_timeout_seconds
         self._pieces = pieces
         self._held_bytes = held_bytes
-        self._options = options
         super().__init__(None, headers=headers, media_type=media_type)
         if "content-length" not in {name.lower() for name in headers}:
             del self.headers["Content-Length"]
@@ -46,32 +34,36 @@ class StorageResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """
         Raises:
-            Overloaded: other answers take all the memory there is.
+            Overloaded: other responses take all the memory for longer than `QUEUE_TIMEOUT_SECONDS`.
         """
-        sender = ResponseWriter(scope, send, self._options)
+        state = request_state(scope)
+        settings, memory = state["settings"], Reservation(state["response_memory"])
+        writer = ResponseWriter(scope, send, settings.deadline_seconds)
         try:
-            async with asyncio.timeout(self._patience):
-                await self._share.acquire(self._held_bytes)
+            async with asyncio.timeout(settings.queue_timeout_seconds):
+                await memory.acquire(self._held_bytes)
         except TimeoutError as error:
-            raise Overloaded("Other answers take all the room there is.", retry_after=10) from error
+            raise Overloaded("Other responses take all the memory for responses.", retry_after=10) from error
         try:
-            first = await anext(self._pieces, b"")  # what is wrong with the storage is found before the answer begins
-            second = b"" if "Content-Length" in self.headers else await anext(self._pieces, b"")
-            if first and not second:
-                self.headers.setdefault("Content-Length", str(len(first)))
-            await sender.start(self.status_code, self.raw_headers)
-            if first:
-                await sender.send_all(_with(first, second, self._pieces), receive)
-            await sender.end()
-        except (CallerDisconnected, CallerTooSlow) as error:
-            self._options.failed(error)
+            with suppress(CallerDisconnected, CallerTooSlow):
+                await self._write(writer, receive)
         finally:
-            self._share.resize(0)
+            memory.resize(0)
+
+    async def _write(self, writer: ResponseWriter, receive: Receive) -> None:
+        first = await anext(self._pieces, b"")  # before the status: an error of the store can still be a problem
+        second = b"" if "Content-Length" in self.headers else await anext(self._pieces, b"")
+        if first and not second:
+            self.headers.setdefault("Content-Length", str(len(first)))
+        await writer.start(self.status_code, self.raw_headers)
+        if first:
+            await writer.send_all(_chained(first, second, self._pieces), receive)
+        await writer.end()
 
 
-async def _with(first: bytes, second: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+async def _chained(first: bytes, second: bytes, others: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     yield first
     if second:
         yield second
-    async for piece in rest:
+    async for piece in others:
         yield piece

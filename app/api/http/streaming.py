@@ -1,12 +1,13 @@
-"""Response bodies that are sent in segments, with backpressure and a Content-Length."""
+"""Response bodies that are sent in pieces, with backpressure and a `Content-Length`."""
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.http.response_writer import ResponseWriter, WriteOptions
-from app.domain.errors import CallerDisconnected, CallerTooSlow
+from app.api.http.response_writer import ResponseWriter
+from app.api.http.state import request_state
+from app.domain.errors import CallerDisconnected, CallerTooSlow, ServiceError
 from app.lib.base64_json import Base64Encoded, Content
 from app.lib.scheduler import PIECE_BYTES, FairScheduler, work_in
 
@@ -23,39 +24,52 @@ Segment = bytes | Base64Encoded | Content
 
 
 async def iter_pieces(segments: Iterable[Segment], scheduler: FairScheduler) -> AsyncGenerator[bytes]:
-    """The segments piece by piece, never joined, each encoded when its turn comes."""
+    """Yield the segments in pieces. They are never joined, and base64 is encoded when its piece is due."""
     for segment in segments:
         if isinstance(segment, bytes):
             yield segment
             continue
-        left, turn = len(segment), 0
+        left, scheduled = len(segment), 0
         async for piece in segment:
-            # The server waits only for callers who are slow; others would have all of it sent at one go.
-            if turn <= 0:
+            # `send` waits only if the caller reads slowly. Without the scheduler, other responses would be sent in one
+            # iteration of the event loop.
+            if scheduled <= 0:
                 work = work_in(left)
                 await scheduler.slot(work)
-                turn = work * PIECE_BYTES
-            turn -= len(piece)
+                scheduled = work * PIECE_BYTES
+            scheduled -= len(piece)
             left -= len(piece)
             yield piece
 
 
 class SegmentedResponse(Response):
-    """A body in segments, with its length."""
+    """A body in segments whose length is known."""
 
     def __init__(
-        self, segments: Sequence[Segment], media_type: str, headers: Mapping[str, str], options: WriteOptions
+        self,
+        segments: Sequence[Segment],
+        media_type: str,
+        headers: Mapping[str, str],
+        on_failure: Callable[[ServiceError], None],
     ) -> None:
+        """
+        Args:
+            segments: the body.
+            media_type: of the body.
+            headers: further headers.
+            on_failure: called with the error if the caller does not read the whole response.
+        """
         self._segments = segments
-        self._options = options
+        self._on_failure = on_failure
         super().__init__(None, headers=headers, media_type=media_type)
         self.headers["Content-Length"] = str(sum(map(len, segments)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sender = ResponseWriter(scope, send, self._options)
+        state = request_state(scope)
+        writer = ResponseWriter(scope, send, state["settings"].deadline_seconds)
         try:
-            await sender.start(self.status_code, self.raw_headers)
-            await sender.send_all(iter_pieces(self._segments, self._options.scheduler), receive)
-            await sender.end()
+            await writer.start(self.status_code, self.raw_headers)
+            await writer.send_all(iter_pieces(self._segments, state["scheduler"]), receive)
+            await writer.end()
         except (CallerDisconnected, CallerTooSlow) as error:
-            self._options.failed(error)
+            self._on_failure(error)

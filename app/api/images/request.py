@@ -1,9 +1,10 @@
-"""The request as a caller writes it, and where it is validated; once, here.
+"""Request bodies of the image routes, and their validation.
 
-Wire names are camelCase, snake_case is taken too, and a field nobody knows is refused by name. What a model allows is
-the catalogue's business, not this module's.
+Wire names are camelCase, snake_case is accepted, unknown fields are refused by name. Limits of a model are checked by
+the service, not here.
 """
 
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fastapi import UploadFile
@@ -17,12 +18,12 @@ from pydantic import (
     model_validator,
 )
 
+from app.api.http.negotiation import AcceptedFormats
 from app.api.http.schema import Flag, Name, NullIsAbsent, RequestModel, Word, lower, no_flag, parse_json_text, upper
 from app.domain.catalogue import MODEL_ID_PATTERN
 from app.domain.generation import GenerationRequest, Reference, Role, SafetySetting
 
 MAX_PROMPT_CHARS = 200_000
-
 
 _CATEGORIES = Literal[
     "HARM_CATEGORY_HARASSMENT",
@@ -34,8 +35,15 @@ _CATEGORIES = Literal[
 ]
 _THRESHOLDS = Literal["BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"]
 
-
 RoleOrNone = Annotated[Role | None, BeforeValidator(lambda value: value or None)]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A valid request."""
+
+    generation: GenerationRequest
+    formats: AcceptedFormats
 
 
 class SafetySettingCreate(RequestModel, NullIsAbsent):
@@ -44,60 +52,65 @@ class SafetySettingCreate(RequestModel, NullIsAbsent):
 
 
 class GenerationOptions(RequestModel):
-    """What JSON and form requests have in common."""
+    """Fields that JSON and form requests share."""
 
     references_field: ClassVar[str] = "referenceImages"
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
     aspect_ratio: Word | None = Field(
         None,
-        description="Such as `16:9`; `GET /models` lists what each model has. Default `1:1`; with references, Gemini "
-        "takes the ratio of the last one unless told otherwise.",
+        description="For example `16:9`; `GET /models` lists the ratios of each model. Default `1:1`. With references, "
+        "Gemini uses the ratio of the last one by default.",
         examples=["16:9"],
     )
     image_size: Annotated[Word, BeforeValidator(upper)] | None = Field(
         None,
-        description="`512`, `1K`, `2K` or `4K`. Default `2K`, or the largest below it that the model has.",
+        description="`512`, `1K`, `2K` or `4K`. Default `2K`, or the largest smaller size that the model has.",
         examples=["2K"],
     )
     model: Annotated[str, Field(pattern=MODEL_ID_PATTERN)] | None = Field(
         None,
-        description="An id or an alias from `GET /models`, or any well-formed id that Gemini may know.",
+        description="An id or an alias from `GET /models`. Other well-formed ids are passed to Gemini.",
         examples=["gemini-3-pro-image"],
     )
     fallback_model: Annotated[str, Field(pattern=MODEL_ID_PATTERN)] | None = Field(
         None,
-        description="Whom to ask when the model is out of capacity or quota. Default `FALLBACK_MODEL`, or nobody.",
+        description="The model to use when `model` is out of capacity or quota. Default `FALLBACK_MODEL`, or none.",
         examples=["gemini-nano-banana-2.1"],
     )
     google_search: Flag = Field(
-        False, description="Ground the image in Google Search; the answer then has `grounding`."
+        False, description="Ground the image in Google Search; the response then has `grounding`."
     )
-    image_search: Flag = Field(False, description="Let the model look images up too; not every model can.")
+    image_search: Flag = Field(False, description="Let the model search for images too, if it supports this.")
     system_instruction: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(
         None, examples=["Draw in flat colours, without words."]
     )
     thinking_level: Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(lower)] | None = (
-        Field(None, description="As far as the model has them; `GET /models` tells.", examples=["high"])
+        Field(None, description="`GET /models` lists the levels of each model.", examples=["high"])
     )
-    include_thoughts: Flag = Field(False, description="Return what the model thought, as `thoughts`.")
+    include_thoughts: Flag = Field(False, description="Return the model's thoughts as `thoughts`.")
     include_drafts: Flag = Field(False, description="Return the other images that Gemini sent, as `drafts`.")
     seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(no_flag)] | None = Field(
-        None, description="Passed on; Gemini promises nothing for it.", examples=[7]
+        None, description="Passed to Gemini, which does not promise the same image for the same seed.", examples=[7]
     )
     safety_settings: Annotated[
         list[SafetySettingCreate], Field(max_length=12, default_factory=list), BeforeValidator(parse_json_text)
     ]
     response_format: Literal["data_url", "b64"] = Field(
-        "data_url", description="`data_url`: `image.data` and `image.url`. `b64`: `image.data` alone, half the bytes."
+        "data_url", description="`data_url`: `image.data` and `image.url`. `b64`: only `image.data`, half the size."
     )
 
     @field_validator("prompt")
     @classmethod
-    def _says_something(cls, prompt: str) -> str:
+    def _is_not_blank(cls, prompt: str) -> str:
         if not prompt.strip():
             raise ValueError("must not be blank")
         return prompt
+
+    def parsed(self, references: tuple[Reference, ...], formats: AcceptedFormats) -> ParsedRequest:
+        """Return the request with its references, and the formats that it accepts."""
+        formats = replace(formats, with_url=self.response_format == "data_url")
+        return ParsedRequest(self.to_domain(references, formats.required_image_types), formats)
 
     def to_domain(self, references: tuple[Reference, ...], accepted_types: tuple[str, ...]) -> GenerationRequest:
         return GenerationRequest(
@@ -115,33 +128,42 @@ class GenerationOptions(RequestModel):
             include_thoughts=self.include_thoughts,
             include_drafts=self.include_drafts,
             seed=self.seed,
-            safety_settings=tuple(SafetySetting(one.category, one.threshold) for one in self.safety_settings),
+            safety_settings=tuple(
+                SafetySetting(setting.category, setting.threshold) for setting in self.safety_settings
+            ),
             accepted_types=accepted_types,
         )
 
 
 class ReferenceCreate(RequestModel, NullIsAbsent):
-    """A reference image inside a JSON body, as base64."""
+    """A reference image as base64."""
 
     data: str | None = Field(
-        None, description="The file as base64, either alphabet.", json_schema_extra={"format": "byte"}
+        None,
+        description="The file as base64, in the standard or the URL-safe alphabet.",
+        json_schema_extra={"format": "byte"},
     )
-    url: str | None = Field(None, description="The file as a data URL. Other URLs are refused: nothing is fetched.")
-    mime_type: str | None = Field(None, description="Taken for compatibility; the bytes themselves decide.")
-    role: RoleOrNone = Field(None, description="What the image is for; the model is told so.")
+    url: str | None = Field(
+        None, description="The file as a data URL. Other URLs are refused: the service fetches nothing."
+    )
+    mime_type: str | None = Field(
+        None, description="Accepted for compatibility and ignored: the type is read from the bytes."
+    )
+    role: RoleOrNone = Field(None, description="The purpose of the image; the model is told.")
     name: Name | None = Field(
-        None, description="What the prompt calls it, such as `Anna`. Several images may share one."
+        None,
+        description="The name of the image in the prompt, for example `Anna`. Several images may have the same name.",
     )
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _has_data_or_url(self) -> Self:
         if (self.data is None) == (self.url is None):
             raise ValueError("give either data or url")
         return self
 
 
 class GenerationCreate(GenerationOptions, NullIsAbsent):
-    """A request for an image, with any references inline."""
+    """A request for an image, with optional references inline."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -164,22 +186,23 @@ class GenerationForm(GenerationOptions):
     )
 
     images: Annotated[list[UploadFile], Field(validation_alias=AliasChoices("images", "images[]"), min_length=1)] = (
-        Field(description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is taken too.")
+        Field(description="PNG, JPEG, WebP, HEIC or HEIF files. `images[]` is accepted too.")
     )
     roles: Annotated[list[RoleOrNone], BeforeValidator(parse_json_text)] = Field(
-        [], description="`character`, `object`, `style` or nothing, for each image in the same order."
+        [], description="`character`, `object`, `style` or an empty string for each image, in the same order."
     )
     names: Annotated[list[Name], BeforeValidator(parse_json_text)] = Field(
-        [], description="What the prompt calls each image, in the same order; several may share one."
+        [],
+        description="The name of each image in the prompt, in the same order. Several images may have the same name.",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _one_list_of_images(cls, data: Any) -> Any:
+    def _merge_image_fields(cls, data: Any) -> Any:
         if not isinstance(data, dict) or "images[]" not in data:
             return data
-        both = [data[key] for key in ("images", "images[]") if key in data]
-        images = [image for one in both for image in (one if isinstance(one, list) else [one])]
+        values = [data[key] for key in ("images", "images[]") if key in data]
+        images = [image for value in values for image in (value if isinstance(value, list) else [value])]
         return {key: value for key, value in data.items() if key != "images[]"} | {"images": images}
 
     @field_validator("roles", "names")

@@ -1,16 +1,19 @@
-"""Response bodies of the image routes."""
+"""Responses of the image routes, as the OpenAPI document describes them."""
 
 from typing import Any
 
 from pydantic import Field
 
+from app.api.http.cors import EXPOSED_HEADERS
+from app.api.http.problem_responses import Responses, problem_responses
 from app.api.http.schema import ResponseModel
+from app.domain import errors
 
 
 class ImageRead(ResponseModel):
     data: str = Field(description="The file as base64.", json_schema_extra={"format": "byte"})
     mime_type: str
-    url: str | None = Field(None, description="The file as a data URL; absent with `responseFormat: b64`.")
+    url: str | None = Field(None, description="The file as a data URL. Absent with `responseFormat: b64`.")
     width: int
     height: int
 
@@ -21,8 +24,8 @@ class UsageRead(ResponseModel):
     thoughts_tokens: int
     total_tokens: int
     estimated_cost_usd: float | None = Field(
-        description="US dollars at list price: image, text, thinking, input, search. `null` where no price is known; "
-        "0 where Gemini says that it does not charge."
+        description="US dollars at list price for image, text, thinking, input and search. `null` if a price is "
+        "unknown; 0 if Gemini says that it does not charge."
     )
 
 
@@ -33,7 +36,7 @@ class WebSourceRead(ResponseModel):
 
 class ImageSourceRead(ResponseModel):
     title: str
-    source_uri: str = Field(description="The page that contains the image. Google obliges you to link to it.")
+    source_uri: str = Field(description="The page that contains the image. Google requires you to link to it.")
     image_uri: str
     domain: str
 
@@ -42,7 +45,7 @@ class GroundingSupportRead(ResponseModel):
     text: str
     start_index: int
     end_index: int
-    source_indices: list[int] = Field(description="Positions in `sources`, and after its end in `imageSources`.")
+    source_indices: list[int] = Field(description="Positions in the list of `sources` followed by `imageSources`.")
 
 
 class GroundingRead(ResponseModel):
@@ -51,26 +54,26 @@ class GroundingRead(ResponseModel):
     image_sources: list[ImageSourceRead]
     supports: list[GroundingSupportRead]
     search_suggestions_html: str | None = Field(
-        description="Google obliges you to show this to whoever wrote the prompt."
+        description="Google requires you to show this to the author of the prompt."
     )
 
 
 class GenerationRead(ResponseModel):
-    """The answer to a request for an image."""
+    """The response to a request for an image."""
 
     id: str
     image: ImageRead
-    text: str | None = Field(description="What the model wrote beside the image.")
-    thoughts: str | None = Field(None, description="With `includeThoughts` only.")
-    drafts: list[ImageRead] | None = Field(None, description="With `includeDrafts` only.")
-    model: str = Field(description="The model asked, aliases resolved.")
-    model_version: str | None = Field(description="The model that Gemini says it was.")
+    text: str | None = Field(description="Text that the model wrote beside the image.")
+    thoughts: str | None = Field(None, description="Only with `includeThoughts`.")
+    drafts: list[ImageRead] | None = Field(None, description="Only with `includeDrafts`.")
+    model: str = Field(description="The model that was asked, with aliases resolved.")
+    model_version: str | None = Field(description="The model version that Gemini reports.")
     finish_reason: str | None
     grounding: GroundingRead | None
     usage: UsageRead
     warnings: list[str]
-    chat_id: str | None = Field(None, description="Within a chat only.")
-    turn: int | None = Field(None, description="Within a chat only: the number of this turn, from 1 on.")
+    chat_id: str | None = Field(None, description="Only in a chat.")
+    turn: int | None = Field(None, description="Only in a chat: the number of this turn, counted from 1.")
 
 
 EXAMPLE: dict[str, Any] = {
@@ -105,3 +108,52 @@ GROUNDING_EXAMPLE: dict[str, Any] = {
     "supports": [{"text": "Here it is.", "startIndex": 0, "endIndex": 11, "sourceIndices": [0]}],
     "searchSuggestionsHtml": "<style>…</style><div>…</div>",
 }
+
+
+_BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+_EVENTS = {
+    "schema": {"type": "string"},
+    "example": 'event: started\ndata: {"requestId":"req_…","model":"gemini-3-pro-image","attempt":1}\n\n'
+    ": still at it\n\nevent: image\ndata: {…}\n\nevent: done\ndata: {}\n\n",
+}
+IMAGE_RESPONSES: Responses = {
+    200: {
+        "description": "The image: JSON by default, its own bytes for `Accept: image/*`, events for "
+        "`text/event-stream`.",
+        "model": GenerationRead,
+        "content": {
+            "application/json": {"example": EXAMPLE},
+            "image/jpeg": _BINARY,
+            "image/png": _BINARY,
+            "text/event-stream": _EVENTS,
+        },
+        "headers": {name: {"schema": {"type": "string"}} for name in EXPOSED_HEADERS if name != "Retry-After"},
+    },
+    **problem_responses(
+        errors.InvalidJson,
+        errors.InvalidForm,
+        errors.Unauthorized,
+        errors.ForbiddenOrigin,
+        errors.ForbiddenHost,
+        errors.NotAcceptable,
+        errors.UploadTimeout,
+        errors.HeaderTooLarge,
+        errors.TooLarge,
+        errors.UnsupportedMediaType,
+        errors.UnsupportedImage,
+        errors.InvalidRequest,
+        errors.ContentBlocked,
+        errors.Recitation,
+        errors.NoImage,
+        errors.QuotaExhausted,
+        errors.BillingExhausted,
+        errors.Internal,
+        errors.UpstreamError,
+        errors.UpstreamInvalidResponse,
+        errors.UpstreamRejectedCredentials,
+        errors.UpstreamBusy,
+        errors.UpstreamTimeout,
+        errors.Overloaded,
+    ),
+}
+"""Responses of a route that generates an image."""

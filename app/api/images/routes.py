@@ -1,15 +1,18 @@
-"""The three routes that make images."""
+"""The three routes that generate images."""
 
 from dataclasses import replace
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 
-from app.api.http.dependencies import ImagesDep, caller, require_content_type
+from app.api.http.dependencies import ImagesDep, ReferencesDep, RunDep, caller, require_content_type
 from app.api.http.inline_images import GenerationRoute
-from app.api.http.problems import merge_responses, problem_responses
-from app.api.images.references import FormRequest, JsonRequest
-from app.api.images.responder import IMAGE_RESPONSES, Answering
-from app.api.images.response import EXAMPLE, GROUNDING_EXAMPLE
+from app.api.http.negotiation import FormatsDep
+from app.api.http.problem_responses import merge_responses, problem_responses
+from app.api.images.references import inline_references, uploaded_references
+from app.api.images.request import GenerationCreate, GenerationForm, ParsedRequest
+from app.api.images.responder import respond
+from app.api.images.response import EXAMPLE, GROUNDING_EXAMPLE, IMAGE_RESPONSES
 from app.domain.errors import StorageFull, StorageUnavailable
 
 router = APIRouter(
@@ -22,10 +25,28 @@ router = APIRouter(
 )
 
 
+async def _from_json(
+    body: GenerationCreate, request: Request, formats: FormatsDep, validator: ReferencesDep
+) -> ParsedRequest:
+    return body.parsed(await inline_references(body, request, validator), formats)
+
+
+async def _from_form(
+    form: Annotated[GenerationForm, Form(media_type="multipart/form-data")],
+    formats: FormatsDep,
+    validator: ReferencesDep,
+) -> ParsedRequest:
+    return form.parsed(await uploaded_references(form, validator), formats)
+
+
+JsonRequest = Annotated[ParsedRequest, Depends(_from_json)]
+FormRequest = Annotated[ParsedRequest, Depends(_from_form)]
+
+
 @router.post("", dependencies=[Depends(require_content_type("application/json"))])
-async def generate(asked: JsonRequest, images: ImagesDep, answering: Answering) -> Response:
+async def generate(parsed: JsonRequest, images: ImagesDep, request: Request, run: RunDep) -> Response:
     """Generate an image from a prompt, and from reference images given inline."""
-    return await answering.answer(images.plan(asked.request), asked.wanted)
+    return await respond(request, run, images.plan(parsed.generation), parsed.formats)
 
 
 @router.post(
@@ -33,9 +54,9 @@ async def generate(asked: JsonRequest, images: ImagesDep, answering: Answering) 
     dependencies=[Depends(require_content_type("multipart/form-data"))],
     responses=merge_responses(IMAGE_RESPONSES, problem_responses(StorageUnavailable, StorageFull)),
 )
-async def generate_with_references(asked: FormRequest, images: ImagesDep, answering: Answering) -> Response:
+async def generate_with_references(parsed: FormRequest, images: ImagesDep, request: Request, run: RunDep) -> Response:
     """Generate an image from a prompt and uploaded reference images: editing, compositing, consistent characters."""
-    return await answering.answer(images.plan(asked.request), asked.wanted)
+    return await respond(request, run, images.plan(parsed.generation), parsed.formats)
 
 
 @router.post(
@@ -49,9 +70,10 @@ async def generate_with_references(asked: FormRequest, images: ImagesDep, answer
         }
     },
 )
-async def generate_with_search(asked: JsonRequest, images: ImagesDep, answering: Answering) -> Response:
+async def generate_with_search(parsed: JsonRequest, images: ImagesDep, request: Request, run: RunDep) -> Response:
     """Generate an image grounded in Google Search.
 
-    Google obliges you to show `grounding` to whoever wrote the prompt.
+    Google requires you to show `grounding` to the author of the prompt.
     """
-    return await answering.answer(images.plan(replace(asked.request, google_search=True)), asked.wanted)
+    generation = replace(parsed.generation, google_search=True)
+    return await respond(request, run, images.plan(generation), parsed.formats)

@@ -1,0 +1,95 @@
+"""Error responses in the OpenAPI document, each with an example."""
+
+from typing import Any
+
+from app.api.http.problems import MEDIA_TYPE, problem_document
+from app.domain.errors import (
+    ChatLimitReached,
+    ContentBlocked,
+    FieldError,
+    Internal,
+    InvalidRequest,
+    NoImage,
+    NotAcceptable,
+    QuotaExhausted,
+    RangeNotSatisfiable,
+    ServiceError,
+    StaleTurn,
+    StorageDamaged,
+    StorageFull,
+    StorageUnavailable,
+)
+from app.domain.generation import Usage
+
+Responses = dict[int | str, dict[str, Any]]
+"""Responses of a route by status, as FastAPI's `responses=` takes them."""
+
+
+def problem_responses(*errors: type[ServiceError]) -> Responses:
+    """Return the error responses of a route for FastAPI's `responses=`."""
+    by_status: dict[int, list[type[ServiceError]]] = {}
+    for error in errors:
+        by_status.setdefault(error.status, []).append(error)
+    return {
+        status: {
+            "description": "; ".join(f"`{error.code}`: {error.title}" for error in group),
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {error.code: {"value": _example(error)} for error in group},
+                }
+            },
+        }
+        for status, group in by_status.items()
+    }
+
+
+def merge_responses(*documents: Responses) -> Responses:
+    """Merge responses of a route; problems with the same status keep all their examples."""
+    merged: Responses = {}
+    for document in documents:
+        for status, about in document.items():
+            if status in merged and MEDIA_TYPE in about.get("content", {}):
+                before = merged[status]
+                (old,), (new,) = before["content"].values(), about["content"].values()
+                merged[status] = {
+                    "description": f"{before['description']}; {about['description']}",
+                    "content": {MEDIA_TYPE: old | {"examples": old["examples"] | new["examples"]}},
+                }
+            else:
+                merged[status] = about
+    return merged
+
+
+_USED = Usage(prompt_tokens=12, output_tokens=208, thoughts_tokens=208, total_tokens=220, estimated_cost_usd=0.00252)
+_EXAMPLES: tuple[ServiceError, ...] = (
+    Internal(),
+    InvalidRequest([FieldError("aspectRatio", "gemini-3-pro-image has 1:1, 16:9 and 21:9, not 8:1")]),
+    NotAcceptable("The image is image/jpeg; ask for that.", possible=("application/json", "image/jpeg")),
+    ContentBlocked(
+        "Unable to show the generated image.", finish_reason="IMAGE_SAFETY", model="gemini-3-pro-image", usage=_USED
+    ),
+    NoImage(
+        "Gemini answered in words, without an image.",
+        finish_reason="STOP",
+        text="I would rather describe it.",
+        model="gemini-3-pro-image",
+        usage=_USED,
+    ),
+    QuotaExhausted("Gemini's quota for this service is used up for the moment.", scope="minute"),
+    StaleTurn("The latest turn of this chat is 4.", last_turn=4),
+    ChatLimitReached(
+        "You have 10,000 chats, and the limit is 10,000. Delete chats that you no longer need.",
+        limit="chats",
+        most=10_000,
+    ),
+    StorageUnavailable("The chat database does not answer, or answers with an error.", part="database", retry_after=10),
+    StorageFull("The image store is full. Nothing more can be saved.", part="blobs", retry_after=10),
+    StorageDamaged("An image of this chat is missing from the image store.", part="blobs"),
+    RangeNotSatisfiable("The file has 1,024 bytes.", size=1024),
+)
+
+
+def _example(class_: type[ServiceError]) -> dict[str, Any]:
+    fitting = (error for error in _EXAMPLES if type(error) is class_)
+    return problem_document(next(fitting, None) or class_(f"{class_.title}."), "req_1d0f6c6be5a04b1e9d53a1d0a4a5c7fb")

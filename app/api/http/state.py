@@ -1,0 +1,56 @@
+"""The objects that all requests share, and the values that middleware and routes add for one request.
+
+Handlers reach them through `dependencies.py`; middleware and responses call `request_state`.
+"""
+
+from typing import TypedDict, cast
+
+from starlette.types import Scope
+
+from app.api.http.problems import Reporter
+from app.api.http.uploads import UploadBody, UploadLimiter
+from app.domain.catalogue import Catalogue
+from app.domain.generation import Caller
+from app.lib.byte_budget import ByteBudget
+from app.lib.idle_trim import IdleMemoryTrimmer
+from app.lib.scheduler import FairScheduler
+from app.service.chats.service import ChatService
+from app.service.generation.references import ReferenceValidator
+from app.service.generation.service import ImageService
+from app.service.metrics import Metrics
+from app.service.resilience.admission import AdmissionController
+from app.settings import Settings
+
+
+class State(TypedDict):
+    """Objects that live as long as the process. `create_app` makes them."""
+
+    settings: Settings
+    catalogue: Catalogue
+    images: ImageService
+    chats: ChatService
+    references: ReferenceValidator
+    scheduler: FairScheduler
+    memory_trimmer: IdleMemoryTrimmer
+    admission: AdmissionController
+    upload_limiter: UploadLimiter
+    response_memory: ByteBudget
+    metrics: Metrics
+    reporter: Reporter
+
+
+class RequestState(State, total=False):
+    """`State`, and the values of one request. The server makes a copy of the state for each request."""
+
+    caller: Caller
+    """Set by `AuthenticationMiddleware`, except on public paths."""
+    upload: UploadBody
+    """Set by `ExtractingRoute` before the body is read."""
+    generation_pending: bool
+    """True while the request asks for an image and its generation has not begun. A failure in this time is counted as
+    a rejection; a failure after it is counted as the outcome of the generation."""
+
+
+def request_state(scope: Scope) -> RequestState:
+    """Return the state of a request."""
+    return cast("RequestState", scope.setdefault("state", {}))
