@@ -1,4 +1,4 @@
-"""An image's way through: lifted out of Gemini's answer, spliced into what Gemini is sent, never changed."""
+"""Images are extracted from Gemini's responses and inserted into requests without a change."""
 
 import asyncio
 import base64
@@ -30,11 +30,11 @@ from tests.tls import served_with_tls, write_certificate
 ASK = {"prompt": "A lighthouse"}
 NOISE = random.Random(3).randbytes(3_000_000)
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc00011080300040003012200021101031101") + NOISE
-"""A large image, of which nothing but the header makes sense."""
+"""A large image with a valid header; the remaining bytes are random."""
 
 
 def answer(image: str, **around: Any) -> str:
-    """Gemini's answer with `image` in it, as JSON writes strings; `around` is the text part."""
+    """Return a response with the base64 `image` as a JSON string; `around` extends the text part."""
     parts = f'[{json.dumps({"text": "Here it is.", **around})}, {{"inlineData": {{"data": "{image}"}}}}]'
     return f'{{"candidates": [{{"content": {{"role": "model", "parts": {parts}}}, "finishReason": "STOP"}}]}}'
 
@@ -77,9 +77,9 @@ async def test_base64_may_be_written_in_any_way(client: httpx2.AsyncClient, gemi
     assert image_of(response).rstrip(b"!") == JPEG
 
 
-async def test_words_that_look_like_an_image_s_place_stay_words(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_text_that_looks_like_an_image_field_stays_text(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    `"data"` in a prompt that Gemini quotes, in a title or in a text is a word.
+    `"data"` inside a quoted prompt, a title or a text is not an image.
     """
     said = 'The "data": "QUJD" you asked for, {"thoughtSignature": "no"}, \\ and a quote: "'
     chunks = [{"web": {"uri": "https://example.com/?q=%22data%22:", "title": 'data": "QUJD'}}]
@@ -105,7 +105,7 @@ async def test_words_that_look_like_an_image_s_place_stay_words(client: httpx2.A
         pytest.param(answer(base64.b64encode(NOISE).decode()), id="no image"),
     ],
 )
-async def test_a_damaged_answer_is_an_error_and_never_a_wrong_image(
+async def test_a_damaged_response_is_an_error_and_never_a_wrong_image(
     client: httpx2.AsyncClient, gemini: Emulator, broken: str
 ) -> None:
     gemini.faults.append(Fault(body=broken))
@@ -118,9 +118,9 @@ async def test_a_damaged_answer_is_an_error_and_never_a_wrong_image(
 
 
 @pytest.mark.parametrize("gzip", [False, True])
-async def test_an_endless_answer_ends_at_the_limit(serve: Serve, gemini: Emulator, gzip: bool) -> None:
+async def test_an_endless_response_ends_at_the_limit(serve: Serve, gemini: Emulator, gzip: bool) -> None:
     """
-    What counts is the size after unpacking; the connection is given up.
+    The size after decompression counts. The connection is closed.
     """
     gemini.faults.append(Fault(image_base64="A" * 3_000_000, gzip=gzip))
 
@@ -136,7 +136,7 @@ async def test_an_endless_answer_ends_at_the_limit(serve: Serve, gemini: Emulato
 
 async def test_the_last_image_is_delivered_and_drafts_on_request(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    Each image has a place of its own, in JSON too.
+    In the JSON each image has a field of its own.
     """
     gemini.faults.append(Fault(shape="unflagged_drafts"))
 
@@ -158,7 +158,9 @@ async def test_raw_bytes_are_the_file_itself(client: httpx2.AsyncClient, gemini:
     assert response.headers["Content-Length"] == str(len(JPEG))
 
 
-async def test_a_header_behind_megabytes_of_metadata_is_found(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_an_image_header_behind_megabytes_of_metadata_is_found(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     metadata = b"".join(b"\xff\xe2\xff\xff" + bytes(65_533) for _ in range(40))
     content = JPEG[:2] + metadata + JPEG[2:]
     gemini.faults.append(Fault(image_base64=base64.b64encode(content).decode()))
@@ -171,7 +173,7 @@ async def test_a_header_behind_megabytes_of_metadata_is_found(client: httpx2.Asy
 
 @pytest.fixture
 def left() -> Iterator[Callable[[], list[str]]]:
-    """What holds images and is still there, with nobody to collect what holds itself."""
+    """Return the objects that hold images, while the garbage collector is off."""
     kinds = (_Received, SegmentedContent, BufferContent, InlineImage)
     gc.collect()
     gc.disable()
@@ -194,12 +196,12 @@ REFERENCE = {"data": base64.b64encode(picture(size=(300, 300))).decode()}
     ],
     ids=["good", "retried", "rejected", "refused", "broken"],
 )
-async def test_nothing_of_an_answer_outlives_it(
+async def test_no_image_stays_in_memory_after_its_response(
     client: httpx2.AsyncClient, gemini: Emulator, left: Callable[[], list[str]], accept: str, fault: Fault
 ) -> None:
     """
-    Not until the garbage collector comes by, which can take minutes: images are too much for that. Connections stay
-    open and remember the context they were opened in; images are not in it any more.
+    The garbage collector may run only after minutes, too late for images. Connections stay open and keep the context in
+    which they were opened; it refers to no images.
     """
     gemini.faults.append(fault)
 
@@ -221,11 +223,11 @@ async def test_nothing_of_an_answer_outlives_it(
     ],
     ids=["good", "retried", "distrusted", "refused", "broken"],
 )
-async def test_nothing_of_a_turn_outlives_it(
+async def test_no_image_stays_in_memory_after_a_turn(
     client: httpx2.AsyncClient, gemini: Emulator, left: Callable[[], list[str]], accept: str, fault: Fault
 ) -> None:
     """
-    Nor of what a chat keeps: that is in its storage.
+    The images of a chat are in its storage alone.
     """
     url = (await client.post("/chats", json={"prompt": "A cat", "imageSize": "1K"})).headers["location"]
     await client.post(f"{url}/turns", json={"prompt": "Blue, please", "referenceImages": [REFERENCE]})
@@ -241,7 +243,7 @@ async def test_nothing_of_a_turn_outlives_it(
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 @pytest.mark.parametrize("fault", [Fault(delay_seconds=5), Fault(stall_seconds=5)], ids=["drawing", "in transfer"])
-async def test_nothing_of_a_request_outlives_its_caller(
+async def test_no_image_stays_in_memory_after_a_disconnect(
     client: httpx2.AsyncClient, gemini: Emulator, left: Callable[[], list[str]], accept: str, fault: Fault
 ) -> None:
     gemini.faults.append(fault)
@@ -283,7 +285,7 @@ async def test_nothing_of_a_rejected_request_outlives_it(
 
 async def test_a_large_upload_arrives_bit_for_bit(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    Files beyond 8 MiB go from the disk to the wire, others from memory; Gemini gets the very length it was told.
+    Files over 8 MiB are sent from disk, others from memory. The length equals the announced one.
     """
     large, huge = (picture(size=(side, side), format_="PNG", compress_level=0) for side in (1400, 1800))
     assert len(large) < 8 * 1024 * 1024 < len(huge)
@@ -311,9 +313,11 @@ async def test_inline_references_arrive_bit_for_bit(client: httpx2.AsyncClient, 
     assert _images_sent(gemini) == [large] * 3
 
 
-async def test_a_prompt_that_looks_like_a_token_stays_a_prompt(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_prompt_that_looks_like_a_placeholder_stays_a_prompt(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     """
-    Tokens are drawn anew for each message, so that even somebody who has seen one cannot write the next.
+    Placeholders are random for each message, so that a caller who has seen one cannot guess the next.
     """
     prompt = f'{"0" * 32}0001 "{"f" * 36}" "data": "QUJD"'
     reference = {"data": base64.b64encode(picture()).decode(), "name": "0" * 36}
@@ -325,9 +329,9 @@ async def test_a_prompt_that_looks_like_a_token_stays_a_prompt(client: httpx2.As
     assert _images_sent(gemini) == [picture()]
 
 
-async def test_a_body_of_words_alone_has_a_limit(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_text_in_a_request_has_a_limit_of_its_own(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    Images may be large; what is left of a body without them is small, or it is refused while it arrives.
+    Images may be large. A body whose other parts are too large is refused while it arrives.
     """
     response = await client.post("/generate-image", json=ASK | {"systemInstruction": "x" * 5_000_000})
 
@@ -360,9 +364,9 @@ async def sdk(url: str, max_bytes: int = 10**8) -> AsyncGenerator[genai.Client]:
         yield genai.Client(api_key="key", http_options=options)
 
 
-async def test_a_stream_is_lifted_while_it_arrives(gemini: Emulator, gemini_url: str) -> None:
+async def test_images_are_extracted_from_a_stream_while_it_arrives(gemini: Emulator, gemini_url: str) -> None:
     """
-    Server-sent events go through the same scanner: the SDK gets each as soon as it is there, with tokens in it.
+    The SDK gets each server-sent event as soon as it arrives, with placeholders in it.
     """
     gemini.faults.append(Fault(chunk_bytes=1000))
     config = types.GenerateContentConfig(response_modalities=["TEXT", "IMAGE"])
@@ -389,7 +393,7 @@ async def test_a_stream_is_lifted_while_it_arrives(gemini: Emulator, gemini_url:
 
 async def test_an_exchange_may_be_sent_again(gemini: Emulator, gemini_url: str) -> None:
     """
-    Each attempt sends the references from their beginning, and forgets what an earlier attempt has received.
+    Each attempt sends the references from their beginning, and drops what an earlier attempt received.
     """
     content = picture(size=(900, 900), compress_level=0)
     config = types.GenerateContentConfig(response_modalities=["IMAGE"], should_return_http_response=True)
@@ -418,7 +422,7 @@ async def test_an_exchange_may_be_sent_again(gemini: Emulator, gemini_url: str) 
         assert base64.b64decode(call.body["contents"][0]["parts"][1]["inlineData"]["data"]) == content
 
 
-async def test_outside_an_exchange_everything_passes_as_it_is(gemini_url: str) -> None:
+async def test_a_call_outside_an_exchange_passes_unchanged(gemini_url: str) -> None:
     async with sdk(gemini_url) as client:
         response = await client.aio.models.generate_content(
             model="gemini-3-pro-image",
@@ -431,9 +435,9 @@ async def test_outside_an_exchange_everything_passes_as_it_is(gemini_url: str) -
     assert response.parts[0].thought_signature
 
 
-async def test_of_a_long_error_the_status_is_enough(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_the_status_of_a_long_error_is_enough(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    What it says is not read: that would hold everybody up for seconds.
+    Its body is not parsed, because that would block other requests for seconds.
     """
     gemini.faults.append(Fault(status=503, message="limit: 0 " * 3_000_000, times=9))
 
@@ -443,7 +447,7 @@ async def test_of_a_long_error_the_status_is_enough(client: httpx2.AsyncClient, 
     assert len(gemini.calls) == 3
 
 
-def test_signatures_are_kept_for_those_who_ask() -> None:
+def test_signatures_are_kept_only_on_request() -> None:
     text = b'{"thoughtSignature": "QUJD", "thought_signature": "REVG", "data": "R0hJ"}'
 
     with ImageExchange() as plain, ImageExchange(keep_signatures=True) as keeping:
@@ -457,9 +461,9 @@ def test_signatures_are_kept_for_those_who_ask() -> None:
 # Connections.
 
 
-async def test_an_idle_connection_that_ends_is_not_used_again(gemini_url: str) -> None:
+async def test_an_idle_connection_that_the_server_closes_is_not_used_again(gemini_url: str) -> None:
     """
-    Its end is noticed even if the last answer filled the buffer to the brim, when reading had been held back.
+    The client notices the end even if the last response filled the buffer, so that reading was paused.
     """
     connections = 0
     body = answer(base64.b64encode(JPEG[:BUFFER_BYTES]).decode()).encode()
@@ -491,11 +495,11 @@ async def test_an_idle_connection_that_ends_is_not_used_again(gemini_url: str) -
     assert connections == 3
 
 
-async def test_tls_is_spoken_and_certificates_are_checked(
+async def test_certificates_are_checked(
     serve: Serve, gemini: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    An authority that the machine does not trust is an upstream error; `SSL_CERT_FILE` names one to trust.
+    An untrusted certificate authority is an upstream error. `SSL_CERT_FILE` names one to trust.
     """
     gemini.faults.append(Fault(image_base64=base64.b64encode(JPEG).decode()))
 

@@ -1,4 +1,4 @@
-"""Answers that no Gemini sends: they end as a documented problem, and keep nobody else waiting."""
+"""Responses that are not valid end as a documented problem, and do not block other requests."""
 
 import asyncio
 import base64
@@ -33,15 +33,15 @@ def head(length: object, status: int = 200, *more: str) -> bytes:
 
 
 class Upstream:
-    """A server that answers each request as the test says."""
+    """A server whose responses the test sets."""
 
     def __init__(self) -> None:
         self.says(b"")
         self.asked = 0
-        """How many requests have come."""
+        """The number of requests received."""
 
     def says(self, *pieces: bytes, then: Literal["reset", "close"] | None = None, pause_seconds: float = 0) -> None:
-        """Answer from now on with these pieces, and do `then`, or serve the next request."""
+        """Respond with these pieces from now on, then do `then` or serve the next request."""
         self._pieces, self._then, self._pause_seconds, self.asked = pieces, then, pause_seconds, 0
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -84,14 +84,14 @@ def upstream(_pair: tuple[Upstream, httpx2.AsyncClient]) -> Upstream:
 
 @pytest.fixture
 def client(_pair: tuple[Upstream, httpx2.AsyncClient]) -> httpx2.AsyncClient:
-    """A caller of a service that has `upstream` for Gemini."""
+    """A caller of a service that uses `upstream` as Gemini."""
     return _pair[1]
 
 
 async def asked(
     client: httpx2.AsyncClient, *, streamed: bool = False, same: bool = True, more: dict[str, str] | None = None
 ) -> tuple[int, str, list[str]]:
-    """Status, code (`ok` for an image) and warnings of the answer, streamed or not."""
+    """Return the status, the code (`ok` for an image) and the warnings of the response."""
     headers = (EVENTS if streamed else {}) | (more or {})
     async with client.stream("POST", "/generate-image", json=ASK, headers=headers) as response:
         if streamed:
@@ -107,7 +107,7 @@ async def asked(
 
 @asynccontextmanager
 async def longest_pause() -> AsyncIterator[list[float]]:
-    """The longest time within the block in which the event loop did nothing else, in seconds."""
+    """Measure the longest time inside the block in which the event loop ran no other task, in seconds."""
     loop, longest = asyncio.get_running_loop(), [0.0]
 
     async def watch() -> None:
@@ -125,7 +125,7 @@ async def longest_pause() -> AsyncIterator[list[float]]:
 
 INVALID = (502, "upstream_invalid_response")
 PAUSE_SECONDS = 1.0
-"""More than a slow machine takes for what is allowed; each of these took longer, or nothing ended it."""
+"""Longer than a slow machine needs for what the limits allow. Without limits each case takes longer."""
 
 TOO_MUCH = {
     "words": answer(json.dumps({"text": "word " * 4 * MIB}) + f", {PART}"),
@@ -150,7 +150,7 @@ TOO_MUCH = {
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("what", TOO_MUCH)
-async def test_too_much_of_anything_is_no_answer_and_keeps_nobody_waiting(
+async def test_a_response_over_a_limit_is_an_error_and_blocks_no_other_request(
     client: httpx2.AsyncClient, upstream: Upstream, what: str, streamed: bool
 ) -> None:
     body = TOO_MUCH[what]
@@ -165,7 +165,7 @@ async def test_too_much_of_anything_is_no_answer_and_keeps_nobody_waiting(
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("word", ["words and ", "a" * 399 + "! ", ("a" * 399 + " ") * 4 + "! ", "data:image/png "])
-async def test_a_long_text_is_searched_for_images_in_no_time(
+async def test_a_search_for_images_in_long_text_is_fast(
     client: httpx2.AsyncClient, upstream: Upstream, word: str, streamed: bool
 ) -> None:
     text = json.dumps({"text": word * (3 * MIB // 2 // len(word)) + "a" * 100})
@@ -194,7 +194,7 @@ async def test_a_long_text_is_searched_for_images_in_no_time(
         (503, b"\x1f\x8b" * 100, (503, "upstream_busy")),
     ],
 )
-async def test_an_error_s_status_does_without_its_words(
+async def test_an_error_needs_only_its_status(
     client: httpx2.AsyncClient, upstream: Upstream, status: int, body: bytes, expected: tuple[int, str]
 ) -> None:
     upstream.says(head(len(body), status) + body)
@@ -207,7 +207,7 @@ async def test_an_error_s_status_does_without_its_words(
 
 
 @pytest.mark.parametrize("then", ["reset", "close", None])
-async def test_an_error_whose_words_never_end_is_told_by_its_status(
+async def test_an_error_with_an_incomplete_body_is_known_by_its_status(
     client: httpx2.AsyncClient, upstream: Upstream, then: Literal["reset", "close"] | None
 ) -> None:
     upstream.says(head(99, 503) + b'{"error": ', then=then, pause_seconds=0.01)
@@ -219,7 +219,7 @@ async def test_an_error_whose_words_never_end_is_told_by_its_status(
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("part", [{"inlineData": {"data": "A" * 28 * MIB}}, {"text": "words " * 4 * MIB}])
-async def test_what_is_small_only_while_it_is_packed_is_too_large(
+async def test_the_limit_counts_bytes_after_decompression(
     client: httpx2.AsyncClient, upstream: Upstream, part: object, streamed: bool
 ) -> None:
     body = gzip.compress(answer(json.dumps(part)), 1)
@@ -236,11 +236,11 @@ async def test_what_is_small_only_while_it_is_packed_is_too_large(
 
 
 @pytest.mark.parametrize("length", [24 * MIB + 1, 10**12, 2**63, 2**64 - 1])
-async def test_an_announcement_beyond_the_limit_is_refused_at_once(
+async def test_a_content_length_over_the_limit_is_an_error_at_once(
     client: httpx2.AsyncClient, upstream: Upstream, length: int
 ) -> None:
     """
-    Nothing of the memory that all answers share is taken for it, and nothing waited for.
+    It reserves no memory, and no other request waits.
     """
     upstream.says(head(length) + b"{")
 
@@ -252,7 +252,7 @@ async def test_an_announcement_beyond_the_limit_is_refused_at_once(
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "0x10", "1e3", "5\r\nContent-Length: 6", "9" * 30, "1_0", "5, 6"])
-async def test_a_length_that_is_none_is_an_upstream_error(
+async def test_an_invalid_content_length_is_an_upstream_error(
     client: httpx2.AsyncClient, upstream: Upstream, length: str
 ) -> None:
     upstream.says(head(length) + answer(), then="close")
@@ -262,9 +262,9 @@ async def test_a_length_that_is_none_is_an_upstream_error(
     assert (status, code) in ((502, "upstream_error"), INVALID)
 
 
-async def test_what_is_announced_takes_no_room_before_it_comes(serve: Serve) -> None:
+async def test_a_content_length_alone_reserves_no_memory(serve: Serve) -> None:
     """
-    Two answers that announce 90 MB and send nothing leave the third its room.
+    Two responses that announce 90 MB and send nothing leave enough memory for a third.
     """
     upstream = Upstream()
     upstream.says(head(90 * MIB) + b"{")
@@ -299,7 +299,7 @@ async def test_what_is_announced_takes_no_room_before_it_comes(serve: Serve) -> 
     ],
 )
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_what_follows_a_complete_answer_does_not_cost_its_image(
+async def test_an_image_is_delivered_whatever_follows_its_response(
     client: httpx2.AsyncClient,
     upstream: Upstream,
     after: bytes,
@@ -309,7 +309,7 @@ async def test_what_follows_a_complete_answer_does_not_cost_its_image(
     streamed: bool,
 ) -> None:
     """
-    A connection that breaks because its length was wrong, silence, rubbish: the image is there, and paid.
+    The connection may break, be silent, or carry other bytes: the image has arrived and is paid.
     """
     body = (b"data: " + answer() + b"\r\n\r\n" if streamed else answer()) + after
     upstream.says(head(len(body) + announced) + body, then=then, pause_seconds=0.05)
@@ -321,7 +321,7 @@ async def test_what_follows_a_complete_answer_does_not_cost_its_image(
         assert bool(warnings) == warned
 
 
-async def test_a_deadline_that_comes_behind_the_image_does_not_cost_it(
+async def test_an_image_that_arrived_before_the_deadline_is_delivered(
     client: httpx2.AsyncClient, upstream: Upstream
 ) -> None:
     body = b"data: " + answer() + b"\r\n\r\n"
@@ -335,9 +335,9 @@ async def test_a_deadline_that_comes_behind_the_image_does_not_cost_it(
 # Anything at all.
 
 
-async def test_rubbish_ends_as_a_problem(client: httpx2.AsyncClient, upstream: Upstream) -> None:
+async def test_random_damage_ends_as_a_problem(client: httpx2.AsyncClient, upstream: Upstream) -> None:
     """
-    Answers cut anywhere, with bytes changed, in heads and bodies: never a 500.
+    Responses are cut and changed at random, in headers and bodies. None becomes a 500.
     """
     chance = random.Random(14)
     stream = b"data: " + answer() + b'\r\n\r\n{\r\n  "error": {\r\n    "code": 503\r\n  }\r\n}\r\n'
@@ -355,7 +355,7 @@ async def test_rubbish_ends_as_a_problem(client: httpx2.AsyncClient, upstream: U
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_an_answer_that_breaks_off_in_the_middle_of_quotation_marks_keeps_nobody_waiting(
+async def test_a_response_that_breaks_off_inside_a_string_blocks_no_other_request(
     client: httpx2.AsyncClient, upstream: Upstream, streamed: bool
 ) -> None:
     whole = answer(json.dumps({"text": '"' * 100_000}))

@@ -1,4 +1,4 @@
-"""Streams of Gemini's as gateways on the way write them, and the ones that break."""
+"""Gemini's streams in the forms that gateways send, and streams that break."""
 
 import base64
 import json
@@ -49,7 +49,7 @@ WRITTEN = {
 
 @pytest.mark.parametrize("written", WRITTEN)
 @pytest.mark.parametrize("size", [None, 1000])
-async def test_an_image_arrives_however_its_stream_is_written(
+async def test_an_image_arrives_in_every_form_of_stream(
     client: httpx2.AsyncClient, gemini: Emulator, written: str, size: int | None
 ) -> None:
     gemini.faults.append(Fault(body=WRITTEN[written], headers={"Content-Type": "text/event-stream"}, chunk_bytes=size))
@@ -64,7 +64,7 @@ async def test_an_image_arrives_however_its_stream_is_written(
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize("written", [name for name in WRITTEN if name not in ("as an array", "as a plain answer")])
-def test_a_stream_may_be_cut_anywhere(written: str, size: int) -> None:
+def test_a_stream_is_parsed_for_any_cut_into_pieces(written: str, size: int) -> None:
     text = WRITTEN[written].replace(base64.b64encode(JPEG).decode(), "QUJD").encode()
     reader = SseParser()
 
@@ -78,7 +78,9 @@ def test_a_stream_may_be_cut_anywhere(written: str, size: int) -> None:
 @pytest.mark.parametrize(
     "body", ["", "\r\n\r\n", ": nothing to say\r\n\r\n", "null", data(CHUNKS[0]), data(CHUNKS[0])[:-40], "<html>"]
 )
-async def test_a_stream_without_an_end_is_no_refusal(client: httpx2.AsyncClient, gemini: Emulator, body: str) -> None:
+async def test_an_incomplete_stream_is_an_invalid_response(
+    client: httpx2.AsyncClient, gemini: Emulator, body: str
+) -> None:
     gemini.faults.append(Fault(body=body, headers={"Content-Type": "text/event-stream"}))
 
     _, found = await events(client, ASK)
@@ -92,11 +94,11 @@ ERROR = json.dumps({"error": {"code": 503, "message": "overloaded", "status": "U
 
 
 @pytest.mark.parametrize(("before", "calls"), [(CHUNKS[:1], 2), (CHUNKS[:2], 1)])
-async def test_an_error_after_work_was_done_is_not_free(
+async def test_an_error_after_some_output_is_retried_once_at_most(
     client: httpx2.AsyncClient, gemini: Emulator, before: list[str], calls: int
 ) -> None:
     """
-    After thoughts it is tried once more, after an image not at all.
+    After thoughts it is retried once, after an image never.
     """
     gemini.faults.append(Fault(times=9, body=data(*before, ERROR), headers={"Content-Type": "text/event-stream"}))
 
@@ -108,7 +110,7 @@ async def test_an_error_after_work_was_done_is_not_free(
 
 
 def written(code: int = 503, status: str = "UNAVAILABLE", end: str = "\r\n") -> str:
-    """An error as Google writes it into a stream: over several lines, without `data:`."""
+    """Return an error as Google writes it into a stream: over several lines, without `data:`."""
     error = {"error": {"code": code, "message": '{Overloaded}, "so" it says [', "status": status, "details": []}}
     return json.dumps(error, indent=2).replace("\n", end)
 
@@ -144,11 +146,11 @@ ERRORS = {
 
 @pytest.mark.parametrize("how", ERRORS)
 @pytest.mark.parametrize("size", [None, 1, 7])
-async def test_an_error_in_a_stream_is_read_however_it_is_written(
+async def test_an_error_in_a_stream_is_read_in_every_form(
     client: httpx2.AsyncClient, gemini: Emulator, how: str, size: int | None
 ) -> None:
     """
-    It is what the same error is outside of a stream, and the call is made once more at most.
+    It becomes the same problem as outside a stream, and the call is retried once at most.
     """
     gemini.faults.append(
         Fault(times=9, body=ERRORS[how], headers={"Content-Type": "text/event-stream"}, chunk_bytes=size)
@@ -174,7 +176,7 @@ async def test_an_error_in_a_stream_is_read_however_it_is_written(
         (404, "NOT_FOUND", (422, "invalid_request"), 1),
     ],
 )
-async def test_an_error_in_a_stream_has_its_own_meaning(
+async def test_an_error_in_a_stream_keeps_its_meaning(
     client: httpx2.AsyncClient, gemini: Emulator, code: int, status: str, ours: tuple[int, str], calls: int
 ) -> None:
     gemini.faults.append(Fault(times=9, body=FIRST + written(code, status)))
@@ -187,7 +189,7 @@ async def test_an_error_in_a_stream_has_its_own_meaning(
 
 @pytest.mark.parametrize("image", [base64.b64encode(JPEG).decode(), base64.b64encode(picture("JPEG")).decode()])
 @pytest.mark.parametrize("thought", [True, False])
-async def test_an_error_behind_some_of_an_image_is_not_tried_again(
+async def test_an_error_after_part_of_an_image_is_not_retried(
     client: httpx2.AsyncClient, gemini: Emulator, image: str, thought: bool
 ) -> None:
     drawn = chunk({"inlineData": {"mimeType": "image/jpeg", "data": image}, "thought": thought})
@@ -215,7 +217,7 @@ AFTER_THE_IMAGE = {
 
 @pytest.mark.parametrize("after", AFTER_THE_IMAGE)
 @pytest.mark.parametrize("image", [data(ENDED), data(*CHUNKS)])
-async def test_what_follows_a_whole_image_does_not_cost_it(
+async def test_a_complete_image_is_delivered_whatever_follows_it(
     client: httpx2.AsyncClient, gemini: Emulator, image: str, after: str
 ) -> None:
     gemini.faults.append(Fault(body=image + AFTER_THE_IMAGE[after], headers={"Content-Type": "text/event-stream"}))
@@ -230,7 +232,7 @@ async def test_what_follows_a_whole_image_does_not_cost_it(
     assert len(gemini.calls) == 1
 
 
-async def test_a_broken_event_before_the_image_does_not_cost_it(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_an_image_is_delivered_after_a_broken_event(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(body=data(CHUNKS[0][:-5], *CHUNKS[1:])))
 
     _, found = await events(client, ASK)
@@ -240,7 +242,7 @@ async def test_a_broken_event_before_the_image_does_not_cost_it(client: httpx2.A
     assert image["warnings"]
 
 
-async def test_a_refusal_is_one_whatever_follows_it(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_refusal_stays_a_refusal_whatever_follows_it(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(body=data(json.dumps(chunk(finishReason="IMAGE_SAFETY"))) + written(), times=9))
 
     _, found = await events(client, ASK)
@@ -249,9 +251,7 @@ async def test_a_refusal_is_one_whatever_follows_it(client: httpx2.AsyncClient, 
     assert len(gemini.calls) == 1
 
 
-async def test_sources_may_come_in_several_chunks_and_none_of_them_is_lost(
-    client: httpx2.AsyncClient, gemini: Emulator
-) -> None:
+async def test_sources_from_several_chunks_are_all_delivered(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     said = [
         chunk(
             {"text": "Look."},
@@ -271,7 +271,7 @@ async def test_sources_may_come_in_several_chunks_and_none_of_them_is_lost(
     assert grounding["sources"] == [{"title": "a", "uri": "https://a.example"}]
 
 
-async def test_a_block_that_is_not_repeated_is_a_block(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_block_reason_in_one_chunk_is_enough(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     said = [{"promptFeedback": {"blockReason": "OTHER"}}, {"promptFeedback": {}, "usageMetadata": USAGE}]
     gemini.faults.append(Fault(body=data(*map(json.dumps, said)), headers={"Content-Type": "text/event-stream"}))
 
@@ -280,7 +280,7 @@ async def test_a_block_that_is_not_repeated_is_a_block(client: httpx2.AsyncClien
     assert found[-1][1]["code"] == "content_blocked"
 
 
-async def test_a_problem_in_a_stream_says_when_to_come_back(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_problem_in_a_stream_has_retry_after(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(status=503, headers={"Retry-After": "77"}))
 
     _, found = await events(client, ASK)
@@ -288,9 +288,11 @@ async def test_a_problem_in_a_stream_says_when_to_come_back(client: httpx2.Async
     assert found[-1][1]["retryAfter"] == 77
 
 
-async def test_the_rest_of_a_transfer_is_not_waited_for(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_connection_that_breaks_behind_the_image_is_not_retried(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     """
-    A connection that breaks behind the image costs nobody a second one.
+    The image has arrived, so a second call would only cost money.
     """
     body = data(*CHUNKS[:2]) + " " * len(data(*CHUNKS[:2]))
     gemini.faults.append(Fault(body=body, headers={"Content-Type": "text/event-stream"}, reset="in_body"))
