@@ -1,4 +1,4 @@
-"""Real servers on real ports: the service, behind it the real SDK, behind that the emulator."""
+"""Shared fixtures. Tests use real servers on real ports: the service with the real SDK, and the emulator as Gemini."""
 
 import asyncio
 import atexit
@@ -30,10 +30,10 @@ from tests.storages import S3, Knobs, Postgres, postgres, s3
 _real = dotenv_values(".env") | os.environ
 REAL_KEY = _real.get("GOOGLE_API_KEY") or _real.get("GEMINI_API_KEY") or ""
 REAL_BASE_URL = _real.get("GOOGLE_GEMINI_BASE_URL") or "https://generativelanguage.googleapis.com"
-"""For the tests that are marked live, and for nothing else."""
+"""Only tests that are marked `live` use them."""
 
 for _name in [name for name in os.environ if name.startswith(("GOOGLE_", "GEMINI_"))]:
-    del os.environ[_name]  # a developer's real key stays out of the tests
+    del os.environ[_name]  # tests must not use a developer's real key
 
 KEY = "test-gemini-key-that-nobody-may-see"
 
@@ -45,7 +45,7 @@ Serve = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """The event loop that the service runs on; `TEST_LOOP=asyncio` is Python's own."""
+    """Choose the service's event loop, uvloop. `TEST_LOOP=asyncio` selects Python's own."""
     return "asyncio", {"use_uvloop": os.environ.get("TEST_LOOP") != "asyncio"}
 
 
@@ -58,7 +58,7 @@ async def _emulator() -> AsyncGenerator[tuple[Emulator, str]]:
 
 @pytest.fixture
 def gemini(_emulator: tuple[Emulator, str]) -> Emulator:
-    """Gemini, as far as the service can tell: queue a `Fault` to see a failure, read `calls` to see what was sent."""
+    """The emulator that stands in for Gemini. Queue a `Fault` to see a failure; read `calls` to see what was sent."""
     emulator, _ = _emulator
     emulator.clear()
     return emulator
@@ -76,9 +76,9 @@ def settings(gemini_url: str) -> Settings:
 
 
 def settings_for(gemini_url: str, **knobs: Any) -> Settings:
-    """Settings that look at nothing but their arguments.
+    """Return settings that depend only on the arguments.
 
-    Waits are short, and one test's failures do not open a circuit or use up a budget for the next one.
+    Waits are short. The circuit breaker is off and the retry budget is large, so that tests do not affect each other.
     """
     calm = {
         "retry_initial_backoff_seconds": 0.02,
@@ -91,7 +91,7 @@ def settings_for(gemini_url: str, **knobs: Any) -> Settings:
 
 @pytest.fixture(scope="session")
 def serve(settings: Settings) -> Serve:
-    """A further service, with other settings, for as long as the block lasts; yields a client of it."""
+    """Return a function that runs another service with other settings within a block, and yields a client of it."""
 
     @asynccontextmanager
     async def start(served_on: str = "127.0.0.1", **knobs: Any) -> AsyncGenerator[httpx2.AsyncClient]:
@@ -111,7 +111,7 @@ def serve(settings: Settings) -> Serve:
 
 @asynccontextmanager
 async def running(server: Server) -> AsyncGenerator[int]:
-    """A server in this process; its port."""
+    """Run a server in this process; yield its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]  # signals are for the tests
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -126,7 +126,7 @@ async def running(server: Server) -> AsyncGenerator[int]:
 
 @asynccontextmanager
 async def under_our_own_server(settings: Settings, **knobs: object) -> AsyncGenerator[int]:
-    """The service as `python -m app` runs it, in this process; its port."""
+    """Run the service in this process as `python -m app` does; yield its port."""
     changed = Settings.model_validate({**dict(settings), **knobs})
     async with running(create_server(create_app(changed), changed)) as port:
         yield port
@@ -140,7 +140,7 @@ async def _client(serve: Serve) -> AsyncGenerator[httpx2.AsyncClient]:
 
 @pytest.fixture
 def client(_client: httpx2.AsyncClient, gemini: Emulator) -> httpx2.AsyncClient:
-    """A caller of the service, with a fresh emulator behind it."""
+    """A client of the service, with an empty emulator as Gemini."""
     return _client
 
 
@@ -163,7 +163,7 @@ def bucket(_s3: S3) -> str:
 
 
 STORAGES = ["sqlite and a folder", pytest.param("postgresql and s3", marks=pytest.mark.slow)]
-"""The second one needs two servers and a few minutes: `make test-slow` runs its tests."""
+"""The second one needs two servers and some minutes, so `make test-slow` runs its tests."""
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +174,7 @@ async def _client_of_replicas(serve: Serve, _postgres: Postgres, _s3: S3) -> Asy
 
 @pytest.fixture(params=STORAGES)
 def client_of_either(request: pytest.FixtureRequest, gemini: Emulator) -> httpx2.AsyncClient:
-    """`client`, of a service with each storage in turn."""
+    """A client like `client`, once for each storage."""
     name = "_client" if request.param == STORAGES[0] else "_client_of_replicas"
     client: httpx2.AsyncClient = request.getfixturevalue(name)
     return client
@@ -182,7 +182,7 @@ def client_of_either(request: pytest.FixtureRequest, gemini: Emulator) -> httpx2
 
 @pytest.fixture(params=STORAGES)
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Knobs:
-    """A storage for chats with nothing in it: settings for `serve`."""
+    """An empty storage for chats: settings for `serve`."""
     if request.param == STORAGES[0]:
         return {"data_dir": tmp_path}
     database: Postgres = request.getfixturevalue("_postgres")
@@ -191,7 +191,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Knobs:
 
 
 async def health_while(client: httpx2.AsyncClient, work: asyncio.Task[httpx2.Response]) -> float:
-    """The longest that `/healthz` takes until the work is done, in seconds."""
+    """Return the longest time in seconds that `/healthz` takes until the work is done."""
     longest = 0.0
     while not work.done():
         began = time.perf_counter()
@@ -202,13 +202,13 @@ async def health_while(client: httpx2.AsyncClient, work: asyncio.Task[httpx2.Res
 
 
 async def called(gemini: Emulator, times: int = 1) -> None:
-    """Return once Gemini has been called so often."""
-    while len(gemini.calls) < times:  # noqa: ASYNC110 - the emulator has no other way to tell
+    """Wait until Gemini has been called so many times."""
+    while len(gemini.calls) < times:  # noqa: ASYNC110 - the emulator has no event to wait for
         await asyncio.sleep(0.01)
 
 
 def picture(format_: str = "PNG", size: tuple[int, int] = (64, 48), colour: str = "teal", **options: Any) -> bytes:
-    """A real image file."""
+    """Return an image file."""
     out = io.BytesIO()
     Image.new("RGB", size, colour).save(out, format_, **options)
     return out.getvalue()
@@ -220,7 +220,7 @@ _JPEG_START = bytes.fromhex(
 
 
 def noise(seed: int, size: int) -> bytes:
-    """A JPEG of about `size` bytes, 1024 × 1024 by its header; its pixels are noise."""
+    """Return a JPEG of about `size` bytes. Its header says 1024 × 1024; its pixels are noise."""
     return _JPEG_START + random.Random(seed).randbytes(size).replace(b"\xff", b"\xfe") + b"\xff\xd9"
 
 
@@ -232,6 +232,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The services under test end with this process, and it has to end as theirs does."""
+    """Exit as the service does, because services that used obstore ran in this process."""
     if "obstore" in sys.modules and not hasattr(config, "workerinput"):
         exit_process(config.stash.get(_status, 1))

@@ -1,6 +1,6 @@
-"""A target for atheris, `make fuzz`: the lifter against `json.loads`, on whatever reaches new branches.
+"""A target for atheris, run by `make fuzz`: the base64 extractor against `json.loads`.
 
-The first bytes of the input say where the chunks end, the others are the text.
+The first bytes of the input say where the chunks end; the others are the text.
 """
 
 import sys

@@ -59,7 +59,7 @@ def _parsed(text: bytes, image: Any) -> Any:
         }
 
     try:
-        # Not strict: a line break inside a string, which JSON forbids, does an image no harm.
+        # Not strict: JSON forbids a line break inside a string, but it does not damage an image.
         return json.loads(text.decode(errors="surrogateescape"), object_pairs_hook=pairs, strict=False)
     except (ValueError, RecursionError):
         return _NOT_JSON

@@ -1,4 +1,4 @@
-"""The service in a process of its own: to be signalled, killed, limited and measured."""
+"""Run the service in a process of its own, so that tests can signal, kill, limit and measure it."""
 
 import asyncio
 import os
@@ -11,11 +11,11 @@ from tests.conftest import DATA_DIR, KEY
 
 @asynccontextmanager
 async def process(gemini_url: str, **settings: object) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str]]:
-    """The service, and its address.
+    """Run the service; yield its process and its URL.
 
     Args:
-        gemini_url: where it finds Gemini.
-        settings: by their names in lower case; and whatever else is to be in its environment.
+        gemini_url: the URL of Gemini.
+        settings: settings and other environment variables, by their names in lower case.
     """
     own = {
         "PATH": os.environ["PATH"],

@@ -129,7 +129,7 @@ async def test_without_keys_a_page_of_another_site_cannot_generate(
     assert len(gemini.calls) == (status == 200)
 
 
-# Requests that arrive at a loopback address, and are somebody else's.
+# Requests of others that arrive at a loopback address.
 
 PORT = ":8000"
 
@@ -215,7 +215,7 @@ async def test_without_keys_a_forwarded_request_is_rejected(
     assert len(gemini.calls) == 2
 
 
-# Pages, where no key is asked for.
+# Web pages, if no key is required.
 
 FOREIGN = "https://evil.example"
 OWN = "https://images.example"

@@ -1026,7 +1026,7 @@ async def test_texts_with_nul_and_lone_surrogates_are_stored_unchanged(
     async with serve(**storage) as client:
         chat = await begin(client)
         first = await chat.say(prompt)
-        # The emulator signs before the patch: what it turns down then is its own word.
+        # The emulator signs before it applies the patch, so it rejects its own text here.
         await chat.say("Blue, please")
         found = await chat.read()
 

@@ -15,7 +15,7 @@ from tests.conftest import Serve, noise, picture
 
 KB = 1000
 ROOM = {"max_buffered_bytes": 4000 * KB, "service_api_keys": "a:key-a,b:key-b,c:key-c,d:key-d,e:key-e,f:key-f"}
-"""Half of it is for uploads."""
+"""Half of the memory is for uploads."""
 
 PART = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'
 
@@ -160,7 +160,7 @@ async def test_many_large_uploads_succeed_or_are_rejected_with_503(serve: Serve,
         await all_let_go(client)
         again = await upload(client, "a", 1900 * KB)
 
-    # A client that is still sending when it is refused may not get to see the answer.
+    # A client that is still sending when it is rejected may not receive the response.
     statuses = Counter(one.status_code for one in answers if isinstance(one, httpx2.Response))
     assert set(statuses) <= {200, 503}
     assert statuses[200] >= 2

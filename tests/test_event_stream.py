@@ -27,7 +27,7 @@ Event = tuple[str, dict[str, Any]]
 async def events(
     client: httpx2.AsyncClient, body: dict[str, Any], **options: Any
 ) -> tuple[httpx2.Response, list[Event]]:
-    """The answer's head, and its events; comments as events without data."""
+    """Return the response's status and headers, and its events. A comment is an event without data."""
     async with client.stream("POST", "/generate-image", json=body, headers=EVENTS, **options) as response:
         return response, [event async for event in read(response)]
 
@@ -43,9 +43,10 @@ async def read(response: httpx2.Response) -> AsyncGenerator[Event]:
             yield name, json.loads(line.removeprefix("data: "))
 
 
-async def test_a_good_request_is_started_at_once_and_then_done(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_stream_starts_at_once_and_ends_with_done(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    The image event is the plain answer's JSON; nothing on the way may buffer, change or compress the stream.
+    The image event contains the JSON of a plain response. Headers forbid proxies to buffer, change or compress the
+    stream.
     """
     gemini.faults.append(Fault(image_base64=base64.b64encode(JPEG).decode()))
 
@@ -70,7 +71,7 @@ async def test_a_good_request_is_started_at_once_and_then_done(client: httpx2.As
 
 
 @pytest.mark.parametrize("route", ["/generate-image/with-search", "/generate-image"])
-async def test_a_stream_says_the_same_as_a_plain_answer(
+async def test_a_stream_contains_the_same_as_a_plain_response(
     client: httpx2.AsyncClient, gemini: Emulator, route: str
 ) -> None:
     gemini.faults.append(Fault(times=2, image_base64=base64.b64encode(JPEG).decode(), shape="unflagged_drafts"))
@@ -84,9 +85,7 @@ async def test_a_stream_says_the_same_as_a_plain_answer(
     assert streamed | {"id": ""} == plain | {"id": ""}
 
 
-async def test_what_gemini_thinks_and_drafts_is_told_as_it_happens(
-    client: httpx2.AsyncClient, gemini: Emulator
-) -> None:
+async def test_thoughts_and_drafts_are_events_as_they_arrive(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(shape="unflagged_drafts"))
 
     _, found = await events(client, ASK | {"includeThoughts": True, "includeDrafts": True})
@@ -112,7 +111,7 @@ async def test_uploads_can_be_streamed_too(client: httpx2.AsyncClient) -> None:
     assert [name for name, _ in found] == ["started", "image", "done"]
 
 
-async def test_another_attempt_is_told(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_retry_is_an_event(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(status=503))
 
     _, found = await events(client, ASK)
@@ -138,7 +137,7 @@ async def test_another_attempt_is_told(client: httpx2.AsyncClient, gemini: Emula
         (Fault(body='{"error": {"code": 500, "message": "x", "status": "INTERNAL"}}', times=9), 502, "upstream_error"),
     ],
 )  # fmt: skip
-async def test_a_failure_is_the_same_problem_as_in_a_plain_answer(
+async def test_a_problem_event_is_the_same_as_a_problem_response(
     client: httpx2.AsyncClient, gemini: Emulator, fault: Fault, status: int, code: str
 ) -> None:
     gemini.faults.append(fault)
@@ -152,7 +151,7 @@ async def test_a_failure_is_the_same_problem_as_in_a_plain_answer(
     assert problem["error"] == problem["detail"]
 
 
-async def test_a_request_that_is_not_good_is_a_plain_problem(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_an_invalid_request_gets_a_plain_problem_response(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     answers = [
         await client.post("/generate-image", json={"prompt": ""}, headers=EVENTS),
         await client.post("/generate-image", json={"prompt": "x", "aspectRatio": "8:1"}, headers=EVENTS),
@@ -164,7 +163,7 @@ async def test_a_request_that_is_not_good_is_a_plain_problem(client: httpx2.Asyn
     assert not gemini.calls
 
 
-async def test_silence_is_filled_with_signs_of_life(serve: Serve, gemini: Emulator) -> None:
+async def test_keep_alive_comments_are_sent_during_silence(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=1.1))
     async with serve(heartbeat_seconds=0.2) as client:
         began = time.perf_counter()
@@ -176,9 +175,9 @@ async def test_silence_is_filled_with_signs_of_life(serve: Serve, gemini: Emulat
     assert found[-1][0] == "done"
 
 
-async def test_an_image_in_a_stream_is_held_once(serve: Serve, gemini: Emulator) -> None:
+async def test_an_image_in_a_stream_is_in_memory_once(serve: Serve, gemini: Emulator) -> None:
     """
-    Room for an answer is given back after it, streamed or not.
+    The memory of a response is released after it, streamed or not.
     """
     async with serve() as client:
         await events(client, ASK)
@@ -188,14 +187,14 @@ async def test_an_image_in_a_stream_is_held_once(serve: Serve, gemini: Emulator)
     assert 'gemini_images_buffered_bytes{kind="responses"} 0.0' in metrics
 
 
-# Through a proxy.
+# Behind a proxy.
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 
 @asynccontextmanager
 async def nginx(upstream: str, folder: Path) -> AsyncGenerator[str]:
-    """nginx as it comes, buffering and all, but with a shorter clock: 2 seconds for the 60 that a read may take."""
+    """nginx with its default buffering, but with a read timeout of 2 s instead of 60 s."""
     assert NGINX
     (folder / "nginx.conf").write_text(f"""
         daemon off; pid {folder}/pid; error_log stderr crit;
@@ -220,11 +219,9 @@ async def nginx(upstream: str, folder: Path) -> AsyncGenerator[str]:
 
 
 @pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light")
-async def test_a_proxy_that_gives_up_on_silence_carries_a_long_generation(
-    serve: Serve, gemini: Emulator, tmp_path: Path
-) -> None:
+async def test_a_stream_outlasts_the_read_timeout_of_a_proxy(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
     """
-    The same as 60 s and 90 s, with a shortened clock; without events the proxy gives up.
+    The timeouts are shortened: 2 s and 3 s stand for 60 s and 90 s. Without events the proxy ends the request.
     """
     gemini.faults.extend([Fault(delay_seconds=3.2), Fault(delay_seconds=3.2)])
     async with serve(heartbeat_seconds=0.5) as client, nginx(str(client.base_url).rstrip("/"), tmp_path) as socket:

@@ -1,4 +1,4 @@
-"""The table of tests/failure_table.py, row by row, and the cases below it."""
+"""Each row of tests/failure_table.py, and cases that do not fit in the table."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ BUSY = Fault(status=503, times=99)
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if not row.streamed], ids=lambda row: row.what)
-async def test_the_table_holds(client: httpx2.AsyncClient, gemini: Emulator, row: FailureCase) -> None:
+async def test_each_row_of_the_table_is_true(client: httpx2.AsyncClient, gemini: Emulator, row: FailureCase) -> None:
     if row.fault is not None:
         gemini.faults.append(row.fault)
     after = len(gemini.calls)
@@ -44,7 +44,9 @@ async def test_the_table_holds(client: httpx2.AsyncClient, gemini: Emulator, row
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.streamed], ids=lambda row: row.what)
-async def test_the_table_holds_for_streams(client: httpx2.AsyncClient, gemini: Emulator, row: FailureCase) -> None:
+async def test_each_row_of_the_table_is_true_for_streams(
+    client: httpx2.AsyncClient, gemini: Emulator, row: FailureCase
+) -> None:
     assert row.fault is not None
     gemini.faults.append(row.fault)
 
@@ -62,12 +64,12 @@ async def test_the_table_holds_for_streams(client: httpx2.AsyncClient, gemini: E
 @pytest.mark.parametrize(
     "row", [row for row in TABLE if row.code != "ok" and not row.streamed], ids=lambda row: row.what
 )
-async def test_clients_are_not_made_to_pay_twice(
+async def test_clients_do_not_retry_what_may_have_been_paid(
     client: httpx2.AsyncClient, gemini: Emulator, row: FailureCase
 ) -> None:
     """
-    OpenAI's and Vercel's clients try 408, 409, 429 and 5xx again; a refusal has none of these, and what may have been
-    paid says that it should not be.
+    The SDKs of OpenAI and Vercel retry 408, 409, 429 and 5xx. A refusal has none of these statuses. A failure that may
+    have been paid carries `X-Should-Retry: false`.
     """
     assert row.fault is not None
     gemini.faults.append(row.fault)
@@ -93,7 +95,7 @@ def test_the_failures_page_follows_the_table() -> None:
 
 
 @pytest.mark.parametrize("headers", [{"X-Timeout-Seconds": "0.5"}, {"Prefer": "respond-async, wait=1"}])
-async def test_a_caller_says_how_long_to_wait(
+async def test_a_caller_can_set_a_time_limit(
     client: httpx2.AsyncClient, gemini: Emulator, headers: dict[str, str]
 ) -> None:
     gemini.faults.append(Fault(delay_seconds=5))
@@ -107,14 +109,14 @@ async def test_a_caller_says_how_long_to_wait(
     assert int(gemini.calls[-1].headers["x-server-timeout"]) <= 1
 
 
-async def test_a_wait_that_is_no_number_is_refused(client: httpx2.AsyncClient) -> None:
+async def test_a_time_limit_that_is_not_a_number_is_rejected(client: httpx2.AsyncClient) -> None:
     response = await client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "soon"})
 
     assert response.status_code == 422
     assert response.json()["errors"][0]["field"] == "x-timeout-seconds"
 
 
-async def test_a_retry_that_would_come_too_late_is_not_waited_for(serve: Serve, gemini: Emulator) -> None:
+async def test_a_retry_after_the_deadline_is_not_made(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(status=503, headers={"Retry-After": "5"}))
     async with serve() as client:
         began = time.perf_counter()
@@ -125,7 +127,7 @@ async def test_a_retry_that_would_come_too_late_is_not_waited_for(serve: Serve, 
     assert len(gemini.calls) == 1
 
 
-async def test_a_wait_may_be_given_as_a_date(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_retry_after_can_be_a_date(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(status=503, headers={"Retry-After": formatdate(time.time() + 90, usegmt=True)}))
 
     response = await client.post("/generate-image", json=ASK)
@@ -134,7 +136,7 @@ async def test_a_wait_may_be_given_as_a_date(client: httpx2.AsyncClient, gemini:
     assert 85 <= int(response.headers["retry-after"]) <= 91
 
 
-async def test_what_gemini_asks_to_wait_is_waited(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_retry_waits_as_long_as_gemini_says(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(status=503, headers={"Retry-After": "1"}))
     began = time.perf_counter()
 
@@ -151,7 +153,7 @@ async def test_what_gemini_asks_to_wait_is_waited(client: httpx2.AsyncClient, ge
         ("upstream_stall_seconds", Fault(stall_seconds=5), "transfer"),
     ],
 )
-async def test_silence_has_limits_of_its_own(
+async def test_the_first_byte_and_pauses_have_time_limits(
     serve: Serve, gemini: Emulator, knob: str, fault: Fault, waited_for: str
 ) -> None:
     gemini.faults.append(fault)
@@ -161,9 +163,9 @@ async def test_silence_has_limits_of_its_own(
     assert (response.status_code, response.json()["waitedFor"]) == (504, waited_for)
 
 
-async def test_a_stream_may_be_silent_between_its_events_and_not_within_one(serve: Serve, gemini: Emulator) -> None:
+async def test_the_stall_limit_applies_within_an_event_and_not_between_events(serve: Serve, gemini: Emulator) -> None:
     """
-    Gemini draws between a thought and the image; in the middle of the image it has nothing to draw any more.
+    Gemini may compute for long between a thought and the image, but not in the middle of the image.
     """
     image = base64.b64encode(noise(1, 6_000)).decode()
     parts = [{"text": "Hm.", "thought": True}], [{"inlineData": {"mimeType": "image/jpeg", "data": image}}]
@@ -189,7 +191,7 @@ async def test_a_stream_may_be_silent_between_its_events_and_not_within_one(serv
     assert (found[1]["problem"]["code"], found[1]["problem"]["waitedFor"]) == ("upstream_timeout", "transfer")
 
 
-# Nobody there.
+# Failed connections.
 
 
 async def test_a_refused_connection_is_tried_three_times(serve: Serve) -> None:
@@ -207,7 +209,7 @@ async def test_an_unknown_host_is_an_upstream_error(serve: Serve) -> None:
     assert response.status_code in (502, 504)
 
 
-async def test_a_certificate_that_is_not_trusted_is_not_tried_again(serve: Serve, gemini: Emulator) -> None:
+async def test_an_untrusted_certificate_is_not_retried(serve: Serve, gemini: Emulator) -> None:
     async with served_with_tls(gemini, trustme.CA()) as url, serve(google_gemini_base_url=url) as client:
         response = await client.post("/generate-image", json=ASK)
 
@@ -215,10 +217,10 @@ async def test_a_certificate_that_is_not_trusted_is_not_tried_again(serve: Serve
     assert response.headers["x-upstream-attempts"] == "1"
 
 
-# Another model.
+# Fallback models.
 
 
-async def test_a_fallback_answers_when_the_model_is_out_of_capacity(
+async def test_the_fallback_model_is_called_when_the_model_is_out_of_capacity(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     gemini.faults.append(replace(BUSY, times=2))
@@ -236,9 +238,10 @@ async def test_a_fallback_answers_when_the_model_is_out_of_capacity(
     assert response.headers["x-upstream-attempts"] == "3"
 
 
-async def test_a_fallback_is_not_sent_what_it_rejects(serve: Serve, gemini: Emulator) -> None:
+async def test_a_request_is_adapted_to_the_fallback_model(serve: Serve, gemini: Emulator) -> None:
     """
-    Its size is the largest it has below what was asked for; levels of thinking that it lacks are left out.
+    The image size becomes the largest that the fallback supports below the requested one. Unsupported thinking levels
+    are left out.
     """
     gemini.faults.append(replace(BUSY, times=2))
     body = {"prompt": "x", "model": "gemini-nano-banana-2.1", "imageSize": "4K", "thinkingLevel": "medium"}
@@ -261,7 +264,7 @@ async def test_a_fallback_is_not_sent_what_it_rejects(serve: Serve, gemini: Emul
         {"fallbackModel": "nano-banana-pro"},
     ],
 )
-async def test_a_fallback_that_cannot_do_it_is_not_asked(
+async def test_an_unsuitable_fallback_model_is_not_called(
     client: httpx2.AsyncClient, gemini: Emulator, body: dict[str, Any]
 ) -> None:
     gemini.faults.append(BUSY)
@@ -272,7 +275,7 @@ async def test_a_fallback_that_cannot_do_it_is_not_asked(
     assert len(gemini.calls) == 3
 
 
-async def test_a_refusal_is_no_reason_for_another_model(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_refusal_does_not_lead_to_a_fallback(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(finish_reason="IMAGE_SAFETY"))
 
     response = await client.post("/generate-image", json=ASK | {"fallbackModel": "nano-banana-2.1"})
@@ -285,11 +288,11 @@ async def test_a_refusal_is_no_reason_for_another_model(client: httpx2.AsyncClie
     ("most", "calls"),
     [(1, ["pro"]), (2, ["pro", "2.1"]), (3, ["pro", "pro", "2.1"]), (5, ["pro", "pro", "pro", "pro", "2.1"])],
 )
-async def test_no_more_calls_are_made_than_there_may_be_attempts(
+async def test_the_number_of_attempts_limits_the_calls_to_all_models_together(
     serve: Serve, gemini: Emulator, most: int, calls: list[str]
 ) -> None:
     """
-    Whatever model they go to. The last one is kept for the fallback; where there is only one, the model has it.
+    The last attempt is reserved for the fallback model. A single attempt goes to the requested model.
     """
     gemini.faults.append(BUSY)
     async with serve(upstream_attempts=most, fallback_model="nano-banana-2.1") as client:
@@ -300,9 +303,9 @@ async def test_no_more_calls_are_made_than_there_may_be_attempts(
     assert response.headers["x-upstream-attempts"] == str(most)
 
 
-async def test_a_fallback_has_the_calls_that_the_model_leaves(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_fallback_may_use_all_attempts_that_are_left(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    A quota of a day is not tried again, so the fallback may be.
+    A daily quota is not retried, so two attempts are left for the fallback model.
     """
     quota = Fault(status=429, message="You exceeded your current quota. limit: 0")
     gemini.faults.extend([quota, replace(BUSY, times=9)])
@@ -313,7 +316,9 @@ async def test_a_fallback_has_the_calls_that_the_model_leaves(client: httpx2.Asy
     assert [call.model for call in gemini.calls] == ["gemini-3-pro-image"] + ["gemini-nano-banana-2.1"] * 2
 
 
-async def test_what_no_other_model_can_help_with_takes_all_calls(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_all_attempts_go_to_the_model_if_a_fallback_cannot_help(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     gemini.faults.append(Fault(status=500, times=9))
 
     response = await client.post("/generate-image", json=ASK | {"fallbackModel": "nano-banana-2.1"})
@@ -323,11 +328,11 @@ async def test_what_no_other_model_can_help_with_takes_all_calls(client: httpx2.
 
 
 @pytest.mark.parametrize(("most", "status"), [(1, 502), (2, 200), (3, 200)])
-async def test_a_chat_s_further_calls_are_attempts_too(
+async def test_repeating_a_turn_without_signatures_counts_as_an_attempt(
     serve: Serve, gemini: Emulator, tmp_path: Path, most: int, status: int
 ) -> None:
     """
-    One with signatures, which Gemini turns down, and one without.
+    The first call has signatures, and Gemini rejects them. The second call has none.
     """
     async with serve(upstream_attempts=most, data_dir=tmp_path, fallback_model="nano-banana-2.1") as client:
         chat = (await client.post("/chats", json=ASK)).headers["location"]
@@ -344,10 +349,12 @@ async def test_a_chat_s_further_calls_are_attempts_too(
     assert len(gemini.calls) == most
 
 
-# The breaker, and the budget.
+# The circuit breaker and the retry budget.
 
 
-async def test_a_model_that_keeps_failing_is_left_alone_and_tested_by_one(serve: Serve, gemini: Emulator) -> None:
+async def test_the_circuit_opens_after_failures_and_a_single_trial_call_closes_it(
+    serve: Serve, gemini: Emulator
+) -> None:
     gemini.faults.append(replace(BUSY, times=4))
     async with serve(circuit_breaker_failures=4, circuit_breaker_open_seconds=0.5, upstream_attempts=2) as client:
         failed = [await client.post("/generate-image", json=ASK) for _ in range(3)]
@@ -373,9 +380,9 @@ async def test_a_model_that_keeps_failing_is_left_alone_and_tested_by_one(serve:
     assert after.status_code == 200
 
 
-async def test_a_storm_is_not_answered_by_a_storm(serve: Serve, gemini: Emulator) -> None:
+async def test_the_retry_budget_limits_retries_when_everything_fails(serve: Serve, gemini: Emulator) -> None:
     """
-    When everything fails, one call in five is made again, not each of them twice.
+    One call in five is retried, instead of every call twice.
     """
     gemini.faults.append(Fault(status=503, times=1000))
     before = len(gemini.calls)
@@ -393,9 +400,9 @@ def _value(metrics: str, name: str) -> float:
     return float(next(line for line in metrics.splitlines() if line.startswith(name)).split()[-1])
 
 
-async def test_a_short_patience_says_nothing_about_a_model(serve: Serve, gemini: Emulator) -> None:
+async def test_short_time_limits_of_callers_do_not_open_the_circuit(serve: Serve, gemini: Emulator) -> None:
     """
-    One caller's deadlines do not shut the door on everybody else.
+    Otherwise one caller could block the model for all other callers.
     """
     gemini.faults.append(Fault(times=6, delay_seconds=3))
     async with serve(circuit_breaker_failures=3) as client:
@@ -408,7 +415,7 @@ async def test_a_short_patience_says_nothing_about_a_model(serve: Serve, gemini:
     assert response.status_code == 200
 
 
-async def test_a_deadline_holds_in_the_queue_too(serve: Serve, gemini: Emulator) -> None:
+async def test_the_deadline_applies_in_the_queue(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=3))
     async with serve(max_in_flight=1) as client:
         first = asyncio.create_task(client.post("/generate-image", json=ASK))
@@ -424,7 +431,7 @@ async def test_a_deadline_holds_in_the_queue_too(serve: Serve, gemini: Emulator)
     assert len(gemini.calls) == 1
 
 
-async def test_a_retry_in_milliseconds_is_soon(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_retry_delay_in_milliseconds_is_understood(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(status=429, message="You exceeded your current quota. Please retry in 500ms."))
 
     response = await client.post("/generate-image", json=ASK)
@@ -433,7 +440,7 @@ async def test_a_retry_in_milliseconds_is_soon(client: httpx2.AsyncClient, gemin
     assert len(gemini.calls) == 2
 
 
-async def test_a_fallback_that_nobody_knows_is_not_the_caller_s_fault(serve: Serve, gemini: Emulator) -> None:
+async def test_an_unknown_fallback_model_does_not_change_the_problem(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.extend([replace(BUSY, times=2), Fault(status=404)])
     async with serve(fallback_model="gemini-typo-image") as client:
         response = await client.post("/generate-image", json=ASK)
@@ -441,9 +448,9 @@ async def test_a_fallback_that_nobody_knows_is_not_the_caller_s_fault(serve: Ser
     assert (response.status_code, response.json()["code"]) == (503, "upstream_busy")
 
 
-async def test_one_doubt_is_enough_for_all_models_together(serve: Serve, gemini: Emulator) -> None:
+async def test_a_second_ambiguous_failure_is_not_retried_on_another_model(serve: Serve, gemini: Emulator) -> None:
     """
-    There could be a fourth call, but two may have been billed already.
+    A fourth call would be allowed, but two may have been billed already.
     """
     reset, not_soon = Fault(reset="in_body"), replace(BUSY, times=1, headers={"Retry-After": "77"})
     gemini.faults.extend([reset, not_soon, reset])
@@ -454,10 +461,10 @@ async def test_one_doubt_is_enough_for_all_models_together(serve: Serve, gemini:
     assert len(gemini.calls) == 3
 
 
-# What is seen of it.
+# Metrics, logs and traces.
 
 
-async def test_metrics_tell_what_came_of_it_and_what_it_cost(serve: Serve, gemini: Emulator) -> None:
+async def test_metrics_count_outcomes_and_costs(serve: Serve, gemini: Emulator) -> None:
     refused = Fault(finish_reason="IMAGE_SAFETY", finish_message="Unable to show the image.")
     gemini.faults.extend([Fault(status=503), Fault(), refused])
     async with serve() as client:
@@ -474,7 +481,7 @@ async def test_metrics_tell_what_came_of_it_and_what_it_cost(serve: Serve, gemin
     assert _value(metrics, "gemini_images_in_flight") == 0
 
 
-async def test_metrics_are_behind_the_door(serve: Serve) -> None:
+async def test_metrics_need_a_key(serve: Serve) -> None:
     async with serve(service_api_keys="web:secret") as client:
         without = await client.get("/metrics")
         with_key = await client.get("/metrics", headers={"X-API-Key": "secret"})
@@ -484,7 +491,7 @@ async def test_metrics_are_behind_the_door(serve: Serve) -> None:
     assert [without.status_code, with_key.status_code, off.status_code] == [401, 200, 404]
 
 
-async def test_each_generation_has_its_line_without_its_words(
+async def test_each_generation_has_one_log_line_without_its_prompt(
     serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     gemini.faults.append(Fault(status=503))
@@ -500,9 +507,9 @@ async def test_each_generation_has_its_line_without_its_words(
     assert "secret" not in json.dumps(lines)
 
 
-async def test_spans_and_measurements_carry_the_conventions_names(serve: Serve, gemini: Emulator) -> None:
+async def test_spans_and_metrics_follow_the_opentelemetry_conventions(serve: Serve, gemini: Emulator) -> None:
     """
-    One span an attempt, below FastAPI's own, and nothing of the prompt in either.
+    Each attempt has a span below FastAPI's span. Neither contains the prompt.
     """
     from opentelemetry import metrics, trace
     from opentelemetry.sdk.metrics import MeterProvider
@@ -538,9 +545,9 @@ async def test_spans_and_measurements_carry_the_conventions_names(serve: Serve, 
     assert "secret" not in "".join(span.to_json() for span in finished)
 
 
-async def test_an_upstream_that_is_killed_in_the_middle_of_its_answer(serve: Serve) -> None:
+async def test_an_upstream_that_is_killed_during_its_response(serve: Serve) -> None:
     """
-    SIGKILL, which leaves nobody to say goodbye: the second attempt finds nobody, and that is what the caller hears.
+    After SIGKILL the second attempt cannot connect. The caller is told that.
     """
     emulator = await asyncio.create_subprocess_exec(
         sys.executable,

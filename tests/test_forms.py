@@ -1,4 +1,4 @@
-"""Multipart forms on their way in: whole or refused, in the character encoding they declare, empty fields left out."""
+"""Multipart forms: complete or rejected, in the declared character encoding, without empty fields."""
 
 import asyncio
 import base64
@@ -67,12 +67,12 @@ def fields(response: httpx2.Response) -> list[str]:
     return [error["field"] for error in response.json().get("errors", [])]
 
 
-# Whole or refused.
+# Truncated forms.
 
 
-async def test_a_form_that_is_cut_off_anywhere_is_not_drawn(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_truncated_form_is_rejected(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    The length is right, and what has arrived would be enough for an image: only the closing boundary is missing.
+    The content length matches, and the fields would be enough for an image. Only the closing boundary is missing.
     """
     closing = WHOLE.rindex(b"--\r\n") + 2
     cuts = {0, 1, len(BOUNDARY) + 2, len(BOUNDARY) + 4, closing - 1, closing - 2, closing - 3}
@@ -85,7 +85,7 @@ async def test_a_form_that_is_cut_off_anywhere_is_not_drawn(client: httpx2.Async
 
 
 @pytest.mark.parametrize("way", ["length", "chunked"])
-async def test_every_route_of_forms_wants_the_closing_boundary(
+async def test_every_form_route_requires_the_closing_boundary(
     client: httpx2.AsyncClient, gemini: Emulator, way: str
 ) -> None:
     paths = [ROUTE, await new_chat(client)]
@@ -108,7 +108,7 @@ async def test_every_route_of_forms_wants_the_closing_boundary(
     ],
 )
 @pytest.mark.parametrize("way", ["length", "chunked"])
-async def test_what_stands_around_a_whole_form_counts_for_nothing(
+async def test_bytes_before_and_after_a_complete_form_are_ignored(
     client: httpx2.AsyncClient, gemini: Emulator, body: bytes, way: str
 ) -> None:
     answer = await send(client, chunked(body) if way == "chunked" else body)
@@ -118,7 +118,7 @@ async def test_what_stands_around_a_whole_form_counts_for_nothing(
     assert texts(gemini) == ["Make it blue"]
 
 
-# Text in the encoding that it declares.
+# Character encodings.
 
 ENCODED = [
     ("utf-8", "utf-8", "Zwei Füße, 一只猫 🐈"),
@@ -138,7 +138,7 @@ ENCODED = [
 
 @pytest.mark.parametrize(("charset", "codec", "text"), ENCODED)
 @pytest.mark.parametrize("where", ["the part", "the form", "a field"])
-async def test_text_is_read_in_the_charset_that_it_declares(
+async def test_text_is_decoded_with_the_declared_charset(
     client: httpx2.AsyncClient, gemini: Emulator, where: str, charset: str, codec: str, text: str
 ) -> None:
     declared = f'\r\nContent-Type: text/plain; charset="{charset}"' if where == "the part" else ""
@@ -159,7 +159,7 @@ async def test_text_is_read_in_the_charset_that_it_declares(
     assert gemini.calls[0].body["systemInstruction"]["parts"][0]["text"] == text
 
 
-async def test_a_parts_own_charset_wins(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_the_charset_of_a_part_has_priority(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     prompt = ('name="prompt"\r\nContent-Type: text/plain; charset=UTF-8', "一只猫")
 
     answer = await send(client, form([prompt, ('name="_charset_"', "big5"), IMAGE]), type_=TYPE + ";charset=gbk")
@@ -170,11 +170,11 @@ async def test_a_parts_own_charset_wins(client: httpx2.AsyncClient, gemini: Emul
 
 @pytest.mark.parametrize("declared", ["", "punycode", "utf-7", "idna", "unicode_escape", "rot13", "hex", "x" * 1500])
 @pytest.mark.parametrize("name", ["prompt", "names", "systemInstruction", "aspectRatio"])
-async def test_text_that_is_not_in_its_charset_is_refused_by_name(
+async def test_text_that_does_not_match_its_charset_is_rejected_with_the_field_s_name(
     client: httpx2.AsyncClient, gemini: Emulator, declared: str, name: str
 ) -> None:
     """
-    A charset that the service does not know is as good as none: the text is UTF-8, or it is refused.
+    An unknown charset is ignored. The text is then UTF-8 or rejected.
     """
     type_ = f"\r\nContent-Type: text/plain; charset={declared}" if declared else ""
     parts: list[Part] = [('name="prompt"', "x"), (f'name="{name}"{type_}', "猫坐在月亮上".encode("gbk")), IMAGE]
@@ -189,7 +189,7 @@ async def test_text_that_is_not_in_its_charset_is_refused_by_name(
 
 
 @pytest.mark.parametrize("declared", ["punycode", "utf-7", "us-ascii", "unicode_escape"])
-async def test_an_unknown_charset_is_no_obstacle_to_utf_8(
+async def test_utf_8_is_accepted_with_an_unknown_charset(
     client: httpx2.AsyncClient, gemini: Emulator, declared: str
 ) -> None:
     part: Part = (f'name="prompt"\r\nContent-Type: text/plain; charset={declared}', "Füße +AGE-\\u0041")
@@ -203,7 +203,7 @@ async def test_an_unknown_charset_is_no_obstacle_to_utf_8(
 @pytest.mark.parametrize(
     "content", [b"\xff\xfex\x00", "Füße".encode("utf-16-le"), b"\xed\xa0\x80", b"\xc0\xaf", b"\xf5\x80\x80\x80"]
 )
-async def test_text_is_strictly_utf_8(client: httpx2.AsyncClient, gemini: Emulator, content: bytes) -> None:
+async def test_invalid_utf_8_is_rejected(client: httpx2.AsyncClient, gemini: Emulator, content: bytes) -> None:
     answer = await send(client, form([('name="prompt"', content), IMAGE]))
 
     assert (answer.status_code, fields(answer)) == (400, ["prompt"])
@@ -212,7 +212,7 @@ async def test_text_is_strictly_utf_8(client: httpx2.AsyncClient, gemini: Emulat
 
 async def test_a_byte_order_mark_is_not_part_of_a_prompt(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    Windows writes one in front of a text file, and `curl -F 'prompt=<file.txt'` sends it.
+    Windows puts one at the start of a text file, and `curl -F 'prompt=<file.txt'` sends it.
     """
     answer = await send(client, form([('name="prompt"', b"\xef\xbb\xbfA cat"), IMAGE]))
 
@@ -220,21 +220,18 @@ async def test_a_byte_order_mark_is_not_part_of_a_prompt(client: httpx2.AsyncCli
     assert texts(gemini) == ["A cat"]
 
 
-async def test_a_files_name_may_be_in_any_encoding(client: httpx2.AsyncClient) -> None:
-    """
-    Nothing depends on it.
-    """
+async def test_a_file_name_may_have_any_encoding(client: httpx2.AsyncClient) -> None:
     image = ('name="images"; filename="猫.png"'.encode("gbk"), SMALL)
 
     assert (await send(client, form([('name="prompt"', "x"), image]))).status_code == 200
 
 
 @pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable"])
-async def test_content_in_a_transfer_encoding_is_refused(
+async def test_a_content_transfer_encoding_is_rejected(
     client: httpx2.AsyncClient, gemini: Emulator, encoding: str
 ) -> None:
     """
-    RFC 7578 has done away with them; taken as it is, the prompt would be `QSBjYXQ=`.
+    RFC 7578 has deprecated it. Without decoding, the prompt would be `QSBjYXQ=`.
     """
     part: Part = (f'name="prompt"\r\nContent-Transfer-Encoding: {encoding}', "QSBjYXQ=")
 
@@ -253,9 +250,9 @@ OPTIONAL = [
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_an_empty_field_is_as_good_as_none(client: httpx2.AsyncClient, gemini: Emulator, times: int) -> None:
+async def test_an_empty_field_is_ignored(client: httpx2.AsyncClient, gemini: Emulator, times: int) -> None:
     """
-    Browsers and Swagger UI send every field of a form; a file input that nobody has used has an empty name.
+    Browsers and Swagger UI send every field of a form. An unused file input has an empty file name.
     """
     unused: Part = ('name="images"; filename=""\r\nContent-Type: application/octet-stream', "")
     empty: list[Part] = [(f'name="{name}"', "") for _ in range(times) for name in OPTIONAL]
@@ -273,9 +270,11 @@ async def test_an_empty_field_is_as_good_as_none(client: httpx2.AsyncClient, gem
     assert (missing.status_code, fields(missing)) == (422, ["prompt", "images"])
 
 
-async def test_an_empty_label_and_an_unused_file_keep_their_place(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_empty_labels_and_unused_files_do_not_shift_other_labels(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     """
-    A page with a row for each image, a file and its name in it, where a row may stay empty.
+    A page may have a row for each image, with a file and its name. A row may stay empty.
     """
     unused: Part = ('name="images"; filename=""', "")
     names: list[Part] = [('name="names"', name) for name in ("", "nobody", "Anna")]
@@ -288,11 +287,9 @@ async def test_an_empty_label_and_an_unused_file_keep_their_place(client: httpx2
     assert "2 shows Anna" in parts[2]["text"]
 
 
-async def test_the_examples_of_the_documentation_ask_for_nothing_but_a_prompt(
-    client: httpx2.AsyncClient, gemini: Emulator
-) -> None:
+async def test_the_documented_examples_need_only_a_prompt(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    Swagger UI fills them into its forms, and people press the button.
+    Swagger UI fills its forms with them, and people send them unchanged.
     """
     schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
 
@@ -306,11 +303,11 @@ async def test_the_examples_of_the_documentation_ask_for_nothing_but_a_prompt(
     assert schemas["ForkCreate"]["examples"] == [{}]
 
 
-# Bounds.
+# Limits.
 
 
 async def longest_stall(client: httpx2.AsyncClient, body: bytes, type_: str = TYPE) -> tuple[httpx2.Response, float]:
-    """The answer to a form, and how long the slowest of the health checks took meanwhile."""
+    """Send a form. Return the response, and the longest time in seconds that a health check took meanwhile."""
     asking = asyncio.create_task(send(client, body, type_=type_))
     slowest = await health_while(client, asking)
     return await asking, slowest
@@ -327,7 +324,7 @@ MANY: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", MANY)
-async def test_a_list_of_very_many_members_is_refused_at_once(
+async def test_a_list_with_too_many_items_is_rejected_at_once(
     client: httpx2.AsyncClient, gemini: Emulator, kind: str
 ) -> None:
     name, value = MANY[kind]
@@ -341,9 +338,9 @@ async def test_a_list_of_very_many_members_is_refused_at_once(
     assert not gemini.calls
 
 
-async def test_a_charset_chosen_by_the_caller_costs_nothing(client: httpx2.AsyncClient) -> None:
+async def test_a_slow_charset_does_not_block_the_event_loop(client: httpx2.AsyncClient) -> None:
     """
-    Python's own codec for Punycode takes seconds for this.
+    Python's own codec for Punycode takes seconds for this text.
     """
     content = b"x-" + b"a" * 300_000
 
@@ -354,7 +351,7 @@ async def test_a_charset_chosen_by_the_caller_costs_nothing(client: httpx2.Async
 
 
 @pytest.mark.parametrize("count", [201, 20_000])
-async def test_a_form_of_very_many_fields_is_too_large(client: httpx2.AsyncClient, count: int) -> None:
+async def test_a_form_with_too_many_fields_is_too_large(client: httpx2.AsyncClient, count: int) -> None:
     parts: list[Part] = [(f'name="field{number}"', "x") for number in range(count)]
 
     answer, stall = await longest_stall(client, form(parts))
@@ -379,7 +376,7 @@ COSTLY: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("kind", COSTLY)
-async def test_what_a_parser_takes_long_for_is_refused_at_once(client: httpx2.AsyncClient, kind: str) -> None:
+async def test_text_that_is_slow_to_parse_is_rejected_at_once(client: httpx2.AsyncClient, kind: str) -> None:
     body, status = COSTLY[kind]
 
     answer, stall = await longest_stall(client, body)
@@ -388,7 +385,7 @@ async def test_what_a_parser_takes_long_for_is_refused_at_once(client: httpx2.As
     assert stall < 0.25
 
 
-async def test_a_content_type_of_very_many_parameters_is_refused(client: httpx2.AsyncClient) -> None:
+async def test_a_content_type_with_too_many_parameters_is_rejected(client: httpx2.AsyncClient) -> None:
     answer, stall = await longest_stall(client, WHOLE, TYPE + ";" * 1_500)
     longer, longer_stall = await longest_stall(client, WHOLE, TYPE + ";" * 30_000)
 
@@ -398,7 +395,9 @@ async def test_a_content_type_of_very_many_parameters_is_refused(client: httpx2.
 
 
 @pytest.mark.parametrize("content", [b"\r\n--", b"\r\n----bound", b"\r", b"\n-"])
-async def test_text_may_look_like_a_boundary(client: httpx2.AsyncClient, gemini: Emulator, content: bytes) -> None:
+async def test_text_may_contain_something_like_a_boundary(
+    client: httpx2.AsyncClient, gemini: Emulator, content: bytes
+) -> None:
     answer = await send(client, chunked(form([('name="prompt"', b"x" + content * 30), IMAGE])))
 
     assert answer.status_code == 200, answer.text

@@ -1,4 +1,4 @@
-"""Text to image: what a caller sends, what reaches Gemini, what comes back."""
+"""Text to image: what a caller sends, what Gemini gets, and what the caller gets."""
 
 import base64
 import io
@@ -20,15 +20,15 @@ def inline(data: bytes) -> dict[str, Any]:
 
 
 def answered_with(*parts: Any) -> Fault:
-    """An answer of Gemini's that consists of these parts."""
+    """Return a fault that makes Gemini respond with these parts."""
     return Fault(body=json.dumps({"candidates": [{"content": {"parts": list(parts)}, "finishReason": "STOP"}]}))
 
 
-async def test_the_body_of_the_next_js_route_is_answered_like_the_next_js_route(
+async def test_the_next_js_route_s_request_gets_the_next_js_route_s_response(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     """
-    `image.data`, `image.mimeType` and `image.url` are there, and the data is Gemini's, bit for bit.
+    `image.data`, `image.mimeType` and `image.url` exist, and the data is Gemini's, unchanged.
     """
     sent = picture("JPEG", (1376, 768))
     gemini.faults.append(Fault(image_base64=base64.b64encode(sent).decode()))
@@ -45,7 +45,7 @@ async def test_the_body_of_the_next_js_route_is_answered_like_the_next_js_route(
     assert (image["width"], image["height"]) == (1376, 768)
 
 
-async def test_the_answer_has_everything_the_contract_names(client: httpx2.AsyncClient) -> None:
+async def test_the_response_has_all_documented_fields(client: httpx2.AsyncClient) -> None:
     response = await client.post("/generate-image", json={"prompt": "A lighthouse"})
 
     body = response.json()
@@ -61,9 +61,9 @@ async def test_the_answer_has_everything_the_contract_names(client: httpx2.Async
     assert int(response.headers["content-length"]) == len(response.content)
 
 
-async def test_a_prompt_reaches_gemini_byte_for_byte(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_gemini_gets_the_prompt_unchanged(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    Posters with exact text depend on quotes, line breaks, emoji, Chinese and the blanks at the end.
+    Posters with exact text depend on quotes, line breaks, emoji, Chinese and trailing spaces.
     """
     response = await client.post("/generate-image", json={"prompt": POSTER})
 
@@ -71,7 +71,9 @@ async def test_a_prompt_reaches_gemini_byte_for_byte(client: httpx2.AsyncClient,
     assert gemini.calls[0].body["contents"] == [{"role": "user", "parts": [{"text": POSTER}]}]
 
 
-async def test_defaults_are_a_square_at_2k_from_nano_banana_pro(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_the_default_is_a_square_2k_image_from_nano_banana_pro(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     await client.post("/generate-image", json={"prompt": "A lighthouse"})
 
     call = gemini.calls[0]
@@ -84,7 +86,7 @@ async def test_defaults_are_a_square_at_2k_from_nano_banana_pro(client: httpx2.A
     assert "tools" not in call.body
 
 
-async def test_every_knob_reaches_gemini(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_gemini_gets_every_option(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     response = await client.post(
         "/generate-image",
         json={
@@ -115,7 +117,7 @@ async def test_every_knob_reaches_gemini(client: httpx2.AsyncClient, gemini: Emu
     assert call.body["safetySettings"] == [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_ONLY_HIGH"}]
 
 
-async def test_snake_case_and_nulls_are_taken_too(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_snake_case_and_nulls_are_accepted(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     response = await client.post(
         "/generate-image",
         json={"prompt": "A lighthouse", "aspect_ratio": "3:2", "image_size": "1k", "model": None, "seed": None},
@@ -147,7 +149,7 @@ async def test_snake_case_and_nulls_are_taken_too(client: httpx2.AsyncClient, ge
         ([1, 2], "body"),
     ],
 )
-async def test_a_wrong_field_is_refused_by_name(
+async def test_an_invalid_field_is_rejected_with_its_name(
     client: httpx2.AsyncClient, gemini: Emulator, body: Any, field: str
 ) -> None:
     response = await client.post("/generate-image", json=body)
@@ -171,7 +173,7 @@ async def test_a_wrong_field_is_refused_by_name(
         (b'{"prompt": "\\ud800"}', "application/json", 422, "invalid_request"),
     ],
 )
-async def test_a_body_that_is_no_json_is_a_problem(
+async def test_a_body_that_is_not_json_is_a_problem(
     client: httpx2.AsyncClient, body: bytes, type_: str, status: int, code: str
 ) -> None:
     response = await client.post("/generate-image", content=body, headers={"Content-Type": type_})
@@ -179,13 +181,13 @@ async def test_a_body_that_is_no_json_is_a_problem(
     assert (response.status_code, response.json()["code"]) == (status, code)
 
 
-async def test_b64_sends_the_data_alone(client: httpx2.AsyncClient) -> None:
+async def test_the_b64_format_returns_base64_without_a_data_url(client: httpx2.AsyncClient) -> None:
     response = await client.post("/generate-image", json={"prompt": "x", "responseFormat": "b64"})
 
     assert response.json()["image"].keys() == {"data", "mimeType", "width", "height"}
 
 
-async def test_the_declared_type_is_not_believed(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_the_mime_type_is_read_from_the_bytes(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
     Gemini has called JPEGs PNG.
     """
@@ -196,7 +198,7 @@ async def test_the_declared_type_is_not_believed(client: httpx2.AsyncClient, gem
     assert response.json()["image"]["mimeType"] == "image/jpeg"
 
 
-async def test_both_base64_alphabets_are_read(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_both_base64_alphabets_are_decoded(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     candidates = (picture("PNG", (64 + n, 64)) for n in range(999))
     sent = next(data for data in candidates if b"-" in base64.urlsafe_b64encode(data))
     gemini.faults.append(Fault(image_base64=base64.urlsafe_b64encode(sent).decode().rstrip("=")))
@@ -206,9 +208,9 @@ async def test_both_base64_alphabets_are_read(client: httpx2.AsyncClient, gemini
     assert base64.b64decode(response.json()["image"]["data"]) == sent
 
 
-async def test_the_last_image_that_is_no_thought_is_the_answer(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_the_last_image_that_is_not_a_thought_is_returned(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    Drafts are 1K whatever was asked for; the others are returned only when asked for.
+    Drafts are always 1K. The other images are returned only on request.
     """
     gemini.faults.append(Fault(shape="unflagged_drafts"))
 
@@ -221,7 +223,7 @@ async def test_the_last_image_that_is_no_thought_is_the_answer(client: httpx2.As
     assert any("includeDrafts" in warning for warning in body["warnings"])
 
 
-async def test_drafts_come_when_asked_for(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_drafts_are_returned_on_request(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(shape="unflagged_drafts"))
 
     response = await client.post("/generate-image", json={"prompt": "x", "includeDrafts": True})
@@ -234,7 +236,7 @@ async def test_drafts_come_when_asked_for(client: httpx2.AsyncClient, gemini: Em
 
 
 @pytest.mark.parametrize("shape", ["image_in_thought", "image_first"])
-async def test_an_image_in_an_odd_place_is_found(client: httpx2.AsyncClient, gemini: Emulator, shape: Any) -> None:
+async def test_an_image_in_an_unusual_part_is_found(client: httpx2.AsyncClient, gemini: Emulator, shape: Any) -> None:
     gemini.faults.append(Fault(shape=shape))
 
     response = await client.post("/generate-image", json={"prompt": "x"})
@@ -243,7 +245,7 @@ async def test_an_image_in_an_odd_place_is_found(client: httpx2.AsyncClient, gem
     assert response.json()["image"]["width"] == 2048
 
 
-async def test_a_size_that_differs_is_said(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_different_image_size_is_a_warning(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(image_base64=base64.b64encode(picture("JPEG", (1024, 1024))).decode()))
 
     response = await client.post("/generate-image", json={"prompt": "x", "aspectRatio": "16:9", "imageSize": "4K"})
@@ -254,7 +256,7 @@ async def test_a_size_that_differs_is_said(client: httpx2.AsyncClient, gemini: E
     ]
 
 
-async def test_an_answer_by_another_model_is_said(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_response_of_another_model_is_a_warning(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(patch={"modelVersion": "gemini-nano-banana-3"}))
 
     response = await client.post("/generate-image", json={"prompt": "x"})
@@ -264,11 +266,11 @@ async def test_an_answer_by_another_model_is_said(client: httpx2.AsyncClient, ge
     assert "gemini-nano-banana-3" in body["warnings"][0]
 
 
-async def test_an_unknown_well_formed_model_is_passed_on_unchecked(
+async def test_an_unknown_well_formed_model_is_sent_to_gemini_unchecked(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     """
-    A model that appears tomorrow works today; it gets no knob that nobody sent.
+    A new model works without a release of the service. The request contains only options that the caller set.
     """
     gemini.faults.append(Fault(status=404, message="models/gemini-9-image is not found"))
 
@@ -286,9 +288,11 @@ async def test_an_unknown_well_formed_model_is_passed_on_unchecked(
 
 
 @pytest.mark.parametrize("ratio", ["wide", "16x9", "0:0", "16:9:1", "5:7"])
-async def test_a_paid_image_survives_a_strange_ratio(client: httpx2.AsyncClient, gemini: Emulator, ratio: str) -> None:
+async def test_an_image_is_delivered_although_its_aspect_ratio_is_unknown(
+    client: httpx2.AsyncClient, gemini: Emulator, ratio: str
+) -> None:
     """
-    Nobody checks the ratio of a model that nobody knows; Gemini did what it could.
+    The service cannot check the aspect ratios of an unlisted model.
     """
     gemini.faults.append(answered_with(inline(picture("JPEG"))))
 
@@ -310,7 +314,7 @@ async def test_a_paid_image_survives_a_strange_ratio(client: httpx2.AsyncClient,
     ],
 )
 @pytest.mark.parametrize("accept", ["application/json", "image/*"])
-async def test_a_good_image_survives_odd_company(
+async def test_an_image_is_delivered_although_other_parts_are_invalid(
     client: httpx2.AsyncClient, gemini: Emulator, parts: list[Any], accept: str
 ) -> None:
     sent = picture("JPEG")
@@ -326,7 +330,7 @@ async def test_a_good_image_survives_odd_company(
 
 
 @pytest.mark.parametrize("width", [76, 100_000])
-async def test_an_image_in_letters_beside_an_image_is_left_out(
+async def test_base64_in_a_text_beside_an_image_is_left_out(
     client: httpx2.AsyncClient, gemini: Emulator, width: int
 ) -> None:
     letters = base64.b64encode(picture("JPEG")).decode()
@@ -339,7 +343,7 @@ async def test_an_image_in_letters_beside_an_image_is_left_out(
     assert response.json()["text"] == "Look: [base64 left out]"
 
 
-async def test_drafts_are_not_asked_of_a_model_without_thoughts(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_model_without_thoughts_is_not_asked_for_drafts(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     body = {"prompt": "x", "model": "gemini-2.5-flash-image", "includeDrafts": True}
 
     response = await client.post("/generate-image", json=body)
@@ -348,7 +352,7 @@ async def test_drafts_are_not_asked_of_a_model_without_thoughts(client: httpx2.A
     assert "thinkingConfig" not in gemini.calls[0].body["generationConfig"]
 
 
-async def test_a_gzipped_answer_is_read(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_compressed_response_is_decoded(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(gzip=True))
 
     response = await client.post("/generate-image", json={"prompt": "x"})
@@ -356,7 +360,7 @@ async def test_a_gzipped_answer_is_read(client: httpx2.AsyncClient, gemini: Emul
     assert response.status_code == 200
 
 
-async def test_signatures_as_large_as_images_do_no_harm(serve: Serve, gemini: Emulator) -> None:
+async def test_very_large_signatures_are_accepted(serve: Serve, gemini: Emulator) -> None:
     gemini.signature_bytes = 1_500_000
     try:
         async with serve() as client:
@@ -368,9 +372,9 @@ async def test_signatures_as_large_as_images_do_no_harm(serve: Serve, gemini: Em
     assert b"thoughtSignature" not in response.content
 
 
-async def test_demo_says_that_it_is_one(serve: Serve) -> None:
+async def test_a_demo_identifies_itself(serve: Serve) -> None:
     """
-    In a header of every answer and in `/readyz`; its pictures have the size that Gemini's have.
+    Every response has a header, and `/readyz` has a field. The images have the sizes of Gemini's.
     """
     async with serve(demo=True, demo_delay_seconds=0, gemini_api_key=None) as client:
         ready = await client.get("/readyz")

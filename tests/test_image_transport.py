@@ -280,7 +280,7 @@ async def test_nothing_of_a_rejected_request_outlives_it(
     assert left() == []
 
 
-# On the way out.
+# Requests to Gemini.
 
 
 async def test_a_large_upload_arrives_bit_for_bit(client: httpx2.AsyncClient, gemini: Emulator) -> None:

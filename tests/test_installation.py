@@ -1,4 +1,4 @@
-"""Our own wheel, installed as anybody would and run from an empty folder (`make test-install`)."""
+"""Our own wheel, installed with pip and run from an empty folder (`make test-install`)."""
 
 import asyncio
 import os
@@ -33,7 +33,9 @@ async def done(folder: Path, *command: str | Path, **environment: str) -> tuple[
 
 @pytest.fixture(scope="module")
 async def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command `gemini-images` of a fresh virtual environment, with the dependencies that pyproject.toml names."""
+    """Install the wheel into a new virtual environment with the dependencies of pyproject.toml; return the path of
+    `gemini-images`.
+    """
     folder = tmp_path_factory.mktemp("installed")
     for command in (
         (sys.executable, "-m", "venv", folder / "venv"),
@@ -63,7 +65,7 @@ async def serving(
         await asyncio.wait_for(running.communicate(), 30)
 
 
-async def test_the_command_serves_keeps_chats_and_checks(installed: Path, tmp_path: Path) -> None:
+async def test_the_installed_command_serves_stores_chats_and_runs_the_doctor(installed: Path, tmp_path: Path) -> None:
     async with serving(installed, tmp_path, "--demo-without-key") as client:
         image = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "image/*"})
         chat = await client.post("/chats", json={"prompt": "A cat", "imageSize": "1K"})

@@ -1,4 +1,4 @@
-"""Bodies in JSON as clients send them, their headers, and what would keep everybody else waiting."""
+"""JSON bodies and headers as clients send them, and requests that would block the event loop."""
 
 import asyncio
 import base64
@@ -44,11 +44,11 @@ OTHER_TYPES = [
 
 @pytest.mark.parametrize("types", JSON_TYPES)
 @pytest.mark.parametrize("route", ["/generate-image", "/chats", "/chats/…/turns", "/chats/…/fork"])
-async def test_a_content_type_that_is_said_twice_is_said_once(
+async def test_a_repeated_content_type_is_accepted(
     client: httpx2.AsyncClient, gemini: Emulator, types: list[str], route: str
 ) -> None:
     """
-    Node's fetch joins a header that was set twice; HTTP allows other clients to send two lines.
+    Node's fetch joins a header that was set twice. HTTP allows other clients to send two lines.
     """
     chat = (await client.post("/chats", json={})).json()["id"]
     body = {"fromTurn": 0} if route.endswith("fork") else {"prompt": "A lighthouse"}
@@ -63,7 +63,7 @@ async def test_a_content_type_that_is_said_twice_is_said_once(
 
 @pytest.mark.parametrize("types", OTHER_TYPES)
 @pytest.mark.parametrize("route", ["/generate-image", "/chats", "/chats/…/turns", "/chats/…/fork"])
-async def test_another_type_is_refused_in_the_callers_own_words(
+async def test_another_content_type_is_rejected_and_quoted(
     client: httpx2.AsyncClient, gemini: Emulator, types: list[str], route: str
 ) -> None:
     chat = (await client.post("/chats", json={})).json()["id"]
@@ -77,7 +77,7 @@ async def test_another_type_is_refused_in_the_callers_own_words(
     assert not gemini.calls
 
 
-async def test_a_form_that_says_twice_what_it_is_is_read(client: httpx2.AsyncClient) -> None:
+async def test_a_form_with_a_repeated_content_type_is_accepted(client: httpx2.AsyncClient) -> None:
     chat = (await client.post("/chats", json={})).json()["url"]
     body = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nA lighthouse\r\n--x--\r\n'
     types = [("Content-Type", "multipart/form-data; boundary=x"), ("Content-Type", 'Multipart/Form-Data; boundary="x"')]
@@ -112,7 +112,7 @@ DATA_URLS = {
 
 @pytest.mark.parametrize("name", DATA_URLS)
 @pytest.mark.parametrize("written", [json.dumps, lambda body: json.dumps(body).replace("/", "\\/")])
-async def test_a_data_url_is_read_as_browsers_read_it(
+async def test_a_data_url_is_parsed_as_by_browsers(
     client: httpx2.AsyncClient, gemini: Emulator, name: str, written: Callable[[object], str]
 ) -> None:
     body = written({"prompt": "x", "referenceImages": [{"url": DATA_URLS[name]}, {"data": DATA_URLS[name]}]})
@@ -138,7 +138,7 @@ WRONG_URLS = {
 
 
 @pytest.mark.parametrize("reason", WRONG_URLS)
-async def test_a_wrong_data_url_is_refused_for_the_true_reason(
+async def test_an_invalid_data_url_is_rejected_with_the_reason(
     client: httpx2.AsyncClient, gemini: Emulator, reason: str
 ) -> None:
     response = await client.post(
@@ -186,11 +186,11 @@ MANY: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("name", MANY)
-async def test_a_body_of_nothing_but_members_keeps_nobody_waiting(
+async def test_a_body_with_very_many_members_does_not_block_the_event_loop(
     client: httpx2.AsyncClient, gemini: Emulator, name: str
 ) -> None:
     """
-    It is a plain refusal that names no more than twenty fields. (Unbounded, these took up to two minutes.)
+    It gets a 422 that names at most 20 fields. (Without limits these bodies took up to two minutes.)
     """
     body = MANY[name]().encode()
     begun = time.perf_counter()
@@ -207,9 +207,9 @@ async def test_a_body_of_nothing_but_members_keeps_nobody_waiting(
     assert not gemini.calls
 
 
-async def test_the_longest_texts_that_are_allowed_are_taken(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_texts_of_the_maximum_length_are_accepted(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    Six bytes for each character, as JSON in ASCII has it, and 64 references are within the bounds.
+    The limits allow 64 references, and 6 bytes for each character, as in ASCII-only JSON.
     """
     prompt = "字" * 200_000
     references = [{"data": base64.b64encode(picture(size=(8, 8))).decode(), "role": None, "name": "n" * 100}] * 14
@@ -235,7 +235,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-async def test_a_header_that_takes_long_to_parse_is_refused_by_name(
+async def test_a_header_that_is_slow_to_parse_is_rejected_with_its_name(
     client: httpx2.AsyncClient, gemini: Emulator, name: str
 ) -> None:
     response = await client.post("/generate-image", json={"prompt": "x"}, headers={name: HEADERS[name]})
@@ -245,9 +245,9 @@ async def test_a_header_that_takes_long_to_parse_is_refused_by_name(
     assert not gemini.calls
 
 
-async def test_a_range_of_spaces_is_read_at_once(client: httpx2.AsyncClient) -> None:
+async def test_a_range_header_with_many_spaces_is_parsed_fast(client: httpx2.AsyncClient) -> None:
     """
-    (It took the third power of its length.)
+    (Its time once grew with the third power of its length.)
     """
     chat = (await client.post("/chats", json={"prompt": "x"})).json()["chatId"]
     image = f"/chats/{chat}/turns/1/image"
@@ -273,9 +273,9 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_base64_with_escapes_takes_no_longer_than_json_does(name: str) -> None:
+def test_base64_with_escapes_is_as_fast_as_the_json_parser(name: str) -> None:
     """
-    PHP escapes each slash. (Undone one by one, escapes took a hundred times as long.)
+    PHP escapes each slash. (Removing escapes one by one took a hundred times as long.)
     """
     document = f'{{"data":"{WRITTEN[name]}"}}'.encode()
     chunks = [document[start : start + 65536] for start in range(0, len(document), 65536)]

@@ -1,6 +1,6 @@
-"""`make test-live`: the same dozen calls to Google and to the emulator, and what differs in shape.
+"""The same dozen calls to Google and to the emulator; the shapes of the responses are compared (`make test-live`).
 
-Needs GEMINI_API_KEY and costs about 0.35 US dollars: five small pictures; the refusals are free. Not in `make test`.
+Needs GEMINI_API_KEY and costs about 0.35 US dollars: five small images; refusals are free. Not part of `make test`.
 """
 
 import base64
@@ -37,7 +37,7 @@ def inline(mime_type: str, data: bytes) -> dict[str, Any]:
 
 
 CALLS: dict[str, tuple[str, Any]] = {
-    # Free: nothing is drawn.
+    # These calls are free.
     "models": ("", None),
     "tokens": (f"{LITE}:countTokens", body()),
     "unknown model": ("gemini-0-image:generateContent", body()),
@@ -48,7 +48,7 @@ CALLS: dict[str, tuple[str, Any]] = {
     "two candidates": (f"{LITE}:generateContent", body(candidateCount=2)),
     "image type": (f"{LITE}:generateContent", body("x", inline("image/gif", picture("GIF")))),
     "broken image": (f"{LITE}:generateContent", body("x", inline("image/png", b"rubbish"))),
-    # About 0.034 US dollars each, the last about 0.06.
+    # These calls cost about 0.034 US dollars each, the last about 0.06.
     "picture": (f"{LITE}:generateContent", body(responseModalities=["TEXT", "IMAGE"])),
     "stream with thoughts": (
         f"{LITE}:streamGenerateContent?alt=sse",
@@ -60,7 +60,7 @@ CALLS: dict[str, tuple[str, Any]] = {
 
 
 def shape(value: Any, place: str = "") -> Iterator[str]:
-    """Every path in a JSON document, with the type that it leads to; lists are looked into as if they had one item."""
+    """Return every path in a JSON document with the type of its value. A list counts as one item."""
     if isinstance(value, dict):
         for key, child in value.items():
             yield from shape(child, f"{place}.{key}")
@@ -78,7 +78,7 @@ def documents(response: httpx2.Response) -> Any:
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_the_emulator_answers_as_google_does(name: str) -> None:
+async def test_the_emulator_s_responses_have_the_shape_of_google_s(name: str) -> None:
     path, request = CALLS[name]
 
     async def ask(base_url: str) -> httpx2.Response:
@@ -103,9 +103,9 @@ async def test_the_emulator_answers_as_google_does(name: str) -> None:
     assert real.status_code == emulated.status_code
 
 
-async def test_the_service_gets_a_picture_from_google(serve: Serve) -> None:
+async def test_the_service_gets_an_image_from_google(serve: Serve) -> None:
     """
-    About 0.034 US dollars.
+    It costs about 0.034 US dollars.
     """
     async with serve(gemini_api_key=REAL_KEY, google_gemini_base_url=REAL_BASE_URL) as client:
         response = await client.post("/generate-image", json={"prompt": "A red dot", "model": LITE}, timeout=300)

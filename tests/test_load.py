@@ -1,4 +1,4 @@
-"""Long runs, bounded in number and time: `make test-slow`. What each caller gets is known beforehand."""
+"""Load tests, limited in number and time: `make test-slow`. Each caller's expected response is known."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ SEED = 20261124
 
 
 def megabytes(pid: int, name: str) -> float:
-    """`VmRSS`, what a process has, or `VmHWM`, the most it has had."""
+    """Read a figure of /proc/PID/status in MB: `VmRSS` is the current memory, `VmHWM` the peak."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition(f"{name}:")[2].split()[0]) * 1024 / 1e6
 
@@ -36,10 +36,10 @@ def sockets(pid: int) -> int:
     return sum(str(entry.readlink()).startswith("socket:") for entry in Path(f"/proc/{pid}/fd").iterdir())
 
 
-async def test_two_thousand_generations_each_get_what_the_table_says() -> None:
+async def test_2000_concurrent_generations_behave_as_the_failure_table_says() -> None:
     """
-    Any mix of everything that can happen, forty at once: each caller gets the answer of the table, each image is
-    bit-exact, Gemini is called as often as the table says, and nothing is left behind: no work, connection or memory.
+    Forty requests at a time, with a random mix of all failures. Each caller gets the response of the table, each image
+    is unchanged, and Gemini is called as often as the table says. Afterwards no task, connection or memory is left.
     """
     chance = random.Random(SEED)
     emulator = Emulator(keep_calls=100_000)
@@ -55,7 +55,7 @@ async def test_two_thousand_generations_each_get_what_the_table_says() -> None:
     ):
 
         async def asked(row: FailureCase, body: dict[str, str]) -> tuple[tuple[int, str, str | None], dict[str, Any]]:
-            """Status, code and, where a header has it, the number of calls; and the document."""
+            """Send a request; return its status, its code, the number of calls if a header has it, and the document."""
             async with client.stream("POST", "/generate-image", json=body, headers=row.headers) as response:
                 if row.streamed:
                     found = {name: said async for name, said in read(response)}
@@ -91,14 +91,14 @@ async def test_two_thousand_generations_each_get_what_the_table_says() -> None:
             await asyncio.gather(*(generation(*one) for one in rows))
 
         async def at_rest() -> tuple[str, int, float]:
-            # Idle connections are closed after four and five seconds, memory is given back after three.
+            # Idle connections are closed after 4 s and 5 s; memory is trimmed after 3 s.
             await asyncio.sleep(7)
             metrics = (await client.get("/metrics", headers={"Connection": "close"})).text
             tasks = next(line for line in metrics.splitlines() if line.startswith("gemini_images_event_loop_tasks"))
             return tasks, sockets(service.pid), megabytes(service.pid, "VmRSS")
 
         async def at_rest_as(before: tuple[str, int, float]) -> tuple[str, int, float]:
-            """The service at rest, once it has no more tasks and sockets than before, or after a minute."""
+            """Wait until the service has no more tasks and sockets than before, for at most a minute."""
             for _ in range(8):
                 after = await at_rest()
                 if after[0] == before[0] and after[1] <= before[1]:
@@ -126,11 +126,11 @@ async def test_two_thousand_generations_each_get_what_the_table_says() -> None:
     assert after[2] - before[2] < 15  # megabytes
 
 
-async def test_four_times_the_capacity_for_a_minute() -> None:
+async def test_throughput_and_memory_at_four_times_the_capacity() -> None:
     """
-    Eight places and a quarter of a second each make 32 images a second; 128 are asked for. At least 85 % of what eight
-    callers alone get on the same machine is made, refusals and health checks come sooner than an image takes, and
-    memory keeps its bound.
+    Eight slots of 0.25 s each make 32 images a second; 128 a second are requested for a minute. The throughput is at
+    least 85 % of that of eight callers alone on the same machine. Rejections and health checks take less time than an
+    image. Memory stays bounded.
     """
     seconds, places, drawing, limit = 60, 8, 0.25, 64_000_000
     offered = 4 * places / drawing
@@ -145,7 +145,7 @@ async def test_four_times_the_capacity_for_a_minute() -> None:
     async with (
         served(emulator) as url,
         process(url, max_in_flight=places, max_queued=places, max_buffered_bytes=limit) as (service, at),
-        # The server closes idle connections after five seconds; a request at that moment would be lost.
+        # The server closes idle connections after 5 s, and a request sent at that moment would be lost.
         httpx2.AsyncClient(
             base_url=at, timeout=30, limits=httpx2.Limits(max_connections=None, keepalive_expiry=2)
         ) as client,

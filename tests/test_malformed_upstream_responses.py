@@ -232,7 +232,7 @@ async def test_the_limit_counts_bytes_after_decompression(
     assert pause[0] < PAUSE_SECONDS
 
 
-# Lengths.
+# Content lengths.
 
 
 @pytest.mark.parametrize("length", [24 * MIB + 1, 10**12, 2**63, 2**64 - 1])
@@ -282,7 +282,7 @@ async def test_a_content_length_alone_reserves_no_memory(serve: Serve) -> None:
     assert outcome[:2] == (200, "ok")
 
 
-# What follows a complete answer.
+# Bytes after a complete response.
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ async def test_an_image_that_arrived_before_the_deadline_is_delivered(
     assert outcome[:2] == (200, "ok")
 
 
-# Anything at all.
+# Random damage.
 
 
 async def test_random_damage_ends_as_a_problem(client: httpx2.AsyncClient, upstream: Upstream) -> None:

@@ -1,4 +1,4 @@
-"""What is in deploy/ fits the service: its settings, its limits, the time it needs to stop."""
+"""The files in deploy/ agree with the service: its settings, its limits, the time it needs to stop."""
 
 import importlib.util
 import re
@@ -56,7 +56,7 @@ def kustomization(place: str) -> Document:
 
 
 def literals(place: str) -> dict[str, str]:
-    """What the kustomization puts into the ConfigMap, on top of what its base does."""
+    """Return what the kustomization adds to the ConfigMap of its base."""
     own = [pair.split("=", 1) for made in kustomization(place)["configMapGenerator"] for pair in made["literals"]]
     return ({} if place == "base" else literals("base")) | dict(own)
 
@@ -127,7 +127,7 @@ def settings_in(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("file", FILES, ids=IDS)
-def test_every_file_is_yaml_and_has_something_in_it(file: Path) -> None:
+def test_every_file_is_yaml_and_not_empty(file: Path) -> None:
     assert documents(file.read_text())
 
 
@@ -138,7 +138,7 @@ def test_every_variable_is_a_setting(place: str) -> None:
     assert set(ENVIRONMENTS[place]) <= known
 
 
-def test_the_job_is_given_settings_only_and_runs_a_module_of_ours() -> None:
+def test_the_job_uses_settings_and_runs_a_module_of_the_service() -> None:
     (job,) = in_file("kubernetes/overlays/production/migrate.yaml")
     (container,) = pod_of(job)["containers"]
 
@@ -147,13 +147,11 @@ def test_the_job_is_given_settings_only_and_runs_a_module_of_ours() -> None:
 
 
 @pytest.mark.parametrize("place", ENVIRONMENTS)
-def test_the_settings_of_a_place_go_together_and_the_service_starts_with_them(
-    place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_service_starts_with_the_settings_of_each_environment(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     require_startable(settings_in(ENVIRONMENTS[place], monkeypatch), "0.0.0.0")
 
 
-def test_what_has_several_replicas_keeps_chats_where_all_of_them_see_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_store_chats_in_a_shared_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in ("overlays/production", "cloudrun"):
         settings = settings_in(ENVIRONMENTS[place], monkeypatch)
 
@@ -164,7 +162,7 @@ def test_what_has_several_replicas_keeps_chats_where_all_of_them_see_them(monkey
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_config_map_has_what_the_kustomization_says(place: str) -> None:
+def test_the_config_map_has_the_values_of_the_kustomization(place: str) -> None:
     (config_map,) = [each for each in rendered(place) if each["kind"] == "ConfigMap"]
     sources = [each.get("configMapRef", {}).get("name") for each in server_of(place)["envFrom"]]
 
@@ -174,7 +172,7 @@ def test_the_config_map_has_what_the_kustomization_says(place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_kubernetes_waits_until_the_last_answer_is_out(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubernetes_waits_until_the_last_response_is_sent(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     The seconds of preStop count too.
     """
@@ -186,14 +184,14 @@ def test_kubernetes_waits_until_the_last_answer_is_out(place: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("place", ["base", "overlays/production"])
-def test_a_call_that_is_paid_for_may_end_before_the_pod_does(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grace_period_is_long_enough_for_a_running_generation(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_in(ENVIRONMENTS[place], monkeypatch)
 
     assert settings.shutdown_grace_seconds >= settings.upstream_timeout_seconds
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_memory_is_what_the_process_may_need(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_limit_is_enough_for_the_process(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_in(ENVIRONMENTS[place], monkeypatch)
     resources = server_of(place)["resources"]
 
@@ -204,7 +202,7 @@ def test_the_memory_is_what_the_process_may_need(place: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_temporary_directory_takes_all_uploads(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_temporary_directory_is_large_enough_for_all_uploads(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_in(ENVIRONMENTS[place], monkeypatch)
     volumes = {each["name"]: each["emptyDir"] for each in pod_of(named(place, "Deployment"))["volumes"]}
 
@@ -213,9 +211,9 @@ def test_the_temporary_directory_takes_all_uploads(place: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_no_pod_may_do_more_than_it_needs_to(place: str) -> None:
+def test_every_pod_has_minimal_rights(place: str) -> None:
     """
-    The restricted profile of Pod Security, and a root file system that nobody writes to.
+    The restricted profile of Pod Security, and a read-only root file system.
     """
     for workload in objects(place):
         if workload["kind"] not in ("Deployment", "Job"):
@@ -234,7 +232,7 @@ def test_no_pod_may_do_more_than_it_needs_to(place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_services_and_budgets_mean_the_servers_and_nothing_else(place: str) -> None:
+def test_services_and_disruption_budgets_select_only_the_servers(place: str) -> None:
     labels = {
         each["kind"]: each["spec"]["template"]["metadata"]["labels"].items()
         for each in objects(place)
@@ -252,7 +250,7 @@ def test_services_and_budgets_mean_the_servers_and_nothing_else(place: str) -> N
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_network_policy_is_for_all_pods_and_lets_in_nothing_but_requests(place: str) -> None:
+def test_the_network_policy_applies_to_all_pods_and_allows_only_requests(place: str) -> None:
     policy = named(place, "NetworkPolicy")["spec"]
     leaving = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
     for each in objects(place):
@@ -265,7 +263,7 @@ def test_the_network_policy_is_for_all_pods_and_lets_in_nothing_but_requests(pla
 
 
 @pytest.mark.parametrize("place", [*PLACES, "cloudrun"])
-def test_probes_ask_what_the_service_answers(place: str) -> None:
+def test_probes_use_paths_that_the_service_has(place: str) -> None:
     (container,) = pod_of(cloud_run() if place == "cloudrun" else named(place, "Deployment"))["containers"]
     probes = {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")}
 
@@ -277,7 +275,7 @@ def test_probes_ask_what_the_service_answers(place: str) -> None:
         assert set(probes) == {"startupProbe", "livenessProbe", "readinessProbe"}
 
 
-async def test_the_autoscaler_counts_something_that_the_service_reports(client: httpx2.AsyncClient) -> None:
+async def test_the_autoscaler_uses_a_metric_of_the_service(client: httpx2.AsyncClient) -> None:
     (metric,) = named("base", "HorizontalPodAutoscaler")["spec"]["metrics"]
     name = metric["pods"]["metric"]["name"]
     (rule,) = in_file("kubernetes/adapter-rule.yaml")[0]["rules"]["custom"]
@@ -287,7 +285,7 @@ async def test_the_autoscaler_counts_something_that_the_service_reports(client: 
     assert f"\n{name} " in (await client.get("/metrics")).text
 
 
-def test_production_runs_a_version_by_its_name() -> None:
+def test_production_names_the_version_of_the_image() -> None:
     for workload in rendered("overlays/production"):
         if workload["kind"] in ("Deployment", "Job"):
             (container,) = pod_of(workload)["containers"]
@@ -302,12 +300,12 @@ def test_a_demo_is_one_pod_without_secrets() -> None:
     assert not {"HorizontalPodAutoscaler", "PodDisruptionBudget"} & {each["kind"] for each in objects("overlays/demo")}
 
 
-def test_nothing_but_the_autoscaler_says_how_many_replicas_there_are() -> None:
+def test_only_the_autoscaler_sets_the_number_of_replicas() -> None:
     assert "replicas" not in named("base", "Deployment")["spec"]
     assert named("base", "HorizontalPodAutoscaler")["spec"]["minReplicas"] == 2
 
 
-def test_cloud_run_gives_the_time_and_the_memory_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cloud_run_has_enough_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     The temporary directory is memory there, so uploads count twice.
     """
@@ -334,7 +332,7 @@ def test_kubernetes_knows_every_field(place: str) -> None:
 
 
 def compose() -> dict[str, Document]:
-    """The services, with the defaults of what `.env` may change."""
+    """Return the services, with the default values of variables from `.env`."""
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (DEPLOY / "compose.yaml").read_text())
     services: dict[str, Document] = documents(text)[0]["services"]
     return services
@@ -344,7 +342,7 @@ OURS = ["service-a", "service-b", "demo"]
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_compose_runs_the_service_with_settings_that_it_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compose_uses_only_existing_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {
         variable: SECRETS.get(variable, str(value or ""))
         for variable, value in compose()[name]["environment"].items()
@@ -358,7 +356,7 @@ def test_compose_runs_the_service_with_settings_that_it_has(name: str, monkeypat
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_compose_gives_the_service_no_rights_and_enough_memory(name: str) -> None:
+def test_compose_gives_the_service_minimal_rights_and_enough_memory(name: str) -> None:
     service = compose()[name]
     files = sum(int(size) * MIB for size in re.findall(r"size=(\d+)m", " ".join(service["tmpfs"])))
 
@@ -371,7 +369,7 @@ def test_compose_gives_the_service_no_rights_and_enough_memory(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", OURS[:2])
-def test_compose_waits_until_the_last_answer_is_out(name: str) -> None:
+def test_compose_waits_until_the_last_response_is_sent(name: str) -> None:
     service = compose()[name]
     seconds = sum(int(service["environment"][f"SHUTDOWN_{one}_SECONDS"]) for one in ("DELAY", "GRACE"))
 
@@ -379,9 +377,9 @@ def test_compose_waits_until_the_last_answer_is_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS[:2])
-def test_compose_hands_on_every_setting_that_is_in_its_env_file(name: str) -> None:
+def test_compose_passes_every_setting_of_its_env_file_to_the_service(name: str) -> None:
     """
-    The file may be missing. What compose.yaml says itself goes before it, in whichever case it is written.
+    The file may be missing. Values in compose.yaml have priority, in upper or lower case.
     """
     service = compose()[name]
 
@@ -390,13 +388,13 @@ def test_compose_hands_on_every_setting_that_is_in_its_env_file(name: str) -> No
     assert service["environment"]["HOST"] == "0.0.0.0"
 
 
-def test_compose_mounts_files_that_there_are() -> None:
+def test_compose_mounts_files_that_exist() -> None:
     mounted = [one.split(":")[0] for service in compose().values() for one in service.get("volumes", ())]
 
     assert [one for one in mounted if one.startswith(".") and not (DEPLOY / one).is_file()] == []
 
 
-def test_the_proxy_asks_the_replicas_that_there_are() -> None:
+def test_the_proxy_forwards_to_the_replicas_of_compose() -> None:
     caddyfile = (DEPLOY / "compose" / "Caddyfile").read_text()
 
     assert "REPLICAS:service-a:8000 service-b:8000" in caddyfile

@@ -1,4 +1,4 @@
-"""What the catalogue promises: names, limits and prices, and that nothing beyond them reaches Gemini."""
+"""The catalogue: names, limits and prices of models, and that Gemini gets nothing outside these limits."""
 
 import base64
 import re
@@ -30,7 +30,7 @@ CATALOGUE = Catalogue("gemini-3-pro-image")
         ("models/nano-banana-pro", "gemini-3-pro-image"),
     ],
 )
-async def test_an_alias_works_and_leaves_a_warning(
+async def test_an_alias_is_accepted_with_a_warning(
     client: httpx2.AsyncClient, gemini: Emulator, name: str, id_: str
 ) -> None:
     response = await client.post("/generate-image", json={"prompt": "x", "model": name})
@@ -41,11 +41,12 @@ async def test_an_alias_works_and_leaves_a_warning(
 
 
 @pytest.mark.parametrize("model", list(CATALOGUE.models.values()), ids=lambda model: model.id)
-async def test_every_ratio_and_size_of_every_model_is_accepted_and_drawn(
+async def test_every_ratio_and_size_of_every_model_is_accepted(
     client: httpx2.AsyncClient, gemini: Emulator, model: Any
 ) -> None:
     """
-    At the smallest size every ratio, at 1:1 every size; the emulator refuses what the model does not have.
+    Every ratio is tried at the smallest size, and every size at 1:1. The emulator rejects what the model does not
+    support.
     """
     wanted = [(ratio, model.image_sizes[0]) for ratio in model.aspect_ratios]
     wanted += [("1:1", size) for size in model.image_sizes[1:]]
@@ -72,7 +73,7 @@ async def test_every_ratio_and_size_of_every_model_is_accepted_and_drawn(
         ("gemini-2.5-flash-image", None),
     ],
 )
-async def test_the_default_size_is_2k_or_the_largest_below(
+async def test_the_default_size_is_2k_or_the_largest_smaller_one(
     client: httpx2.AsyncClient, gemini: Emulator, model: str, size: str | None
 ) -> None:
     await client.post("/generate-image", json={"prompt": "x", "model": model})
@@ -94,7 +95,7 @@ async def test_the_default_size_is_2k_or_the_largest_below(
         ({"model": "gemini-2.5-flash-image", "includeThoughts": True}, "includeThoughts", "no thoughts"),
     ],
 )
-async def test_what_a_model_lacks_is_refused_with_what_it_has(
+async def test_an_unsupported_value_is_rejected_with_the_supported_ones(
     client: httpx2.AsyncClient, gemini: Emulator, body: dict[str, Any], field: str, allowed: str
 ) -> None:
     response = await client.post("/generate-image", json={"prompt": "x", **body})
@@ -106,7 +107,7 @@ async def test_what_a_model_lacks_is_refused_with_what_it_has(
     assert not gemini.calls
 
 
-async def test_a_level_that_pro_ignores_is_not_sent(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_thinking_level_that_pro_ignores_is_not_sent(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     response = await client.post("/generate-image", json={"prompt": "x", "thinkingLevel": "high"})
 
     assert response.status_code == 200
@@ -114,7 +115,7 @@ async def test_a_level_that_pro_ignores_is_not_sent(client: httpx2.AsyncClient, 
     assert "thinkingLevel has no effect" in response.json()["warnings"][0]
 
 
-async def test_models_are_enough_to_build_a_form_from(client: httpx2.AsyncClient) -> None:
+async def test_the_list_of_models_has_everything_a_form_needs(client: httpx2.AsyncClient) -> None:
     response = await client.get("/models")
 
     body = response.json()
@@ -157,21 +158,21 @@ async def test_settings_add_models_and_aliases(serve: Serve, gemini: Emulator) -
 @pytest.mark.parametrize(
     ("model", "usage", "queries", "usd"),
     [
-        # The contract's example: one picture, 200 thoughts, 12 of input.
+        # The documented example: one image, 200 tokens of thoughts, 12 tokens of input.
         ("gemini-3-pro-image", Usage(12, 1120, 200, 1332, image_tokens=1120), 0, 0.136824),
-        # Words beside the pictures cost what thinking costs; two pictures cost twice.
+        # Text costs as much as thoughts; two images cost twice as much.
         ("gemini-3-pro-image", Usage(615, 2478, 208, 3301, image_tokens=2240), 0, 0.275382),
-        # A refusal: what was thought, once, although the wire counts it twice.
+        # A refusal costs its thoughts once, although Gemini counts them twice.
         ("gemini-3-pro-image", Usage(100, 208, 208, 308), 0, 0.002696),
         ("gemini-nano-banana-2.1", Usage(10, 3780, 0, 3790, image_tokens=3780), 2, 0.141415),
-        # What Lite and 3.1 count beyond their image is words and thoughts, which they do not count apart.
+        # Lite and 3.1 count text and thoughts together, beyond the tokens of the image.
         ("gemini-3.1-flash-lite-image", Usage(5, 1518, 0, 1523, image_tokens=1120), 0, 0.034198),
         ("gemini-3.1-flash-image", Usage(10, 1420, 0, 1430, image_tokens=1120), 0, 0.068105),
         ("gemini-2.5-flash-image", Usage(17, 1336, 0, 1353, image_tokens=1290), 0, 0.03882),
         ("unheard-of", Usage(17, 1336, 0, 1353, image_tokens=1290), 0, None),
     ],
 )
-def test_an_answer_costs_what_its_usage_says(model: str, usage: Usage, queries: int, usd: float | None) -> None:
+def test_the_cost_follows_from_the_usage(model: str, usage: Usage, queries: int, usd: float | None) -> None:
     assert CATALOGUE.resolve(model).model.cost(usage, queries) == usd
 
 
@@ -196,10 +197,10 @@ async def test_usage_without_details_is_priced_as_an_image(client: httpx2.AsyncC
 @pytest.mark.parametrize(
     ("model", "counted", "usd"),
     [
-        # Without details an image takes what its size takes, and the rest is words and thoughts.
+        # Without details an image has the tokens of its size; the others are text and thoughts.
         ("gemini-3.1-flash-lite-image", {"candidatesTokenCount": 1518, "totalTokenCount": 1523}, 0.034198),
         ("gemini-3.1-flash-lite-image", {"candidatesTokenCount": 1518}, 0.034198),
-        # Details may list text alone, or nothing.
+        # Details may list only text, or nothing.
         (
             "gemini-2.5-flash-image",
             {"candidatesTokenCount": 1330, "candidatesTokensDetails": [{"modality": "TEXT", "tokenCount": 40}]},
@@ -214,7 +215,7 @@ async def test_usage_without_details_is_priced_as_an_image(client: httpx2.AsyncC
         ("unheard-of-image", {"candidatesTokenCount": 1330}, None),
     ],
 )
-async def test_what_details_leave_out_is_worked_out(
+async def test_tokens_missing_from_the_details_are_computed(
     client: httpx2.AsyncClient, gemini: Emulator, model: str, counted: dict[str, Any], usd: float | None
 ) -> None:
     sent = base64.b64encode(picture("JPEG", (1024, 1024))).decode()
@@ -242,7 +243,7 @@ async def test_a_refusal_that_is_not_charged_costs_nothing(
     serve: Serve, gemini: Emulator, tmp_path: Path, said: str, free: bool, accept: str
 ) -> None:
     """
-    Neither in its answer, nor in the metrics, nor in its chat. It is a refusal all the same.
+    Its cost is 0 in the response, in the metrics and in its chat. It is still counted as a refusal.
     """
     gemini.faults.append(Fault(finish_reason="IMAGE_OTHER", finish_message=said))
     async with serve(data_dir=tmp_path) as client:
@@ -262,7 +263,7 @@ async def test_a_refusal_that_is_not_charged_costs_nothing(
 
 
 @pytest.mark.parametrize("prompt_feedback", [{"blockReason": "OTHER"}, None])
-async def test_a_refusal_may_count_no_output_at_all(
+async def test_a_refusal_may_have_no_output_tokens(
     client: httpx2.AsyncClient, gemini: Emulator, prompt_feedback: dict[str, Any] | None
 ) -> None:
     document: dict[str, Any] = {"usageMetadata": {"promptTokenCount": 100}}
@@ -278,7 +279,7 @@ async def test_a_refusal_may_count_no_output_at_all(
     assert response.json()["usage"]["estimatedCostUsd"] == pytest.approx(100 * 2 / 1e6)
 
 
-async def test_what_a_demo_would_have_cost_is_not_among_the_costs(serve: Serve) -> None:
+async def test_a_demo_s_costs_are_not_counted(serve: Serve) -> None:
     async with serve(demo=True, demo_delay_seconds=0, gemini_api_key=None, google_gemini_base_url=None) as client:
         response = await client.post("/generate-image", json={"prompt": "x", "imageSize": "1K"})
         metrics = (await client.get("/metrics")).text
@@ -304,9 +305,11 @@ NOTHING_IN_IT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", NOTHING_IN_IT, ids=lambda changes: ",".join(changes))
-async def test_a_model_may_have_nothing_of_a_kind(serve: Serve, gemini: Emulator, changes: dict[str, Any]) -> None:
+async def test_a_model_may_have_an_empty_list_of_values(
+    serve: Serve, gemini: Emulator, changes: dict[str, Any]
+) -> None:
     """
-    What a model lacks is a 422 that says so, or is left to Gemini; it is never a 500.
+    An unsupported value is a 422 with an explanation, or is left to Gemini. It is never a 500.
     """
     reference = {"data": base64.b64encode(picture()).decode(), "role": "character"}
     wanted: list[dict[str, Any]] = [
@@ -347,7 +350,7 @@ async def test_a_model_may_have_nothing_of_a_kind(serve: Serve, gemini: Emulator
         ),
     ],
 )
-async def test_what_a_model_has_none_of_is_said(
+async def test_an_empty_list_of_supported_values_is_explained(
     serve: Serve, gemini: Emulator, changes: dict[str, Any], body: dict[str, Any], field: str, said: str
 ) -> None:
     async with serve(extra_models={"m1": {"like": "gemini-nano-banana-2.1", **changes}}) as client:
@@ -380,9 +383,9 @@ async def test_what_a_model_has_none_of_is_said(
     ],
     ids=str,
 )
-def test_a_model_that_makes_no_sense_is_said_at_start(changes: dict[str, Any]) -> None:
+def test_an_invalid_model_is_reported_at_start(changes: dict[str, Any]) -> None:
     """
-    With the name of the setting, instead of when somebody has paid for an image.
+    The message names the setting. Otherwise the error would appear after an image was paid for.
     """
     with pytest.raises(ValidationError) as refused:
         settings_for("http://127.0.0.1:1", extra_models={"m1": changes})

@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, and true under fire."""
+"""The OpenAPI document is complete, and is correct for generated requests."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ import schemathesis
 
 @schemathesis.hook
 def before_call(context, case, *args):
-    # The least that may be asked for is not enough on a busy machine.
+    # The smallest allowed time limit is too short on a busy machine.
     if str((case.headers or {}).get("x-timeout-seconds")) == "0.2":
         case.headers["x-timeout-seconds"] = "30"
 """
@@ -48,7 +48,7 @@ async def test_every_route_is_documented(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("path", IMAGE_ROUTES)
-async def test_image_routes_show_requests_answers_and_problems(document: dict[str, Any], path: str) -> None:
+async def test_image_routes_document_requests_responses_and_problems(document: dict[str, Any], path: str) -> None:
     operation = document["paths"][path]["post"]
 
     assert {"200", "400", "401", "403", "406", "413", "415", "422", "429", "500", "502", "503", "504"} <= set(
@@ -65,7 +65,7 @@ async def test_image_routes_show_requests_answers_and_problems(document: dict[st
 
 
 @pytest.mark.parametrize(("keys", "security"), [("web:s", [{"HTTPBearer": []}, {"APIKeyHeader": []}]), ((), None)])
-async def test_a_key_is_documented_where_one_is_wanted(serve: Serve, keys: Any, security: Any) -> None:
+async def test_a_key_is_documented_where_it_is_required(serve: Serve, keys: Any, security: Any) -> None:
     async with serve(service_api_keys=keys) as client:
         document = (await client.get("/openapi.json")).json()
 
@@ -81,14 +81,14 @@ async def test_problems_have_a_schema(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-async def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(
+async def test_schemathesis_finds_no_5xx_and_no_undocumented_response(
     serve: Serve, gemini: Emulator, tmp_path: Path
 ) -> None:
     """
-    Generated requests, valid and not, against every route. One small picture answers all of them, so that many fit into
+    It sends valid and invalid requests to every route. Each gets the same small image, so that many requests fit into
     the time.
     """
-    # A header that is in nobody's description is no violation of it.
+    # Undocumented headers are not violations.
     (tmp_path / "schemathesis.toml").write_text('hooks = "hooks.py"\n[generation]\nallow-extra-parameters = false\n')
     (tmp_path / "hooks.py").write_text(_HOOKS)
     gemini.faults.append(Fault(times=100_000, image_base64=base64.b64encode(picture("JPEG")).decode()))

@@ -1,4 +1,4 @@
-"""More than can be done at once, and an end in good order."""
+"""More requests than slots, and a graceful shutdown."""
 
 import asyncio
 import base64
@@ -23,10 +23,10 @@ JPEG = picture("JPEG", (1024, 1024), "navy")
 IMAGE = base64.b64encode(JPEG).decode()
 
 
-# The gate.
+# Admission control and the byte budget.
 
 
-async def test_callers_take_turns_however_often_they_have_asked() -> None:
+async def test_slots_are_shared_fairly_between_callers() -> None:
     admission, order = AdmissionController(1, 100, 60), list[str]()
 
     async def work(caller: str) -> None:
@@ -40,7 +40,7 @@ async def test_callers_take_turns_however_often_they_have_asked() -> None:
     assert admission.in_flight == admission.queued == 0
 
 
-async def test_a_full_queue_makes_room_for_whoever_has_asked_for_less() -> None:
+async def test_a_full_queue_drops_a_request_of_the_caller_with_the_most() -> None:
     admission, served = AdmissionController(1, 4, 60), list[str]()
 
     async def work(caller: str) -> None:
@@ -61,9 +61,9 @@ async def test_a_full_queue_makes_room_for_whoever_has_asked_for_less() -> None:
     assert admission.in_flight == admission.queued == 0
 
 
-async def test_whoever_would_wait_too_long_is_told_at_once() -> None:
+async def test_a_request_that_would_wait_too_long_is_rejected_at_once() -> None:
     """
-    How long is known from how long it has taken lately, and is what `Retry-After` says.
+    The wait is estimated from recent generations. `Retry-After` has the estimate.
     """
     admission = AdmissionController(1, 100, 1)
     async with admission.admit("a").slot():
@@ -84,7 +84,7 @@ async def test_whoever_would_wait_too_long_is_told_at_once() -> None:
     await asyncio.gather(*running)
 
 
-async def test_a_full_queue_and_a_wait_that_is_over_are_overload() -> None:
+async def test_a_full_queue_and_a_queue_timeout_are_overload() -> None:
     admission = AdmissionController(1, 1, 0.05)
     async with admission.admit("a").slot():
         waiting = asyncio.create_task(admission.admit("b").slot().__aenter__())
@@ -97,9 +97,9 @@ async def test_a_full_queue_and_a_wait_that_is_over_are_overload() -> None:
     assert admission.in_flight == admission.queued == 0
 
 
-async def test_cancelled_waiters_lose_no_place() -> None:
+async def test_cancelled_waiters_lose_no_slot() -> None:
     """
-    Not even if they are cancelled in the moment in which a place comes free.
+    This holds even if a waiter is cancelled at the moment in which it gets its slot.
     """
     admission = AdmissionController(1, 100, 60)
 
@@ -117,14 +117,14 @@ async def test_cancelled_waiters_lose_no_place() -> None:
     assert admission.in_flight == admission.queued == 0
 
 
-async def test_room_is_shared_in_order_and_given_back() -> None:
+async def test_the_byte_budget_is_granted_in_order_and_released() -> None:
     room = ByteBudget(100)
     one, two, three = Reservation(room), Reservation(room), Reservation(room)
     await one.acquire(80)
     waiting = [asyncio.create_task(two.acquire(50)), asyncio.create_task(three.acquire(10))]
     await asyncio.sleep(0)
     assert room.used == 80
-    assert not room.fits(1), "nobody may overtake whoever waits"
+    assert not room.fits(1), "a new request must not overtake a waiting one"
 
     one.resize(20)
     await asyncio.gather(*waiting)
@@ -142,10 +142,10 @@ async def test_room_is_shared_in_order_and_given_back() -> None:
     assert room.used == 0
 
 
-# The service.
+# The service under overload.
 
 
-async def test_refusals_are_quick_and_health_checks_too(serve: Serve, gemini: Emulator) -> None:
+async def test_rejections_and_health_checks_are_fast_under_overload(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(times=1000, delay_seconds=0.5, image_base64=IMAGE))
     async with serve(max_in_flight=4, max_queued=4) as client:
 
@@ -161,14 +161,14 @@ async def test_refusals_are_quick_and_health_checks_too(serve: Serve, gemini: Em
     refused = [(seconds, response) for status, seconds, response in answers if status == 503]
     assert {response.json()["code"] for _, response in refused} == {"overloaded"}
     assert all(int(response.headers["retry-after"]) >= 1 for _, response in refused)
-    assert max(seconds for seconds, _ in refused) < 0.5, "a refusal must not wait for a place"
+    assert max(seconds for seconds, _ in refused) < 0.5, "a rejection must not wait for a slot"
     assert health.status_code == 200
     assert len(gemini.calls) == 8
 
 
-async def test_uploads_beyond_the_room_are_refused_unread(serve: Serve, gemini: Emulator) -> None:
+async def test_uploads_above_the_memory_budget_are_rejected_unread(serve: Serve, gemini: Emulator) -> None:
     """
-    One alone may be as large as any; a second one that does not fit beside it is refused.
+    A single upload may have any size. A second one that does not fit beside it is rejected.
     """
     gemini.faults.append(Fault(delay_seconds=1, image_base64=IMAGE))
     large = picture(size=(900, 900), compress_level=0)
@@ -185,7 +185,7 @@ async def test_uploads_beyond_the_room_are_refused_unread(serve: Serve, gemini: 
     assert (small.status_code, third.status_code) == (200, 200)
 
 
-async def test_references_of_a_stream_are_held_as_long_as_it_draws(serve: Serve, gemini: Emulator) -> None:
+async def test_references_of_a_stream_stay_in_memory_during_the_generation(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=0.5, image_base64=IMAGE))
     files = [("images", ("a.png", picture(size=(300, 300), compress_level=0)))]
     async with serve() as client:
@@ -207,7 +207,7 @@ async def test_references_of_a_stream_are_held_as_long_as_it_draws(serve: Serve,
     assert 'gemini_images_buffered_bytes{kind="uploads"} 0.0' in after
 
 
-async def test_answers_wait_for_room_and_all_arrive(serve: Serve, gemini: Emulator) -> None:
+async def test_responses_wait_for_memory_and_all_arrive(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(times=100, image_base64=IMAGE))
     async with serve(max_buffered_bytes=2_200_000) as client:
         answers = await asyncio.gather(*(client.post("/generate-image", json=ASK) for _ in range(20)))
@@ -217,7 +217,7 @@ async def test_answers_wait_for_room_and_all_arrive(serve: Serve, gemini: Emulat
     assert 'gemini_images_buffered_bytes{kind="responses"} 0.0' in metrics
 
 
-# The end.
+# Shutdown.
 
 
 async def late_body(client: httpx2.AsyncClient, path: str, accept: str = "*/*") -> httpx2.Response:
@@ -267,7 +267,7 @@ async def test_no_empty_chat_is_left_when_the_first_turn_is_rejected_for_capacit
     assert len(gemini.calls) == 1
 
 
-async def test_a_slot_that_was_granted_but_never_used_is_given_back() -> None:
+async def test_a_slot_that_was_never_used_is_released() -> None:
     admission = AdmissionController(1, 2, 60)
     first, second = admission.admit("a"), admission.admit("b")
     assert (admission.in_flight, admission.queued) == (1, 1)
@@ -296,10 +296,10 @@ async def test_a_request_that_is_rejected_at_once_is_counted(serve: Serve, gemin
     assert 'gemini_images_rejections_total{code="overloaded"} 1.0' in metrics
 
 
-async def test_whatever_is_in_flight_is_delivered_before_the_end(gemini: Emulator, gemini_url: str) -> None:
+async def test_requests_in_flight_are_finished_before_the_process_exits(gemini: Emulator, gemini_url: str) -> None:
     """
-    Sixty are under way when SIGTERM comes: sixty are delivered, readiness fails at once, nothing new is taken on, and
-    the process exits with 0 as soon as the slowest is done.
+    60 generations run when SIGTERM arrives. All 60 are delivered, readiness fails at once, and new requests are
+    rejected. The process exits with 0 as soon as the slowest is done.
     """
     gemini.faults.append(Fault(times=60, delay_seconds=2, image_base64=IMAGE))
     async with process(gemini_url) as (service, url), httpx2.AsyncClient(base_url=url, timeout=30) as client:
@@ -325,7 +325,7 @@ async def test_whatever_is_in_flight_is_delivered_before_the_end(gemini: Emulato
     assert took < 2 + 3
 
 
-async def test_whoever_is_not_done_within_the_grace_gets_a_problem(gemini: Emulator, gemini_url: str) -> None:
+async def test_requests_that_exceed_the_shutdown_grace_get_a_problem(gemini: Emulator, gemini_url: str) -> None:
     gemini.faults.append(Fault(times=2, delay_seconds=30))
     async with (
         process(gemini_url, shutdown_grace_seconds=0.5) as (service, url),
@@ -345,7 +345,7 @@ async def test_whoever_is_not_done_within_the_grace_gets_a_problem(gemini: Emula
     assert code == 0
 
 
-async def test_a_body_that_is_still_arriving_does_not_keep_the_service(gemini_url: str) -> None:
+async def test_an_unfinished_upload_does_not_delay_the_exit(gemini_url: str) -> None:
     async with process(gemini_url) as (service, url):
         parsed = httpx2.URL(url)
         reader, writer = await asyncio.open_connection(parsed.host, parsed.port)
@@ -364,7 +364,7 @@ async def test_a_body_that_is_still_arriving_does_not_keep_the_service(gemini_ur
     assert time.perf_counter() - began < 4
 
 
-async def test_a_second_signal_ends_at_once(gemini: Emulator, gemini_url: str) -> None:
+async def test_a_second_signal_ends_the_process_at_once(gemini: Emulator, gemini_url: str) -> None:
     gemini.faults.append(Fault(delay_seconds=30))
     async with process(gemini_url) as (service, url), httpx2.AsyncClient(base_url=url, timeout=30) as client:
         asked = asyncio.create_task(client.post("/generate-image", json=ASK))

@@ -1,4 +1,4 @@
-"""One way from an error to what is said of it: plain answers, event streams and a chat's record say the same."""
+"""Plain responses, event streams and a chat's stored turns report an error identically."""
 
 import json
 from typing import Any
@@ -28,9 +28,9 @@ def last_event(response: httpx2.Response) -> dict[str, Any]:
     return event
 
 
-async def test_a_problem_says_the_same_wherever_it_is_told(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_problem_is_the_same_in_every_kind_of_response(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    A form's field has its own name there, and in the chat that was sent one.
+    For a form, its field is named as in the form, also in the chat.
     """
     gemini.faults.extend([OBJECTION] * 6)
     route = "/generate-image/with-references"
@@ -48,7 +48,9 @@ async def test_a_problem_says_the_same_wherever_it_is_told(client: httpx2.AsyncC
     assert in_json["errors"][0]["field"] == "referenceImages"
 
 
-async def test_what_a_model_does_not_take_is_told_by_the_form_s_names(client: httpx2.AsyncClient) -> None:
+async def test_unsupported_values_of_a_form_are_reported_with_the_form_s_field_names(
+    client: httpx2.AsyncClient,
+) -> None:
     files = [("images", (f"{number}.png", picture(), "image/png")) for number in range(20)]
 
     response = await client.post("/generate-image/with-references", data=ASK, files=files, headers=EVENTS)
@@ -58,9 +60,9 @@ async def test_what_a_model_does_not_take_is_told_by_the_form_s_names(client: ht
 
 
 @pytest.mark.parametrize("path", ["/generate-image", "turns"])
-async def test_a_bug_after_gemini_was_asked_is_not_to_be_tried_again(settings: Settings, path: str) -> None:
+async def test_a_bug_after_the_call_to_gemini_must_not_be_retried(settings: Settings, path: str) -> None:
     """
-    It may have been paid for: clients must not ask again by themselves. A chat keeps a record of it.
+    The generation may have been paid for, so clients must not retry on their own. A chat stores the failure.
     """
     async with broken(settings) as client:
         chat = (await client.post("/chats", json={})).json()["url"]
@@ -73,7 +75,7 @@ async def test_a_bug_after_gemini_was_asked_is_not_to_be_tried_again(settings: S
 
 
 class Buggy(Reservation):
-    """A share of memory with a bug, which shows when the first bytes of an image are counted."""
+    """A reservation with a bug: it fails when the first bytes of an image are counted."""
 
     def resize(self, count: int) -> None:
         if count > 0:
@@ -82,12 +84,11 @@ class Buggy(Reservation):
 
 
 @pytest.mark.parametrize("listener", [None, lambda _: None], ids=["plain", "stream"])
-async def test_a_bug_under_the_sdk_is_not_taken_for_an_answer_of_gemini_s(
+async def test_a_bug_inside_the_transport_is_not_reported_as_an_upstream_error(
     settings: Settings, gemini: Emulator, listener: Any
 ) -> None:
     """
-    While an answer is read our own code runs inside the SDK. (A unit test: no request from outside shows a bug that is
-    not there.)
+    Our own code runs inside the SDK while a response is read. (A unit test, because no request can provoke a bug.)
     """
     progress = GenerationProgress(10, Buggy(ByteBudget(0)), listener)
     model = Catalogue("gemini-3-pro-image", {}, {}).resolve("gemini-3-pro-image").model

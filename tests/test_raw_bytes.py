@@ -1,4 +1,4 @@
-"""`Accept`: JSON by default, the image's own bytes for those who ask for an image, a 406 before money is spent."""
+"""`Accept`: JSON by default, raw bytes for image types, and a 406 before the generation if no type matches."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from tests.conftest import picture
 @pytest.mark.parametrize(
     "accept", ["image/*", "image/jpeg", "image/avif,image/jpeg", "IMAGE/JPEG", "image/png;q=0.2,image/jpeg"]
 )
-async def test_an_image_is_sent_as_it_is(client: httpx2.AsyncClient, gemini: Emulator, accept: str) -> None:
+async def test_raw_bytes_are_gemini_s_bytes(client: httpx2.AsyncClient, gemini: Emulator, accept: str) -> None:
     sent = picture("JPEG", (2048, 2048))
     gemini.faults.append(Fault(image_base64=base64.b64encode(sent).decode(), text="Voilà — 好\n2nd line"))
 
@@ -32,7 +32,7 @@ async def test_an_image_is_sent_as_it_is(client: httpx2.AsyncClient, gemini: Emu
     assert response.headers["vary"].lower().startswith("accept")
 
 
-async def test_several_accept_lines_are_one(client: httpx2.AsyncClient) -> None:
+async def test_several_accept_headers_are_combined(client: httpx2.AsyncClient) -> None:
     headers = [("Accept", "application/xml"), ("Accept", "image/*")]
 
     response = await client.post("/generate-image", json={"prompt": "x"}, headers=headers)
@@ -52,7 +52,7 @@ async def test_several_accept_lines_are_one(client: httpx2.AsyncClient) -> None:
         "what is this",
     ],
 )
-async def test_otherwise_the_answer_is_json(client: httpx2.AsyncClient, accept: str | None) -> None:
+async def test_other_accept_headers_get_json(client: httpx2.AsyncClient, accept: str | None) -> None:
     headers = {"Accept": accept} if accept else {}
 
     response = await client.post("/generate-image", json={"prompt": "x"}, headers=headers)
@@ -70,7 +70,7 @@ async def test_otherwise_the_answer_is_json(client: httpx2.AsyncClient, accept: 
         ("text/html", ["application/json", "image/*", "text/event-stream"]),
     ],
 )
-async def test_a_type_the_model_does_not_make_is_refused_before_it_is_paid(
+async def test_a_type_that_the_model_cannot_produce_is_rejected_before_the_call(
     client: httpx2.AsyncClient, gemini: Emulator, accept: str, possible: list[str]
 ) -> None:
     response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": accept})
@@ -81,9 +81,7 @@ async def test_a_type_the_model_does_not_make_is_refused_before_it_is_paid(
     assert not gemini.calls
 
 
-async def test_a_type_that_only_turns_out_to_be_another_is_refused_too(
-    client: httpx2.AsyncClient, gemini: Emulator
-) -> None:
+async def test_an_unexpected_type_is_rejected_after_the_call(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(image_base64=base64.b64encode(picture("PNG")).decode()))
 
     response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "image/jpeg"})
@@ -92,7 +90,7 @@ async def test_a_type_that_only_turns_out_to_be_another_is_refused_too(
     assert response.json()["possible"] == ["application/json", "image/png"]
 
 
-async def test_a_problem_is_a_problem_document_whatever_was_accepted(
+async def test_a_problem_is_a_problem_document_for_any_accept_header(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     gemini.faults.append(Fault(finish_reason="IMAGE_SAFETY"))
@@ -103,7 +101,7 @@ async def test_a_problem_is_a_problem_document_whatever_was_accepted(
     assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_png_models_answer_png(client: httpx2.AsyncClient) -> None:
+async def test_a_png_model_returns_png(client: httpx2.AsyncClient) -> None:
     body = {"prompt": "x", "model": "gemini-2.5-flash-image"}
 
     response = await client.post("/generate-image", json=body, headers={"Accept": "image/png"})
@@ -112,9 +110,11 @@ async def test_png_models_answer_png(client: httpx2.AsyncClient) -> None:
     assert response.content.startswith(b"\x89PNG")
 
 
-async def test_headers_stay_small_and_say_what_they_leave_out(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_response_headers_stay_small_and_name_what_they_leave_out(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     """
-    Proxies cut off answers with large headers, and the image with them.
+    Some proxies reject responses with large headers.
     """
     gemini.faults.append(Fault(text="word " * 2000))
 
@@ -126,7 +126,7 @@ async def test_headers_stay_small_and_say_what_they_leave_out(client: httpx2.Asy
     assert "x-text" not in response.headers
 
 
-async def test_grounding_fits_into_a_header_when_it_is_short(client: httpx2.AsyncClient) -> None:
+async def test_short_grounding_is_in_a_header(client: httpx2.AsyncClient) -> None:
     response = await client.post("/generate-image/with-search", json={"prompt": "x"}, headers={"Accept": "image/*"})
 
     grounding = json.loads(unquote(response.headers["x-grounding"]))

@@ -1,4 +1,4 @@
-"""Real answers, recorded elsewhere, come through whole. They lie in the folder that DEMO_RECORDINGS_DIR names."""
+"""Recorded responses of the real Gemini are delivered unchanged. DEMO_RECORDINGS_DIR names their folder."""
 
 import base64
 import json
@@ -26,9 +26,10 @@ async def replaying(serve: Serve) -> AsyncGenerator[httpx2.AsyncClient]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-async def test_a_recorded_answer_comes_through(replaying: httpx2.AsyncClient, path: Path) -> None:
+async def test_a_recorded_response_is_delivered_unchanged(replaying: httpx2.AsyncClient, path: Path) -> None:
     """
-    The image bit for bit, the text, the usage, the sources; or, where there is no image, the words as a problem.
+    The image, the text, the usage and the sources are complete. A response without an image becomes a problem with its
+    text.
     """
     exchange: dict[str, Any] = json.loads(path.read_text())
     prompt = "\n".join(part["text"] for part in exchange["request"]["body"]["contents"][-1]["parts"] if "text" in part)

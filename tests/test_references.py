@@ -1,4 +1,4 @@
-"""Reference images: as files and inline, what is taken, what is refused, what Gemini is told about them."""
+"""Reference images as files and inline: which are accepted, and what Gemini gets."""
 
 import base64
 import io
@@ -34,11 +34,11 @@ def sent_bytes(inline: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("mime_type", MAKERS)
-async def test_a_file_is_known_by_its_bytes_whatever_it_claims(
+async def test_the_type_of_a_file_is_read_from_its_bytes(
     client: httpx2.AsyncClient, gemini: Emulator, mime_type: str
 ) -> None:
     """
-    Clients send `upload` and `application/octet-stream`; Gemini gets the true type and the same bytes.
+    Clients declare `upload` or `application/octet-stream`. Gemini gets the true type and the same bytes.
     """
     data = MAKERS[mime_type]()
 
@@ -55,7 +55,9 @@ async def test_a_file_is_known_by_its_bytes_whatever_it_claims(
 
 
 @pytest.mark.parametrize("field", ["images", "images[]"])
-async def test_several_files_come_under_either_name(client: httpx2.AsyncClient, gemini: Emulator, field: str) -> None:
+async def test_files_may_be_sent_under_either_field_name(
+    client: httpx2.AsyncClient, gemini: Emulator, field: str
+) -> None:
     files = [(field, (f"{colour}.png", picture(colour=colour), "image/png")) for colour in ("red", "green", "blue")]
 
     response = await client.post("/generate-image/with-references", data={"prompt": "Mix them"}, files=files)
@@ -64,7 +66,7 @@ async def test_several_files_come_under_either_name(client: httpx2.AsyncClient, 
     assert [sent_bytes(inline) for inline in inline_parts(gemini)] == [file[1][1] for file in files]
 
 
-async def test_both_names_at_once_are_one_list(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_files_under_both_field_names_are_one_list(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     files = [("images", ("a.png", picture(colour="red"))), ("images[]", ("b.png", picture(colour="blue")))]
 
     response = await client.post("/generate-image/with-references", data={"prompt": "Mix them"}, files=files)
@@ -73,7 +75,7 @@ async def test_both_names_at_once_are_one_list(client: httpx2.AsyncClient, gemin
     assert [sent_bytes(inline) for inline in inline_parts(gemini)] == [file[1][1] for file in files]
 
 
-async def test_a_form_of_too_many_files_is_too_large(client: httpx2.AsyncClient) -> None:
+async def test_a_form_with_too_many_files_is_too_large(client: httpx2.AsyncClient) -> None:
     files = [("images", (f"{n}.png", picture())) for n in range(65)]
 
     response = await client.post("/generate-image/with-references", data={"prompt": "x"}, files=files)
@@ -81,9 +83,9 @@ async def test_a_form_of_too_many_files_is_too_large(client: httpx2.AsyncClient)
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
 
 
-async def test_roles_and_names_are_told_before_each_image(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_gemini_gets_roles_and_names_before_each_image(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    So that a prompt can say "Anna" or "the logo"; an image without either gets no label.
+    A prompt can then say "Anna" or "the logo". An image without a role and a name gets no label.
     """
     response = await client.post(
         "/generate-image/with-references",
@@ -111,7 +113,7 @@ async def test_roles_and_names_are_told_before_each_image(client: httpx2.AsyncCl
     assert gemini.calls[0].body["generationConfig"]["imageConfig"] == {"aspectRatio": "4:5", "imageSize": "2K"}
 
 
-async def test_labels_may_be_one_json_list(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_labels_may_be_a_json_list(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     response = await client.post(
         "/generate-image/with-references",
         data={"prompt": "Both", "names": '["Anna", "Ben"]', "roles": '["character", "character"]'},
@@ -122,13 +124,13 @@ async def test_labels_may_be_one_json_list(client: httpx2.AsyncClient, gemini: E
     assert "Ben" in gemini.calls[0].body["contents"][0]["parts"][3]["text"]
 
 
-async def test_with_references_the_ratio_is_left_to_the_model(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_with_references_the_model_chooses_the_aspect_ratio(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     await client.post("/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.png", picture()))])
 
     assert gemini.calls[0].body["generationConfig"]["imageConfig"] == {"imageSize": "2K"}
 
 
-async def test_references_come_inline_as_data_url_or_base64(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_inline_references_may_be_data_urls_or_base64(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     data = picture("WEBP")
     encoded = base64.b64encode(data).decode()
     variants = [
@@ -160,7 +162,7 @@ def animated_webp() -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that claims to have 10,000 megapixels."""
+    """A PNG of a few bytes whose header claims 10,000 megapixels."""
     header = struct.pack(">II5B", 100_000, 100_000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
@@ -191,9 +193,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_is_no_whole_still_image_is_refused_before_it_costs_anything(
-    client: httpx2.AsyncClient, gemini: Emulator, name: str
-) -> None:
+async def test_only_complete_still_images_are_accepted(client: httpx2.AsyncClient, gemini: Emulator, name: str) -> None:
+    """
+    Others are rejected before Gemini is called.
+    """
     data, status = REFUSED[name]
 
     uploaded = await client.post(
@@ -235,11 +238,11 @@ TAILS = {
 
 
 @pytest.mark.parametrize("image", IMAGES)
-async def test_what_stands_behind_an_image_stays_here_and_the_caller_is_told(
+async def test_bytes_after_the_image_are_removed_with_a_warning(
     client: httpx2.AsyncClient, gemini: Emulator, image: str
 ) -> None:
     """
-    Phones append films, further pictures and notes of their makers'; attackers append what is a file of another kind.
+    Phones append videos, further images and maker notes. Attackers append files of other types.
     """
     whole = IMAGES[image]
     files = [whole, *(whole + tail for tail in TAILS.values())]
@@ -261,7 +264,7 @@ async def test_what_stands_behind_an_image_stays_here_and_the_caller_is_told(
         assert [sent_bytes(part["inlineData"]) for part in parts if "inlineData" in part] == [whole] * len(files)
 
 
-async def test_the_warning_reaches_every_kind_of_answer_and_only_the_image_is_kept(client: httpx2.AsyncClient) -> None:
+async def test_every_kind_of_response_has_the_warning_and_only_the_image_is_stored(client: httpx2.AsyncClient) -> None:
     whole = picture("JPEG")
     file = [("images", ("a.jpg", whole + b"PK\x03\x04rest"))]
     chat = (await client.post("/chats", json={})).json()["url"]
@@ -284,9 +287,9 @@ async def test_the_warning_reaches_every_kind_of_answer_and_only_the_image_is_ke
     assert stored.content == whole
 
 
-async def test_a_large_file_with_something_behind_it_is_cut_too(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_bytes_after_a_large_image_are_removed(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    Above 8 MiB the form parser puts a file on the disk.
+    The form parser writes files above 8 MiB to disk.
     """
     whole = noise(1, 9 * 1024 * 1024)
 
@@ -323,7 +326,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-async def test_a_file_of_another_format_is_told_what_it_is(client: httpx2.AsyncClient, name: str) -> None:
+async def test_an_unsupported_format_is_rejected_by_name(client: httpx2.AsyncClient, name: str) -> None:
     response = await client.post(
         "/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.jpg", KNOWN[name]))]
     )
@@ -332,7 +335,7 @@ async def test_a_file_of_another_format_is_told_what_it_is(client: httpx2.AsyncC
     assert name.removesuffix(" in boxes") in response.json()["detail"].partition("Send a still")[0]
 
 
-async def test_metadata_is_left_alone(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_metadata_is_unchanged(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     data = picture("JPEG", exif=exif.tobytes())
@@ -351,7 +354,7 @@ async def test_metadata_is_left_alone(client: httpx2.AsyncClient, gemini: Emulat
         ({"max_body_bytes": 300}, "300 bytes"),
     ],
 )
-async def test_limits_are_settings_and_are_named(
+async def test_limits_come_from_settings_and_are_named_in_the_problem(
     serve: Serve, gemini: Emulator, knobs: dict[str, int], detail: str
 ) -> None:
     async with serve(**knobs) as client:
@@ -367,7 +370,7 @@ async def test_limits_are_settings_and_are_named(
     assert not gemini.calls
 
 
-async def test_a_body_without_a_length_is_counted_as_it_comes(serve: Serve) -> None:
+async def test_a_body_without_a_content_length_is_counted_as_it_arrives(serve: Serve) -> None:
     async def endless() -> Any:
         for _ in range(1000):
             yield b" " * 1000
@@ -391,7 +394,7 @@ async def test_a_body_without_a_length_is_counted_as_it_comes(serve: Serve) -> N
         ("gemini-2.5-flash-image", [""] * 4, [], "3"),
     ],
 )
-async def test_more_references_than_the_model_takes_are_refused(
+async def test_too_many_references_for_the_model_are_rejected(
     client: httpx2.AsyncClient, gemini: Emulator, model: str, roles: list[str], names: list[str], allowed: str
 ) -> None:
     response = await client.post(
@@ -407,9 +410,9 @@ async def test_more_references_than_the_model_takes_are_refused(
     assert not gemini.calls
 
 
-async def test_several_images_of_one_character_are_one_character(client: httpx2.AsyncClient) -> None:
+async def test_several_images_of_a_character_count_as_one_character(client: httpx2.AsyncClient) -> None:
     """
-    Five characters are the most, however many images show them.
+    At most five characters are allowed, with any number of images.
     """
     response = await client.post(
         "/generate-image/with-references",
@@ -434,7 +437,7 @@ async def test_several_images_of_one_character_are_one_character(client: httpx2.
         ({"prompt": "x", "safetySettings": "[{"}, [("images", ("a.png", picture()))], "safetySettings"),
     ],
 )
-async def test_a_wrong_form_field_is_refused_by_name(
+async def test_an_invalid_form_field_is_rejected_with_its_name(
     client: httpx2.AsyncClient, data: dict[str, Any], files: Any, field: str
 ) -> None:
     files = files or [("none", ("", b""))]
@@ -455,7 +458,7 @@ async def test_a_wrong_form_field_is_refused_by_name(
         (b"prompt=x", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
     ],
 )
-async def test_a_body_that_is_no_form_is_a_problem(
+async def test_a_body_that_is_not_a_form_is_a_problem(
     client: httpx2.AsyncClient, body: bytes, type_: str, status: int, code: str
 ) -> None:
     response = await client.post("/generate-image/with-references", content=body, headers={"Content-Type": type_})

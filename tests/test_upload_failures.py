@@ -1,4 +1,4 @@
-"""What goes wrong on the service's side while a body is read: never the caller's 400, and the log says what it was."""
+"""Failures of the service while it reads a body are not reported as the caller's error, and the log names the cause."""
 
 import logging
 import resource
@@ -25,11 +25,11 @@ async def upload(client: httpx2.AsyncClient, image: bytes = LARGE) -> httpx2.Res
 
 
 @pytest.mark.parametrize("fault", ["full", "gone"])
-async def test_a_temporary_folder_that_takes_nothing_is_the_services_fault(
+async def test_a_full_temporary_folder_is_an_error_of_the_service(
     gemini: Emulator, gemini_url: str, tmp_path: Path, fault: str
 ) -> None:
     """
-    Files of more than 8 MiB pass through it. (A limit on the size of files stands for a disk that is full.)
+    Files above 8 MiB are written to it. (A limit on file sizes simulates the full disk.)
     """
     folder = tmp_path / "uploads"
     folder.mkdir()
@@ -55,7 +55,7 @@ async def test_a_temporary_folder_that_takes_nothing_is_the_services_fault(
 
 
 class BrokenReceive:
-    """Breaks while a body is read, as a bug of ours would."""
+    """Fail while a body is read, like a bug in the service."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -68,7 +68,7 @@ class BrokenReceive:
 
 
 @pytest.mark.parametrize("type_", ["application/json", "multipart/form-data; boundary=x"])
-async def test_a_bug_while_a_body_is_read_is_a_500_and_in_the_log(type_: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_while_a_body_is_read_is_a_logged_500(type_: str, caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
     problems.install(app, problems.Reporter(log_sensitive=False))
     app.add_middleware(BrokenReceive)
@@ -90,7 +90,7 @@ async def test_a_bug_while_a_body_is_read_is_a_500_and_in_the_log(type_: str, ca
     "body",
     [b"{", b"", b'{"prompt": "\xff"}', b"[" * 100_000, b'{"prompt": "x", "seed": ' + b"9" * 5_000 + b"}", b"\xff\xfe{"],
 )
-async def test_json_that_cannot_be_read_stays_the_callers_fault(client: httpx2.AsyncClient, body: bytes) -> None:
+async def test_json_that_cannot_be_decoded_is_an_error_of_the_caller(client: httpx2.AsyncClient, body: bytes) -> None:
     response = await client.post("/generate-image", content=body, headers={"Content-Type": "application/json"})
 
     assert (response.status_code, response.json()["code"]) == (400, "invalid_json")

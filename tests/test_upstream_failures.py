@@ -1,4 +1,4 @@
-"""Refusals dressed as success, quotas, shortages, broken connections: each becomes the problem a caller needs."""
+"""Refusals with status 200, quotas, capacity errors, broken connections: which problem each becomes."""
 
 import asyncio
 import base64
@@ -39,9 +39,11 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("reason", REFUSALS)
-async def test_a_refusal_is_for_the_caller_to_change(client: httpx2.AsyncClient, gemini: Emulator, reason: str) -> None:
+async def test_a_refusal_is_a_422_with_gemini_s_reason(
+    client: httpx2.AsyncClient, gemini: Emulator, reason: str
+) -> None:
     """
-    A 422 with Gemini's reason and its own sentence in it, what it cost, and exactly one call.
+    It has Gemini's own text and the cost. Gemini is called exactly once.
     """
     fault, code = REFUSALS[reason]
     gemini.faults.append(fault)
@@ -74,7 +76,9 @@ async def test_a_blocked_prompt_is_content_blocked(client: httpx2.AsyncClient, g
     assert len(gemini.calls) == 1
 
 
-async def test_words_alone_are_no_image_and_are_handed_on(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_response_with_text_only_is_a_problem_with_the_text(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     gemini.faults.append(Fault(shape="text_only", text="I cannot draw that, but I can describe it."))
 
     response = await client.post("/generate-image", json={"prompt": "something"})
@@ -98,7 +102,9 @@ async def test_words_alone_are_no_image_and_are_handed_on(client: httpx2.AsyncCl
         Fault(body='{"candidates": [{"content": {"role": "model", "parts": [{"text": ""}]}}]}'),
     ],
 )
-async def test_an_empty_answer_is_no_image(client: httpx2.AsyncClient, gemini: Emulator, fault: Fault) -> None:
+async def test_an_empty_response_is_the_problem_no_image(
+    client: httpx2.AsyncClient, gemini: Emulator, fault: Fault
+) -> None:
     gemini.faults.append(fault)
 
     response = await client.post("/generate-image", json={"prompt": "something"})
@@ -107,7 +113,7 @@ async def test_an_empty_answer_is_no_image(client: httpx2.AsyncClient, gemini: E
     assert len(gemini.calls) == 1
 
 
-async def test_an_image_in_letters_is_no_image_and_is_not_forwarded(
+async def test_base64_in_a_text_is_not_an_image_and_is_not_forwarded(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     gemini.faults.append(Fault(shape="base64_in_text"))
@@ -118,7 +124,7 @@ async def test_an_image_in_letters_is_no_image_and_is_not_forwarded(
     assert len(response.content) < 2000
 
 
-async def test_a_draft_of_a_refused_image_is_not_an_answer(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_the_draft_of_a_refused_image_is_not_returned(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(shape="image_in_thought", patch={"candidates": {"0": {"finishReason": "IMAGE_SAFETY"}}}))
 
     response = await client.post("/generate-image", json={"prompt": "something"})
@@ -214,9 +220,9 @@ FAILURES: dict[str, tuple[Fault, int, str, str | None]] = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_every_failure_has_its_problem(client: httpx2.AsyncClient, gemini: Emulator, name: str) -> None:
+async def test_each_failure_becomes_its_problem(client: httpx2.AsyncClient, gemini: Emulator, name: str) -> None:
     """
-    However often it is tried again; tests/failure_table.py says which are.
+    tests/failure_table.py says how often each is retried.
     """
     fault, status, code, retry_after = FAILURES[name]
     gemini.faults.append(replace(fault, times=99))
@@ -231,9 +237,9 @@ async def test_every_failure_has_its_problem(client: httpx2.AsyncClient, gemini:
     assert fault.message not in response.text
 
 
-async def test_thoughts_of_a_refusal_are_paid_once(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_thoughts_of_a_refusal_are_priced_once(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
-    The wire counts them as output too, and does not always say the total.
+    Gemini counts them as output too, and does not always send the total.
     """
     usage = {"promptTokenCount": 10, "candidatesTokenCount": 200, "thoughtsTokenCount": 200}
     document = {"candidates": [{"finishReason": "NO_IMAGE"}], "usageMetadata": usage}
@@ -245,7 +251,7 @@ async def test_thoughts_of_a_refusal_are_paid_once(client: httpx2.AsyncClient, g
     assert response.json()["usage"]["estimatedCostUsd"] == pytest.approx((10 * 2 + 200 * 12) / 1e6)
 
 
-async def test_a_per_day_quota_says_so(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_a_daily_quota_is_reported_as_daily(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(status=429, message=QUOTA, details=PER_DAY))
 
     response = await client.post("/generate-image", json={"prompt": "something"})
@@ -254,7 +260,7 @@ async def test_a_per_day_quota_says_so(client: httpx2.AsyncClient, gemini: Emula
     assert response.json()["quota"] == "day"
 
 
-async def test_a_knob_that_gemini_rejects_is_named(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_an_option_that_gemini_rejects_is_named(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(status=400, message="Thinking level MEDIUM is not supported for this model."))
 
     response = await client.post("/generate-image", json={"prompt": "something", "model": "gemini-9-image"})
@@ -265,7 +271,9 @@ async def test_a_knob_that_gemini_rejects_is_named(client: httpx2.AsyncClient, g
 @pytest.mark.parametrize(
     ("fault", "said"), [(Fault(delay_seconds=30), "0.5 seconds"), (Fault(stall_seconds=30), "in the middle")]
 )
-async def test_silence_ends_at_the_deadline(serve: Serve, gemini: Emulator, fault: Fault, said: str) -> None:
+async def test_a_silent_upstream_is_a_timeout_at_the_deadline(
+    serve: Serve, gemini: Emulator, fault: Fault, said: str
+) -> None:
     gemini.faults.append(fault)
     async with serve(upstream_timeout_seconds=0.5) as client:
         response = await asyncio.wait_for(client.post("/generate-image", json={"prompt": "x"}), 10)
@@ -275,16 +283,18 @@ async def test_silence_ends_at_the_deadline(serve: Serve, gemini: Emulator, faul
     assert len(gemini.calls) == 1
 
 
-async def test_nobody_at_gemini_s_address_is_an_upstream_error(serve: Serve) -> None:
+async def test_a_refused_connection_is_an_upstream_error(serve: Serve) -> None:
     async with serve(google_gemini_base_url="http://127.0.0.1:1") as client:
         response = await client.post("/generate-image", json={"prompt": "x"})
 
     assert (response.status_code, response.json()["code"]) == (502, "upstream_error")
 
 
-async def test_strange_words_around_a_paid_image_do_not_cost_it(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_unreadable_usage_and_grounding_do_not_affect_the_image(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     """
-    Usage and grounding that nobody can read are left out; the image is delivered.
+    They are left out, and the image is delivered.
     """
     sent = picture("JPEG", (2048, 2048))
     patch = {
@@ -323,11 +333,11 @@ BROKEN_TEXTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("accept", ["application/json", "image/*", "text/event-stream"])
-async def test_half_a_character_in_gemini_s_words_does_not_cost_an_image(
+async def test_a_lone_surrogate_in_gemini_s_text_does_not_affect_the_image(
     client: httpx2.AsyncClient, gemini: Emulator, accept: str
 ) -> None:
     """
-    It becomes U+FFFD, as in Python's and browsers' decoders, wherever it stands and whatever shape the answer has.
+    It becomes U+FFFD, as in the decoders of Python and browsers, in any field and any kind of response.
     """
     gemini.faults.append(Fault(patch=BROKEN_TEXTS))
 
@@ -353,9 +363,7 @@ def _last_image(events: str) -> dict[str, Any]:
     return answer
 
 
-async def test_a_character_whose_halves_come_in_two_parts_stays_two_halves(
-    client: httpx2.AsyncClient, gemini: Emulator
-) -> None:
+async def test_surrogates_in_two_parts_are_not_joined(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(patch={"candidates": {"0": {"content": {"parts": {"0": {"text": "\ud83d"}}}}}}))
     gemini.faults.append(
         Fault(shape="unflagged_drafts", patch={"candidates": {"0": {"content": {"parts": {"2": {"text": "\ude00"}}}}}})
@@ -383,7 +391,7 @@ BROKEN_FAILURES = {
 
 @pytest.mark.parametrize("name", BROKEN_FAILURES)
 @pytest.mark.parametrize(("accept", "log_format"), [("image/*", "json"), ("text/event-stream", "text")])
-async def test_half_a_character_in_a_failure_is_told_and_logged(
+async def test_a_lone_surrogate_in_an_error_is_reported_and_logged(
     serve: Serve, gemini: Emulator, capfd: pytest.CaptureFixture[str], name: str, log_format: str, accept: str
 ) -> None:
     gemini.faults.append(replace(BROKEN_FAILURES[name], times=3))
@@ -401,9 +409,7 @@ async def test_half_a_character_in_a_failure_is_told_and_logged(
     assert "unexpected" not in logged
 
 
-async def test_an_error_that_is_nested_without_end_is_an_upstream_error(
-    client: httpx2.AsyncClient, gemini: Emulator
-) -> None:
+async def test_a_deeply_nested_error_is_an_upstream_error(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     for depth in (300, 450, 900, 5000):
         body = f'{{"error": {{"code": 400, "message": "x", "details": {"[" * depth}{"]" * depth}}}}}'
         gemini.faults.append(Fault(status=400, body=body))
@@ -451,11 +457,11 @@ MONEY: dict[str, Fault] = {
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 @pytest.mark.parametrize("name", MONEY)
-async def test_money_that_is_missing_is_a_problem_of_its_own(
+async def test_exhausted_credits_are_a_problem_of_their_own(
     client: httpx2.AsyncClient, gemini: Emulator, name: str, accept: str
 ) -> None:
     """
-    Nothing helps but paying: one call, no other model, and nobody is told to come back.
+    Only paying helps: Gemini is called once, no other model is tried, and there is no `Retry-After`.
     """
     fault = replace(MONEY[name], times=99)
     gemini.faults.append(fault)
@@ -475,9 +481,7 @@ async def test_money_that_is_missing_is_a_problem_of_its_own(
     assert fault.message not in response.json()["detail"]
 
 
-async def test_money_that_is_missing_in_the_middle_of_a_stream_is_not_asked_for_again(
-    client: httpx2.AsyncClient, gemini: Emulator
-) -> None:
+async def test_exhausted_credits_during_a_stream_are_not_retried(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     thought = {"candidates": [{"content": {"parts": [{"text": "Hm.", "thought": True}]}}]}
     error = {"error": {"code": 429, "message": MONEY["credit"].message, "status": "RESOURCE_EXHAUSTED"}}
     body = "".join(f"data: {json.dumps(one)}\r\n\r\n" for one in (thought, error))
@@ -489,9 +493,9 @@ async def test_money_that_is_missing_in_the_middle_of_a_stream_is_not_asked_for_
     assert len(gemini.calls) == 1
 
 
-async def test_money_that_is_missing_says_nothing_of_a_model(serve: Serve, gemini: Emulator) -> None:
+async def test_exhausted_credits_say_nothing_about_the_model(serve: Serve, gemini: Emulator) -> None:
     """
-    Neither does it open a circuit, nor is it a sign that the model is well again.
+    They neither open a circuit nor close one.
     """
     gemini.faults.append(replace(MONEY["cap"], times=5))
     async with serve(circuit_breaker_failures=2) as client:
@@ -502,7 +506,7 @@ async def test_money_that_is_missing_says_nothing_of_a_model(serve: Serve, gemin
     assert paid.status_code == 200
 
 
-async def test_a_caller_s_words_are_not_taken_for_google_s_about_money(
+async def test_a_prompt_about_credits_is_not_mistaken_for_google_s_error(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     gemini.faults.append(Fault(status=400, message='Invalid value: "my billing account is closed, no credits left"'))
@@ -520,11 +524,11 @@ async def test_a_caller_s_words_are_not_taken_for_google_s_about_money(
         (Fault(status=429, message=QUOTA, details=QUOTA_OF_ZERO), None, 1),
     ],
 )
-async def test_a_quota_is_not_taken_for_money(
+async def test_a_quota_is_not_mistaken_for_exhausted_credits(
     client: httpx2.AsyncClient, gemini: Emulator, fault: Fault, scope: str | None, calls: int
 ) -> None:
     """
-    Every quota's message ends with "please check your plan and billing details".
+    The message of every quota ends with "please check your plan and billing details".
     """
     gemini.faults.append(replace(fault, times=3))
 
@@ -544,11 +548,11 @@ async def test_a_quota_is_not_taken_for_money(
         ("250", "GenerateContentRequestsPerDayPerProjectPerModel", "day", 1),
     ],
 )
-async def test_vertex_names_a_quota_in_its_error_info_alone(
+async def test_vertex_names_a_quota_only_in_its_error_info(
     client: httpx2.AsyncClient, gemini: Emulator, value: Any, limit: str, scope: str | None, calls: int
 ) -> None:
     """
-    A limit of 0 means that the model is not offered on this tier. Waiting does not help then.
+    A limit of 0 means that the tier does not include the model. Then waiting does not help.
     """
     info = {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -588,7 +592,7 @@ async def test_vertex_names_a_quota_in_its_error_info_alone(
         (404, "This model models/x is no longer available. Please update your code to use models/y.", "model"),
     ],
 )
-async def test_what_gemini_objects_to_is_named(
+async def test_the_field_that_gemini_rejects_is_named(
     client: httpx2.AsyncClient, gemini: Emulator, status: int, message: str, field: str
 ) -> None:
     gemini.faults.append(Fault(status=status, message=message))
