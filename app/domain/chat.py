@@ -1,4 +1,4 @@
-"""Chats as values: their turns, and what of them goes along when the next one is asked for. Frozen, as in `domain`."""
+"""Chats and turns as frozen values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,16 +10,16 @@ from app.domain.generation import Grounding, Image, Part, Reference, SafetySetti
 
 class TurnState(StrEnum):
     SUCCEEDED = "succeeded"
-    """There is an image, and the next turn builds upon it."""
+    """The turn has an image. Later turns build on it."""
     REFUSED = "refused"
-    """Gemini answered without an image. It is on record, and Gemini hears no more of it."""
+    """Gemini answered without an image. The turn is stored, and later turns do not build on it."""
     FAILED = "failed"
-    """Gemini was asked, and no answer could be used. Likewise."""
+    """Gemini was asked, and its answer could not be used. Stored in the same way."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatDefaults:
-    """What applies to each turn that does not say otherwise; fields as in `GenerationRequest`."""
+    """Values for fields that a turn's request leaves out. The fields are those of `GenerationRequest`."""
 
     model: str | None = None
     aspect_ratio: str | None = None
@@ -33,22 +33,22 @@ class ChatDefaults:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One request within a chat, and what came of it."""
+    """One request within a chat, and its result."""
 
     number: int
-    """From 1 on, within its chat; no number is used twice."""
+    """Position in the chat, from 1. A number is not used again."""
     state: TurnState
     prompt: str
     model: str
-    """The one that was asked, or that answered."""
+    """Id of the model that answered, or of the one that was asked if none answered."""
     user: tuple[Part, ...] = ()
-    """What was sent as the caller's side of this turn."""
+    """The parts sent to Gemini for this turn, without earlier turns."""
     answer: tuple[Part, ...] = ()
-    """What Gemini sent, part for part, without its thoughts."""
+    """Gemini's parts, unchanged, without its thoughts."""
     context_inlined: bool = False
-    """Whether Gemini heard of earlier turns only through what `user` holds of them."""
+    """True if earlier turns were sent only as references within `user`, not as a conversation."""
     references: tuple[Reference, ...] = ()
-    """The caller's uploads."""
+    """The images that the caller uploaded with this turn."""
     generation_id: str | None = None
     image: Image | None = None
     text: str | None = None
@@ -58,17 +58,17 @@ class Turn:
     usage: Usage | None = None
     warnings: tuple[str, ...] = ()
     problem: Mapping[str, Any] | None = None
-    """Of a turn without an image, the problem document that its caller got."""
+    """Members of the problem document that the caller got, for a turn without an image."""
     created_at: float = 0
-    """Seconds since 1970, by the database's clock."""
+    """Unix time in seconds, by the database's clock."""
     replaced_by: int | None = None
-    """The turn that was asked for in its stead."""
+    """Number of the turn that replaces this one."""
     copied: bool = False
-    """Whether it was made, and paid, in the chat that this one was forked from."""
+    """True if a fork copied the turn. It was paid in the original chat."""
 
     @property
     def is_in_history(self) -> bool:
-        """Whether later turns build upon it."""
+        """Whether later turns build on this one."""
         return self.state is TurnState.SUCCEEDED and self.replaced_by is None
 
 
@@ -78,28 +78,28 @@ class Chat:
     owner: str
     defaults: ChatDefaults
     last_turn: int = 0
-    """The number of the latest turn; 0 before the first."""
+    """Number of the latest turn; 0 if there is none."""
     created_at: float = 0
     updated_at: float = 0
-    """Seconds since 1970, by the database's clock."""
+    """Unix time in seconds, by the database's clock."""
     title: str | None = None
-    """The beginning of the first prompt."""
+    """Beginning of the first prompt."""
     cost_usd: float = 0
-    """What its own turns have cost, refused ones included."""
+    """Cost of the chat's own turns, refused ones included. Copied turns do not count."""
     forked_from: str | None = None
     forked_at: int | None = None
-    """The turn after which it goes its own way."""
+    """Number of the last turn that was copied from the original chat."""
     in_progress: bool = False
-    """Whether a turn is being made."""
+    """Whether a turn is being generated."""
     turns: tuple[Turn, ...] = field(default=())
-    """Empty where only the chat itself was asked for."""
+    """Empty if the chat was read without its turns."""
 
     @property
     def last_image_turn(self) -> int:
-        """The latest turn with an image; those behind it have changed nothing."""
+        """Number of the latest turn with an image; 0 if there is none."""
         return max((turn.number for turn in self.turns if turn.state is TurnState.SUCCEEDED), default=0)
 
     @property
     def history(self) -> tuple[Turn, ...]:
-        """The turns that the next one builds upon."""
+        """The turns that the next one builds on."""
         return tuple(turn for turn in self.turns if turn.is_in_history)

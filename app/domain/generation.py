@@ -1,7 +1,6 @@
-"""The values everything else talks about: no HTTP in here, and no Gemini.
+"""A generation as frozen values: `GenerationRequest` is what a caller asks for, `Generation` is the result.
 
-`GenerationRequest` goes in, `Generation` comes out. All of them are frozen; what a layer learns on the way is said in a
-new value (`dataclasses.replace`).
+A layer that adds information makes a new value (`dataclasses.replace`).
 """
 
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image file, with what its own header says of it (a claimed type or size is never kept)."""
+    """An image file. Type and size are read from the file itself, not from what its sender claims."""
 
     content: Content
     mime_type: str
@@ -32,18 +31,18 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An image sent in to be followed or changed."""
+    """An image that the caller sends as a model or for editing."""
 
     image: Image
     role: Role | None = None
     name: str | None = None
     warning: str | None = None
-    """What the caller should know about how the upload was read."""
+    """A warning for the caller about the uploaded file."""
 
 
 @dataclass(frozen=True, slots=True)
 class SafetySetting:
-    """One of Gemini's adjustable filters and where it starts to block, both in Google's own words."""
+    """One of Gemini's adjustable filters and the threshold at which it blocks, as Google names them."""
 
     category: str
     threshold: str
@@ -51,14 +50,14 @@ class SafetySetting:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of what is said in a chat, as Gemini's wire has it."""
+    """A part of content in Gemini's wire format."""
 
     fields: Mapping[str, Any]
-    """Its JSON, without the two strings that are large."""
+    """The part's JSON without its two large strings, `data` and `signature`."""
     data: Content | None = None
-    """The file of its `inlineData`."""
+    """The file in `inlineData`."""
     signature: Content | None = None
-    """Its `thoughtSignature`."""
+    """The decoded `thoughtSignature`."""
 
     @classmethod
     def from_text(cls, text: str) -> "Part":
@@ -74,7 +73,7 @@ class Part:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it carries nothing: no text, no file, no signature, and no field that we do not know."""
+        """Whether the part has no text, file, signature or other field with a value."""
         further = (value for name, value in self.fields.items() if name not in ("inlineData", "inline_data", "thought"))
         return not (self.contents or any(further))
 
@@ -85,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class ContextTurn:
-    """A turn that goes to Gemini again, so that the next one can build upon it."""
+    """An earlier turn that is sent to Gemini again."""
 
     user: tuple[Part, ...]
     answer: tuple[Part, ...]
@@ -93,17 +92,17 @@ class ContextTurn:
 
 @dataclass(frozen=True, slots=True)
 class ChatContext:
-    """What of a chat goes along with its next turn."""
+    """What is sent of a chat's earlier turns with the next one. See app/service/chats/history.py."""
 
     turns: tuple[ContextTurn, ...] = ()
-    """Word for word, as a conversation."""
+    """Turns that are sent unchanged, as a conversation."""
     parts: tuple[Part, ...] = ()
-    """Within the turn itself, where a conversation cannot be had."""
+    """Images that are sent within the new turn, if a conversation is not possible."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What a caller asks for. `None` means that the caller left it open."""
+    """What a caller asks for. `None` means that the caller did not choose."""
 
     prompt: str
     model: str | None = None
@@ -111,7 +110,7 @@ class GenerationRequest:
     image_size: str | None = None
     references: tuple[Reference, ...] = ()
     references_field: str = "referenceImages"
-    """What the caller calls the field with the references: a form's has another name."""
+    """Name of the request field with the references, for error messages. A form names it `images`."""
     google_search: bool = False
     image_search: bool = False
     system_instruction: str | None = None
@@ -121,16 +120,16 @@ class GenerationRequest:
     seed: int | None = None
     safety_settings: tuple[SafetySetting, ...] = ()
     fallback_model: str | None = None
-    """Whom to ask if the model is out of capacity; an id or an alias."""
+    """Model to ask if the first one has no capacity or quota; an id or an alias."""
     accepted_types: tuple[str, ...] = ()
-    """The image types the caller can take; empty when any will do."""
+    """Image media types that the caller accepts; empty for any type."""
     chat_context: ChatContext | None = None
-    """What of a chat goes along. `None` is a request outside of any, whose answer need not be remembered."""
+    """Earlier turns of the chat. `None` for a request outside of a chat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a call cost, in Gemini's tokens; `image_tokens` is the part of `output_tokens` that drew pixels."""
+    """Tokens that Gemini counted for a call. `image_tokens` are those of `output_tokens` that encode images."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -152,7 +151,7 @@ class WebSource:
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """An image found by image search; `source_uri` is the page that contains it, which a frontend has to link to."""
+    """An image found by image search. `source_uri` is the page that contains it; a frontend must link to it."""
 
     title: str
     source_uri: str
@@ -162,7 +161,7 @@ class ImageSource:
 
 @dataclass(frozen=True, slots=True)
 class GroundingSupport:
-    """A piece of the answer's text and the sources, by their place in the chunks Gemini listed, that it rests on."""
+    """A section of the answer's text and the sources that support it, as indices into Gemini's list of chunks."""
 
     text: str
     start_index: int
@@ -181,7 +180,7 @@ class Grounding:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """An answer with an image in hand. Anything less is a `ServiceError`."""
+    """Gemini's answer with its image. An answer without an image is a `GenerationRefused` error."""
 
     id: str
     image: Image
@@ -195,34 +194,34 @@ class Generation:
     grounding: Grounding | None = None
     warnings: tuple[str, ...] = ()
     attempts: int = 1
-    """Calls to Gemini that it took."""
+    """Calls to Gemini, retries included."""
     request_parts: tuple[Part, ...] = ()
-    """For a chat: what was the caller's side."""
+    """For a chat: the parts sent to Gemini, without earlier turns."""
     response_parts: tuple[Part, ...] = ()
-    """For a chat: what Gemini said, part for part, without its thoughts."""
+    """For a chat: Gemini's parts, unchanged, without its thoughts."""
     chat_context: ChatContext | None = None
-    """For a chat: what of it Gemini was told again."""
+    """For a chat: what was sent of earlier turns."""
     chat_id: str | None = None
     turn: int | None = None
-    """Where it is kept, if it is."""
+    """Number of the turn that stores the generation; `None` outside of a chat."""
 
     @property
     def held_bytes(self) -> int:
-        """What its images, and whatever else of it is large, take in memory."""
-        kept = {id(one): len(one) for part in self.response_parts for one in part.contents}
+        """Bytes that the images and thought signatures take in memory."""
+        parts = {id(one): len(one) for part in self.response_parts for one in part.contents}
         images = {id(image.content): len(image.content) for image in (self.image, *self.drafts)}
-        return sum((kept | images).values())
+        return sum((parts | images).values())
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. Limits and budgets hang on the name."""
+    """The sender of a request. Slots, upload limits and chats are shared or separated by its name."""
 
     name: str
     keyed: bool = False
-    """Whether a key says so. Without keys the name is only a word for everybody."""
+    """Whether a key has authenticated the caller. Without keys all callers have the same name."""
 
     @property
     def owner(self) -> str:
-        """Whose things are theirs: a key that is called like everybody is not everybody."""
+        """Owner id of stored chats. The prefix `key:` keeps a key that is named like the anonymous caller apart."""
         return f"key:{self.name}" if self.keyed else self.name

@@ -1,4 +1,4 @@
-"""Names that are not ids: what the models are called in the press, and ids that Google has retired.
+"""Names of models other than their ids: marketing names, and ids that Google has retired.
 
 Sources: Google's deprecations page and changelog; for Imagen, Firebase's migration table.
 """

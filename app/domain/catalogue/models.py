@@ -1,7 +1,7 @@
 """The models that Google serves.
 
 Sources: Google's image generation guide (2026-09-08), model cards, pricing and deprecations pages, and the changelog up
-to 2026-10-08. A row that rests on a single card or a secondary source says so.
+to 2026-10-08. A comment marks facts from a single model card or a secondary source.
 """
 
 from datetime import date

@@ -1,7 +1,7 @@
 """Pixel sizes, width by height, by aspect ratio and image size.
 
-Source: Google's image generation guide, page of 2026-09-08, confirmed for Pro by 49 live images. Nominal: 1408×768
-instead of 1376×768 has been seen, so a difference of a few percent is no error.
+Source: Google's image generation guide of 2026-09-08, confirmed for Pro by 49 live images. The sizes are nominal:
+1408×768 has been measured instead of 1376×768, so a difference of a few percent is not an error.
 """
 
 from typing import Annotated
@@ -37,7 +37,7 @@ GEMINI_3: dict[str, dict[str, Size]] = {
     }
     for ratio, (width, height) in _AT_1K.items()
 }
-GEMINI_3["21:9"]["512"] = (792, 168)  # as Google's table has it, and as it was measured
+GEMINI_3["21:9"]["512"] = (792, 168)  # as in Google's table; confirmed by measurement
 
 GEMINI_2_5: dict[str, dict[str, Size]] = {
     ratio: {"1K": size}
