@@ -1,4 +1,4 @@
-"""What is free goes back to the system once nobody is at work."""
+"""Free memory is returned to the operating system while the process is idle."""
 
 import subprocess
 import sys
@@ -13,14 +13,14 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1_000_000
 
 async def main():
-    spare = IdleMemoryTrimmer(idle_seconds=0.2)
+    trimmer = IdleMemoryTrimmer(idle_seconds=0.2)
     before = resident()
-    with spare.busy():
+    with trimmer.busy():
         blocks = [b"x" * 100_000 for _ in range(2_000)]
         pins = blocks[::100] + [b"x" * 100_000]
         busy = resident()
         del blocks
-    with spare.busy():
+    with trimmer.busy():
         await asyncio.sleep(0.6)
         still = resident()
     await asyncio.sleep(0.6)
@@ -30,9 +30,9 @@ asyncio.run(main())
 """
 
 
-def test_memory_goes_back_when_nobody_is_at_work_and_not_before() -> None:
+def test_memory_is_returned_when_idle_and_not_before() -> None:
     """
-    Blocks are freed below others that stay, which is what an allocator does not give back by itself.
+    Freed blocks lie below blocks in use. The allocator does not return such memory by itself.
     """
     try:
         done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)

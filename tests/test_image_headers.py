@@ -1,4 +1,4 @@
-"""Header parsing against Pillow's own reading, and against rubbish."""
+"""Image headers: compared with what Pillow reads, and tested with damaged files."""
 
 import io
 from typing import Any
@@ -24,7 +24,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("WEBP", {"exif": Image.Exif().tobytes()}),
     ("HEIF", {}),
 ]
-WHOLE = [picture(format_, (40, 30), **options) for format_, options in VARIANTS]
+COMPLETE = [picture(format_, (40, 30), **options) for format_, options in VARIANTS]
 
 
 @settings(max_examples=60, deadline=None)
@@ -33,7 +33,7 @@ WHOLE = [picture(format_, (40, 30), **options) for format_, options in VARIANTS]
     size=st.tuples(st.integers(2, 300), st.integers(2, 300)),
     colour=st.sampled_from(["red", "white", "#123456"]),
 )
-def test_sizes_are_those_that_pillow_reads(
+def test_sizes_equal_those_that_pillow_reads(
     variant: tuple[str, dict[str, Any]], size: tuple[int, int], colour: str
 ) -> None:
     format_, options = variant
@@ -42,7 +42,7 @@ def test_sizes_are_those_that_pillow_reads(
     header = read_header(data)
     assert find_end(data) == len(data)
 
-    if format_ == "HEIF":  # coded in even numbers from 64 up; a property crops what is shown
+    if format_ == "HEIF":  # coded in even numbers from 64 up; the visible size is a property
         size = (max(64, size[0] + size[0] % 2), max(64, size[1] + size[1] % 2))
     assert (header.width, header.height) == size
     assert header.mime_type == ("image/heic" if format_ == "HEIF" else f"image/{format_.lower()}")
@@ -50,8 +50,8 @@ def test_sizes_are_those_that_pillow_reads(
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_a_file_that_ends_early_is_never_whole(data: st.DataObject) -> None:
-    whole = data.draw(st.sampled_from(WHOLE))
+def test_a_file_that_ends_early_is_never_complete(data: st.DataObject) -> None:
+    whole = data.draw(st.sampled_from(COMPLETE))
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
 
     with pytest.raises(UnreadableImage):
@@ -60,22 +60,24 @@ def test_a_file_that_ends_early_is_never_whole(data: st.DataObject) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(
-    whole=st.sampled_from(WHOLE),
+    whole=st.sampled_from(COMPLETE),
     tail=st.binary(min_size=1, max_size=80)
-    | st.sampled_from([*WHOLE, b"\x00" * 300, b"PK\x03\x04rest", b"\x00\x00\x00\x0bmpvdabc", b"\xff\xd9", b"<script>"]),
+    | st.sampled_from(
+        [*COMPLETE, b"\x00" * 300, b"PK\x03\x04rest", b"\x00\x00\x00\x0bmpvdabc", b"\xff\xd9", b"<script>"]
+    ),
 )
-def test_an_image_ends_where_it_ends_whatever_stands_behind_it(whole: bytes, tail: bytes) -> None:
+def test_bytes_after_the_image_do_not_change_where_it_ends(whole: bytes, tail: bytes) -> None:
     assert find_end(whole + tail) == len(whole)
     assert read_header(whole + tail) == read_header(whole)
 
 
 @settings(max_examples=1500, deadline=None)
 @given(data=st.data())
-def test_rubbish_is_unreadable_or_read_but_never_breaks_anything(data: st.DataObject) -> None:
+def test_a_damaged_file_is_read_or_refused_without_another_exception(data: st.DataObject) -> None:
     """
-    Bytes changed, taken out or put in at random: an answer or `UnreadableImage`, nothing else, and soon.
+    Bytes are changed, removed or inserted at random. The result is a header or `UnreadableImage`.
     """
-    mutated = bytearray(data.draw(st.sampled_from(WHOLE)))
+    mutated = bytearray(data.draw(st.sampled_from(COMPLETE)))
     for _ in range(data.draw(st.integers(1, 6))):
         place = data.draw(st.integers(0, min(len(mutated), 400)))
         length = data.draw(st.integers(0, 8))
@@ -87,8 +89,8 @@ def test_rubbish_is_unreadable_or_read_but_never_breaks_anything(data: st.DataOb
             assert str(error)  # noqa: PT017
 
 
-@given(junk=st.binary(max_size=600), start=st.sampled_from([whole[:16] for whole in WHOLE]))
-def test_a_true_beginning_with_junk_behind_it_never_breaks_anything(junk: bytes, start: bytes) -> None:
+@given(junk=st.binary(max_size=600), start=st.sampled_from([whole[:16] for whole in COMPLETE]))
+def test_a_valid_start_with_random_bytes_after_it_raises_no_other_exception(junk: bytes, start: bytes) -> None:
     for read in (read_header, find_end):
         try:
             read(start + junk)
@@ -99,9 +101,9 @@ def test_a_true_beginning_with_junk_behind_it_never_breaks_anything(junk: bytes,
 @pytest.mark.parametrize(
     "data",
     [
-        WHOLE[0][:33] + b"\x00\x00\x00\x00tEXt\x00\x00\x00\x00" * 400_000,
+        COMPLETE[0][:33] + b"\x00\x00\x00\x00tEXt\x00\x00\x00\x00" * 400_000,
         b"RIFF\xff\xff\x00\x00WEBPVP8X\x0a\x00\x00\x00" + b"\x00" * 10 + b"EXIF\x00\x00\x00\x00" * 400_000,
-        WHOLE[-1][:40] + b"\x00\x00\x00\x08free" * 400_000,
+        COMPLETE[-1][:40] + b"\x00\x00\x00\x08free" * 400_000,
         b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x10\x00\x10\x01\x01\x11\x00\xff\xda\x00\x02" + b"\xff\x00" * 2_000_000,
         b"\xff\xd8" + b"\xff\xfe\x00\x02" * 8_000_000,
         b"\xff\xd8" + b"\xff\xd0" * 16_000_000,
@@ -109,20 +111,20 @@ def test_a_true_beginning_with_junk_behind_it_never_breaks_anything(junk: bytes,
     ],
     ids=["png", "webp", "heif", "jpeg scan", "jpeg segments", "jpeg markers", "jpeg fill"],
 )
-def test_a_file_of_nothing_but_parts_is_refused(data: bytes) -> None:
+def test_a_file_with_too_many_parts_is_refused(data: bytes) -> None:
     with pytest.raises(UnreadableImage):
         find_end(data)
 
 
 @pytest.mark.parametrize("brand", [b"avif", b"avis", b"mp42", b"isom"])
 def test_a_container_of_another_codec_is_not_heif(brand: bytes) -> None:
-    with pytest.raises(UnreadableImage, match=r"AVIF|film"):
+    with pytest.raises(UnreadableImage, match=r"AVIF|video"):
         read_header(b"\x00\x00\x00\x18ftyp" + brand + b"\x00\x00\x00\x00mif1" + brand + b"\x00" * 64)
 
 
-def test_metadata_of_a_megabyte_before_the_size_is_walked_through() -> None:
+def test_a_megabyte_of_metadata_before_the_size_is_skipped() -> None:
     """
-    Segments hold 64 KiB each; some encoders write many of them.
+    A segment holds at most 64 KiB; some encoders write many of them.
     """
     plain = picture("JPEG", (40, 30))
     padded = plain[:2] + (b"\xff\xe2\xff\xff" + b"\x00" * 65_533) * 16 + plain[2:]

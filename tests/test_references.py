@@ -308,7 +308,7 @@ KNOWN = {
     "JPEG XL": b"\xff\x0a\xfa\x1f",
     "JPEG XL in boxes": b"\x00\x00\x00\x0cJXL \r\n\x87\n\x00\x00\x00\x14ftypjxl ",
     "JPEG 2000": picture("JPEG2000"),
-    "film (MP4)": b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41",
+    "video (MP4)": b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41",
     "MOV": b"\x00\x00\x00\x14ftypqt  \x00\x00\x02\x00qt  ",
     "PDF": b"%PDF-1.7\n",
     "GIF": picture("GIF"),

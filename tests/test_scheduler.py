@@ -1,4 +1,4 @@
-"""Many callers at the same moment: each does its work, and nobody waits for all of them."""
+"""CPU work of many simultaneous requests is spread over iterations of the event loop."""
 
 import asyncio
 import base64
@@ -18,7 +18,7 @@ async def _iterations(order: list[int], scheduler: FairScheduler, number: int, w
     order.append(number)
 
 
-async def test_an_iteration_does_a_little_and_everybody_has_a_turn_in_order() -> None:
+async def test_work_per_iteration_is_limited_and_tasks_run_in_fifo_order() -> None:
     scheduler, order = FairScheduler(), []  # type: ignore[var-annotated]
     tasks = [asyncio.create_task(_iterations(order, scheduler, number, 1)) for number in range(20)]
 
@@ -32,7 +32,7 @@ async def test_an_iteration_does_a_little_and_everybody_has_a_turn_in_order() ->
     await asyncio.gather(*tasks)
 
 
-async def test_who_leaves_the_queue_does_not_stop_it() -> None:
+async def test_a_cancelled_task_does_not_block_the_queue() -> None:
     scheduler, order = FairScheduler(), []  # type: ignore[var-annotated]
     tasks = [asyncio.create_task(_iterations(order, scheduler, number, WORK_PER_ITERATION)) for number in range(6)]
     await asyncio.sleep(0)
@@ -44,9 +44,11 @@ async def test_who_leaves_the_queue_does_not_stop_it() -> None:
     assert order == [0, 3, 5]
 
 
-async def test_thirty_images_at_once_are_all_right(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_thirty_simultaneous_images_are_unchanged_and_the_health_check_responds(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
     """
-    Callers get their own image, bit for bit, and the health check answers meanwhile.
+    Each caller gets the exact bytes of its image, and the health check responds in the meantime.
     """
     gemini.faults.append(Fault(times=30, image_base64=base64.b64encode(JPEG).decode()))
     answered = []
@@ -69,7 +71,7 @@ async def test_thirty_images_at_once_are_all_right(client: httpx2.AsyncClient, g
 
 
 @pytest.mark.parametrize("leave_after", [0.0, 0.05, 0.2])
-async def test_callers_who_leave_in_the_middle_leave_the_others_alone(
+async def test_callers_that_disconnect_do_not_affect_other_callers(
     client: httpx2.AsyncClient, gemini: Emulator, leave_after: float
 ) -> None:
     gemini.faults.append(Fault(times=12, image_base64=base64.b64encode(JPEG).decode()))

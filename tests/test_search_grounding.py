@@ -1,4 +1,4 @@
-"""Grounding in Google Search: off by default, on by flag or by route, with what Google obliges a frontend to show."""
+"""Grounding with Google Search: enabled by a field or a route; responses have what Google requires clients to show."""
 
 import httpx2
 import pytest
@@ -14,7 +14,7 @@ from app.emulator import Emulator, Fault
         ("/generate-image/with-search", {"prompt": "Today's weather in Bern", "googleSearch": False}),
     ],
 )
-async def test_search_is_on_the_wire_and_its_sources_in_the_answer(
+async def test_a_search_is_requested_and_its_sources_are_in_the_response(
     client: httpx2.AsyncClient, gemini: Emulator, path: str, body: dict[str, object]
 ) -> None:
     response = await client.post(path, json=body)
@@ -32,7 +32,7 @@ async def test_search_is_on_the_wire_and_its_sources_in_the_answer(
     assert "<div>" in grounding["searchSuggestionsHtml"]
 
 
-async def test_search_is_billed_by_the_query(client: httpx2.AsyncClient) -> None:
+async def test_each_search_query_is_billed(client: httpx2.AsyncClient) -> None:
     plain = (await client.post("/generate-image", json={"prompt": "x"})).json()["usage"]["estimatedCostUsd"]
     grounded = (await client.post("/generate-image/with-search", json={"prompt": "x"})).json()
 
@@ -51,7 +51,7 @@ async def test_image_sources_are_read_in_both_spellings(
     client: httpx2.AsyncClient, gemini: Emulator, chunk: dict[str, str]
 ) -> None:
     """
-    Google's guide and Google's SDK disagree; a frontend has to link to the page all the same.
+    Google's guide and Google's SDK use different names, and frontends must link to the page.
     """
     metadata = {
         "imageSearchQueries": ["bridge", ""],
@@ -90,7 +90,7 @@ async def test_image_sources_are_read_in_both_spellings(
         ({"model": "gemini-3-pro-image", "imageSearch": True}, "imageSearch"),
     ],
 )
-async def test_a_model_that_cannot_search_is_not_asked(
+async def test_a_model_without_search_is_not_called(
     client: httpx2.AsyncClient, gemini: Emulator, body: dict[str, object], field: str
 ) -> None:
     response = await client.post("/generate-image", json={"prompt": "x", **body})

@@ -1,4 +1,4 @@
-"""Vertex AI instead of the Developer API, by the SDK's own names."""
+"""Vertex AI instead of the Gemini Developer API, configured by the SDK's variable names."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -24,7 +24,7 @@ def vertex(gemini_url: str) -> dict[str, Any]:
 
 @pytest.fixture
 async def service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[None]:
-    """Application default credentials: a service account whose tokens come from a server of ours."""
+    """Application default credentials: a service account whose tokens come from a local server."""
 
     async def token(_: Request) -> JSONResponse:
         return JSONResponse(
@@ -62,11 +62,11 @@ async def test_a_project_is_called_with_google_s_default_credentials(
     assert call.headers["authorization"] == "Bearer token-of-the-service-account"
 
 
-async def test_without_google_credentials_vertex_is_a_problem(
+async def test_vertex_without_google_credentials_is_a_problem(
     serve: Serve, gemini: Emulator, vertex: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """
-    A project alone is not enough.
+    A project name is not enough.
     """
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
     async with serve(**vertex, google_cloud_project="emulated") as client:
@@ -86,7 +86,7 @@ async def test_express_mode_calls_vertex_with_a_key(serve: Serve, gemini: Emulat
     assert "x-goog-api-key" in call.headers
 
 
-async def test_vertex_has_ratios_of_its_own(serve: Serve, gemini: Emulator, vertex: dict[str, Any]) -> None:
+async def test_vertex_accepts_further_aspect_ratios(serve: Serve, gemini: Emulator, vertex: dict[str, Any]) -> None:
     body = {"prompt": "x", "model": "gemini-nano-banana-2.1", "aspectRatio": "9:21"}
     async with serve() as client:
         developer = await client.post("/generate-image", json=body)

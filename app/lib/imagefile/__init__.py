@@ -1,9 +1,8 @@
-"""What an image file says of itself: its type and pixel size, read from the header, nothing decoded.
+"""Read type and pixel size of an image file from its header, without decoding pixels.
 
-Names and claimed types are not consulted. `read_header` is for bytes that come from Gemini; `find_end` adds what an
-upload has to show: that the file is complete and holds a still image. It tells where that image ends: phones append
-films and further pictures, others append whatever they like.
-Metadata (EXIF, C2PA) is neither looked at nor touched.
+File names and declared types are ignored. `read_header` is enough for images from Gemini. For uploads, `find_end` also
+checks that the file is complete and holds a still image, and returns where the image ends. Phones append videos and
+further images to a file. Metadata (EXIF, C2PA) is neither read nor changed.
 """
 
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from app.lib.imagefile.unsupported import describe
 __all__ = ["MIME_TYPES", "ImageHeader", "UnreadableImage", "find_end", "read_content_header", "read_header"]
 
 MIME_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif")
-"""What `read_header` can find, and what Gemini takes."""
+"""The types that `read_header` recognises. Gemini accepts all of them."""
 
 _FORMATS = (png, jpeg, webp, heif)
 
-_USUALLY_ENOUGH_BYTES = 32 * 1024
-"""A header begins the file, but metadata before the pixel size can take megabytes."""
+_FIRST_READ_BYTES = 32 * 1024
+"""Bytes that usually hold the pixel size. Metadata before it can take megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,45 +35,45 @@ class ImageHeader:
 
 
 def read_header(data: Buffer) -> ImageHeader:
-    """Recognise the format by its bytes and read the pixel size.
+    """Return type and pixel size of an image.
 
     Raises:
-        UnreadableImage: the bytes are not PNG, JPEG, WebP, HEIC or HEIF, or end before the size is known.
+        UnreadableImage: the bytes are not PNG, JPEG, WebP, HEIC or HEIF, or end before the pixel size.
     """
     for format_ in _FORMATS:
         mime_type = format_.recognise(data)
         if mime_type is not None:
             width, height = format_.read_size(data)
             if width < 1 or height < 1:
-                raise UnreadableImage("it claims to have no pixels")
+                raise UnreadableImage("its header says that it has no pixels")
             return ImageHeader(mime_type, width, height)
     raise UnreadableImage(describe(data))
 
 
 def read_content_header(content: Content) -> ImageHeader:
-    """The same for content in pieces, of which no more is looked at than it takes.
+    """Return type and pixel size of content, and read no more of it than necessary.
 
     Raises:
-        UnreadableImage: as `read_header`.
+        UnreadableImage: as for `read_header`.
     """
-    looked_at = _USUALLY_ENOUGH_BYTES
+    count = _FIRST_READ_BYTES
     while True:
         try:
-            return read_header(content.head(looked_at))
+            return read_header(content.head(count))
         except TruncatedImage:
-            if looked_at >= len(content):
+            if count >= len(content):
                 raise
-        looked_at *= 16
+        count *= 16
 
 
 def find_end(data: Buffer) -> int:
-    """Walk the structure of a file that `read_header` has recognised, from its first byte to the end of the image.
+    """Check the structure of a file that `read_header` has recognised, and find where the image ends.
 
     Returns:
-        The length of the image in bytes. Whatever stands behind it is not part of it.
+        The length of the image in bytes. Bytes after it are not part of the image.
 
     Raises:
-        UnreadableImage: the image is cut off, or animated.
+        UnreadableImage: the image is cut off or animated.
     """
     for format_ in _FORMATS:
         if format_.recognise(data) is not None:

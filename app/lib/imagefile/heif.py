@@ -1,4 +1,4 @@
-"""HEIC and HEIF: boxes within boxes; `meta` has the pixel size, and where in the file the pixels are."""
+"""HEIC and HEIF: nested boxes. The box `meta` has the pixel size and the position of the pixels in the file."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -31,7 +31,7 @@ def recognise(data: Buffer) -> str | None:
     brand = bytes(data[8:12])
     if brand in _HEIC or brand in _SEQUENCES - {b"msf1"}:
         return "image/heic"
-    # A general brand says nothing of the codec: with AV1 inside it is AVIF, which Gemini does not take.
+    # A general brand does not name the codec. With AV1 the file is AVIF, which Gemini does not accept.
     brands = bytes(data[16 : min(read_uint_be(data, 0, 4), 256)])
     compatible = {brands[i : i + 4] for i in range(0, len(brands), 4)}
     if brand in _HEIF | _SEQUENCES and not compatible & {b"avif", b"avis"}:
@@ -40,7 +40,7 @@ def recognise(data: Buffer) -> str | None:
 
 
 def read_size(data: Buffer) -> tuple[int, int]:
-    """The largest size that any item of the file has: tiles and thumbnails are smaller than the image they serve."""
+    """Return the largest size of all items. Tiles and thumbnails are smaller than the image."""
     parts = PartCounter(MAX_SEGMENTS)
     sizes = [
         (read_uint_be(data, start + 4, 4), read_uint_be(data, start + 8, 4))
@@ -52,9 +52,9 @@ def read_size(data: Buffer) -> tuple[int, int]:
 
 
 def find_end(data: Buffer) -> int:
-    """The end of the top-level box with which the image is complete: `meta`, or the last that holds pixels.
+    """Return the end of the top-level box that completes the image: `meta`, or the last box with pixels.
 
-    A film, a maker's box or a trailer behind it is not part of the image.
+    A video, a vendor's box or a trailer after it is not part of the image.
     """
     if read_bytes(data, 8, 4) in _SEQUENCES:
         raise UnreadableImage("it is animated")
@@ -64,13 +64,13 @@ def find_end(data: Buffer) -> int:
     pixels_end = _pixels_end(data, start, end, parts)
     for box in boxes:
         if box.end >= max(end, pixels_end):
-            # A box without a size reaches to the end of the file, whatever has been appended to that.
+            # A box without a size reaches to the end of the file, including appended bytes.
             return max(end, pixels_end) if read_uint_be(data, box.start, 4) == 0 else box.end
     raise TruncatedImage("it is cut off")
 
 
 def _top_level(data: Buffer, parts: PartCounter) -> Iterator[_Box]:
-    """The boxes of the file, up to what is no whole box, or the beginning of another file."""
+    """Yield the complete boxes of the file, up to a cut-off box or the start of another file."""
     position = 0
     while position < len(data):
         try:
@@ -84,7 +84,7 @@ def _top_level(data: Buffer, parts: PartCounter) -> Iterator[_Box]:
 
 
 def _meta(boxes: Iterable[_Box]) -> tuple[int, int]:
-    """Where the boxes in `meta` start and end. (It has a version and flags before them.)
+    """Return the start and end of the boxes in `meta`. Before them it has four bytes for version and flags.
 
     Raises:
         TruncatedImage: there is no `meta`.
@@ -96,9 +96,9 @@ def _meta(boxes: Iterable[_Box]) -> tuple[int, int]:
 
 
 def _pixels_end(data: Buffer, start: int, end: int, parts: PartCounter) -> int:
-    """Where in the file the last byte is that its items use, as `iloc` tells (ISO 14496-12, 8.11.3).
+    """Return the end of the last byte in the file that an item uses, as `iloc` says (ISO 14496-12, 8.11.3).
 
-    Items may also lie within `meta` itself; if all do, it is 0.
+    Items can be stored in `meta` itself. If all are, the result is 0.
     """
     ends: list[int] = []
     for place in _find(data, [b"iloc"], start, end, parts):
@@ -131,7 +131,7 @@ def _pixels_end(data: Buffer, start: int, end: int, parts: PartCounter) -> int:
 
 
 def _find(data: Buffer, path: list[bytes], start: int, end: int, parts: PartCounter) -> Iterator[int]:
-    """Where the contents of the boxes at `path` start."""
+    """Yield the start of the content of each box at `path`."""
     for box in _boxes(data, start, end, parts):
         if box.name != path[0]:
             continue
@@ -142,7 +142,7 @@ def _find(data: Buffer, path: list[bytes], start: int, end: int, parts: PartCoun
 
 
 def _boxes(data: Buffer, start: int, end: int, parts: PartCounter) -> Iterator[_Box]:
-    """The boxes between `start` and `end`; together they have to fill the space exactly."""
+    """Yield the boxes between `start` and `end`, which must fill that range exactly."""
     while start < end:
         parts.count()
         size, name, content = read_uint_be(data, start, 4), read_bytes(data, start + 4, 4), start + 8

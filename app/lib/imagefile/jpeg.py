@@ -18,13 +18,13 @@ _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # not the tables for Huffman and arithmetic coding
 
 _MARKER = re.compile(rb"\xff{1,65536}+([^\xff])", re.DOTALL)
-"""Fill bytes may stand before a marker. Real files have a few."""
+"""A marker with the fill bytes before it. Real files have a few fill bytes."""
 
 _SCAN = re.compile(rb"(?:[^\xff]++|\xff++[\x00\xd0-\xd7])*+", re.DOTALL)
-"""Entropy-coded data with its stuffed bytes and restart markers."""
+"""Entropy-coded data, with its stuffed bytes and restart markers."""
 
 _SCAN_WINDOW = 64 * 1024
-"""Bytes that are searched in one go. A search keeps the interpreter to itself; this much takes about a millisecond."""
+"""Bytes that one search covers. A search holds the GIL; this many bytes take about 1 ms."""
 
 
 def recognise(data: Buffer) -> str | None:
@@ -48,9 +48,9 @@ def find_end(data: Buffer) -> int:
 
 
 def _segments(data: Buffer) -> Iterator[tuple[int, int, int]]:
-    """Each marker of the first image, where its content begins and where that ends; the last one is the end marker.
+    """Yield each marker of the first image with the start and end of its content, up to the end marker.
 
-    A second image, such as a thumbnail, may lie within a segment; the segment's length leads past it.
+    A segment may hold a second image, such as a thumbnail. The segment's length skips it.
     """
     position, parts = 2, PartCounter(MAX_SEGMENTS)
     while True:
@@ -65,11 +65,11 @@ def _segments(data: Buffer) -> Iterator[tuple[int, int, int]]:
         yield marker, position, after
         if marker == _END:
             return
-        position = _end_of_scan(data, after) if marker == _START_OF_SCAN else after
+        position = _find_scan_end(data, after) if marker == _START_OF_SCAN else after
 
 
-def _end_of_scan(data: Buffer, position: int) -> int:
-    """Where the marker behind the entropy-coded data at `position` is, fill bytes included."""
+def _find_scan_end(data: Buffer, position: int) -> int:
+    """Return the position after the entropy-coded data at `position`: that of the next marker or its fill bytes."""
     while (end := _SCAN.match(data, position, position + _SCAN_WINDOW).end()) > position:  # type: ignore[union-attr]
         position = end
     return position

@@ -1,27 +1,27 @@
-"""Reading numbers out of bytes that may end anywhere."""
+"""Read numbers from bytes that may be cut off."""
 
 from app.lib.base64_json import Buffer
 
 MAX_CHUNKS = 10_000
-"""Chunks that are looked at in one PNG or WebP. A 30 MB PNG has about 4,000."""
+"""Chunks that are read in one PNG or WebP. A 30 MB PNG has about 4,000."""
 
 MAX_SEGMENTS = 4_000
-"""Segments of one JPEG, and boxes and items of one HEIF, that are looked at. Real files have hundreds."""
+"""Segments of a JPEG, or boxes and items of a HEIF, that are read in one file. Real files have hundreds."""
 
 
 class UnreadableImage(ValueError):
-    """The file is not an image we can pass on; the message completes the sentence "this file cannot be used: …"."""
+    """The file is not a supported image. The message completes the sentence "this file cannot be used: …"."""
 
 
 class TruncatedImage(UnreadableImage):
-    """The bytes end before the image does; with more bytes it may be readable."""
+    """The bytes end before the image ends. With more bytes it may be readable."""
 
 
 class PartCounter:
-    """Bounds the work on one file, however its parts are nested."""
+    """Limits the parts that are read in one file, at all levels of nesting."""
 
-    def __init__(self, most: int) -> None:
-        self._left = most
+    def __init__(self, limit: int) -> None:
+        self._left = limit
 
     def count(self) -> None:
         """Count one more part.
@@ -31,11 +31,15 @@ class PartCounter:
         """
         self._left -= 1
         if self._left < 0:
-            raise UnreadableImage("it is made of too many parts")
+            raise UnreadableImage("it has too many parts")
 
 
 def read_bytes(data: Buffer, start: int, length: int) -> bytes:
-    """`length` bytes from `start`, all of them."""
+    """Return `length` bytes from `start`.
+
+    Raises:
+        TruncatedImage: there are fewer.
+    """
     piece = data[start : start + length]
     if start < 0 or len(piece) != length:
         raise TruncatedImage("it is cut off")
@@ -51,7 +55,7 @@ def read_uint_le(data: Buffer, start: int, length: int) -> int:
 
 
 def require_length(data: Buffer, length: int) -> None:
-    """The file has `length` bytes at least.
+    """Check that the file has at least `length` bytes.
 
     Raises:
         TruncatedImage: it has fewer.

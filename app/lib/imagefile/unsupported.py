@@ -1,10 +1,10 @@
-"""Names of the formats that Gemini does not take, for the sentence that refuses them."""
+"""Names of formats that Gemini does not accept, for error messages."""
 
 import re
 
 from app.lib.base64_json import Buffer
 
-_LOOKED_AT_BYTES = 1024
+_HEADER_BYTES = 1024
 
 _SIGNATURES = tuple(
     (re.compile(pattern, re.DOTALL), name)
@@ -16,10 +16,10 @@ _SIGNATURES = tuple(
         (rb"II\xbc", "JPEG XR"),
         (rb"....ftyp(?:avi[fso]|(?:mif1|mif2|msf1).{4}(?:.{4}){0,16}?avi[fs])", "AVIF"),
         (rb"....ftypcrx |IIU\x00|IIR[OS]|MMOR|FUJIFILMCCD-RAW", "a camera's raw file"),
-        (rb"....ftypM4[ABP] ", "a sound file (MPEG-4)"),
-        (rb"....(?:ftypqt  |moov|mdat|wide|pnot)", "a film (QuickTime, MOV)"),
-        (rb"....ftyp(?:mp4|isom|iso\d|M4V|avc1|dash|3g|mmp4|f4v|XAVC|MSNV)", "a film (MP4)"),
-        (rb"....ftyp", "a film, or another file in an MPEG-4 container"),
+        (rb"....ftypM4[ABP] ", "an audio file (MPEG-4)"),
+        (rb"....(?:ftypqt  |moov|mdat|wide|pnot)", "a video (QuickTime, MOV)"),
+        (rb"....ftyp(?:mp4|isom|iso\d|M4V|avc1|dash|3g|mmp4|f4v|XAVC|MSNV)", "a video (MP4)"),
+        (rb"....ftyp", "a video, or another file in an MPEG-4 container"),
         (rb"II[*+]\x00|MM\x00[*+]", "TIFF, or a camera's raw file"),
         (rb"\x00\x00[\x01\x02]\x00[^\x00]|icns", "an icon file"),
         (rb"8BPS", "a Photoshop file (PSD)"),
@@ -29,10 +29,10 @@ _SIGNATURES = tuple(
         (rb"DDS ", "DDS"),
         (rb"qoif", "QOI"),
         (rb"P[1-7]\s", "PNM"),
-        (rb"RIFF....AVI ", "a film (AVI)"),
-        (rb"RIFF....WAVE|ID3|fLaC|OggS|\xff[\xfb\xf3\xf2]", "a sound file"),
-        (rb"\x1aE\xdf\xa3", "a film (WebM or Matroska)"),
-        (rb"\x00\x00\x01[\xb3\xba]", "a film (MPEG)"),
+        (rb"RIFF....AVI ", "a video (AVI)"),
+        (rb"RIFF....WAVE|ID3|fLaC|OggS|\xff[\xfb\xf3\xf2]", "an audio file"),
+        (rb"\x1aE\xdf\xa3", "a video (WebM or Matroska)"),
+        (rb"\x00\x00\x01[\xb3\xba]", "a video (MPEG)"),
         (rb".{0,900}?%PDF-", "PDF"),
         (rb"%!PS", "PostScript"),
         (rb"PK(?:\x03\x04|\x05\x06|\x07\x08)", "a ZIP archive, or an office document"),
@@ -44,15 +44,15 @@ _SIGNATURES = tuple(
 
 
 def describe(data: Buffer) -> str:
-    """What the file is, to complete the sentence "this file cannot be used: …"."""
-    start = bytes(data[:_LOOKED_AT_BYTES])
+    """Return what the file is, to complete the sentence "this file cannot be used: …"."""
+    start = bytes(data[:_HEADER_BYTES])
     if not start:
         return "it is empty"
     for signature, name in _SIGNATURES:
         if signature.match(start):
             return f"it is {name}"
     markup = _markup(start)
-    return f"it is {markup}" if markup else "its first bytes are those of no supported format"
+    return f"it is {markup}" if markup else "its first bytes match no supported format"
 
 
 def _markup(start: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""WebP: a RIFF container with one lossy or lossless frame, or an extended header before it."""
+"""WebP: a RIFF container with one lossy or lossless frame, which an extended header may precede."""
 
 from app.lib.base64_json import Buffer
 from app.lib.imagefile.reading import MAX_CHUNKS, PartCounter, UnreadableImage, read_bytes, read_uint_le, require_length
