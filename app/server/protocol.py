@@ -81,9 +81,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head_timer, self._linger_timer):
-            if timer is not None:
-                timer.cancel()
+        for timer in filter(None, (self._head_timer, self._linger_timer)):
+            timer.cancel()
         self._ignores_input = True
         self._measured.release()
         super().connection_lost(exc)
