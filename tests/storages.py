@@ -17,7 +17,8 @@ from uuid import uuid4
 
 import httpx2
 import psycopg
-import pytest
+
+from tests.programs import missing
 
 Knobs = dict[str, Any]
 """Settings of a service, by name."""
@@ -104,9 +105,7 @@ class Postgres:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    programs = postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    programs = postgres_programs() or missing("PostgreSQL", "postgresql")
     folder = Path(tempfile.mkdtemp(prefix="gemini-images-pg-"))
     server = Postgres(programs, folder)
     try:

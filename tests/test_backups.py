@@ -13,6 +13,7 @@ import pytest
 
 from app.emulator import Emulator
 from tests.conftest import Serve
+from tests.programs import require
 from tests.storages import Knobs, Postgres, postgres_programs
 
 PAGE = (Path(__file__).parent.parent / "deploy" / "backup.md").read_text()
@@ -66,8 +67,8 @@ def chat_database(request: pytest.FixtureRequest, tmp_path: Path) -> BackedUp:
     if heading == "PostgreSQL":
         server: Postgres = request.getfixturevalue("_postgres")
         knobs["database_url"] = environment["DATABASE_URL"] = server.database()
-    elif not means and shutil.which("sqlite3") is None:
-        pytest.skip("sqlite3 is not installed (Debian: sqlite3)")
+    elif not means:
+        require("sqlite3", "sqlite3")
     purpose = f"back up with {means}" if means else "back up"
     return BackedUp(knobs, environment, commands(heading, purpose), commands(heading, "restore"))
 

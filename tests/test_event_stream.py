@@ -4,7 +4,6 @@ import asyncio
 import base64
 import itertools
 import json
-import shutil
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ import pytest
 
 from app.emulator import Emulator, Fault
 from tests.conftest import Serve, picture
+from tests.programs import require
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 EVENTS = {"Accept": "text/event-stream"}
@@ -189,13 +189,11 @@ async def test_an_image_in_a_stream_is_in_memory_once(serve: Serve, gemini: Emul
 
 # Behind a proxy.
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-
 
 @asynccontextmanager
 async def nginx(upstream: str, folder: Path) -> AsyncGenerator[str]:
     """nginx with its default buffering, but with a read timeout of 2 s instead of 60 s."""
-    assert NGINX
+    program = require("nginx", "nginx-light")
     (folder / "nginx.conf").write_text(f"""
         daemon off; pid {folder}/pid; error_log stderr crit;
         events {{}}
@@ -205,7 +203,7 @@ async def nginx(upstream: str, folder: Path) -> AsyncGenerator[str]:
           server {{ listen unix:{folder}/socket; location / {{ proxy_pass {upstream}; proxy_read_timeout 2s; }} }}
         }}""")
     process = await asyncio.create_subprocess_exec(
-        NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"
+        program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"
     )
     try:
         for _ in range(200):
@@ -218,7 +216,6 @@ async def nginx(upstream: str, folder: Path) -> AsyncGenerator[str]:
         await process.wait()
 
 
-@pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light")
 async def test_a_stream_outlasts_the_read_timeout_of_a_proxy(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
     """
     The timeouts are shortened: 2 s and 3 s stand for 60 s and 90 s. Without events the proxy ends the request.

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -15,6 +14,7 @@ import pytest
 
 from app.emulator import Emulator, Fault
 from tests.conftest import Serve, called
+from tests.programs import require
 from tests.storages import free_port
 from tests.test_caller_disconnects import ASK, soon
 
@@ -62,8 +62,7 @@ async def running(folder: Path, images_url: str, *command: str | Path) -> AsyncG
 @asynccontextmanager
 async def on_node(folder: Path, images_url: str) -> AsyncGenerator[str]:
     (folder / "route.mjs").write_text(route())
-    node = shutil.which("node")
-    assert node
+    node = require("node", "nodejs")
     async with running(folder, images_url, node, ROOT / "tests/route_server.mjs", folder / "route.mjs") as started:
         assert started.stdout
         yield (await started.stdout.readline()).decode().strip()
@@ -81,6 +80,7 @@ def next_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def on_next(folder: Path, images_url: str) -> AsyncGenerator[str]:
+    require("npm", "npm")
     if not (folder / ".next/BUILD_ID").exists():
         for command in (
             ("npm", "install", "--omit=dev", "--no-package-lock", "--no-audit", "--no-fund", "--silent"),
@@ -99,8 +99,6 @@ async def on_next(folder: Path, images_url: str) -> AsyncGenerator[str]:
 
 @pytest.fixture(params=["node", pytest.param("next", marks=pytest.mark.install)])
 def frontend(request: pytest.FixtureRequest, tmp_path: Path) -> Frontend:
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("Node is not installed (Debian: nodejs, npm)")
     folder = request.getfixturevalue("next_app") if request.param == "next" else tmp_path
     served = on_next if request.param == "next" else on_node
 

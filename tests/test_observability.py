@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml  # type: ignore[import-untyped]  # installed with uvicorn
 
 from app.domain import errors
 from app.domain.progress import Stage
+from tests.programs import require
 from tests.test_start import ROOT
 
 FOLDER = ROOT / "deploy" / "observability"
@@ -56,9 +56,7 @@ def dashboard_expressions() -> list[str]:
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.skip("promtool is not installed (Debian: prometheus)")
+    program = require("promtool", "prometheus")
     return subprocess.run([program, *map(str, arguments)], cwd=FOLDER, capture_output=True, text=True, check=False)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 import sys
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,6 +11,7 @@ import pytest
 
 from app.emulator import Emulator
 from tests.conftest import picture
+from tests.programs import require
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -43,8 +43,7 @@ async def run(folder: Path, *command: str) -> str:
 async def test_commands_can_be_pasted(
     client: httpx2.AsyncClient, gemini: Emulator, gemini_url: str, tmp_path: Path, snippet: str
 ) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed (Debian: curl)")
+    require("curl", "curl")
     for name, format_ in (("anna.jpg", "JPEG"), ("anna-side.jpg", "JPEG"), ("ben.png", "PNG"), ("mug.webp", "WEBP")):
         (tmp_path / name).write_bytes(picture(format_))
     (tmp_path / "lighthouse.jpg").write_bytes(picture("JPEG"))
@@ -72,8 +71,7 @@ async def test_the_python_snippet_needs_nothing_but_python(
 async def test_the_browser_snippet_gets_an_image(
     client: httpx2.AsyncClient, gemini: Emulator, tmp_path: Path, snippet: str
 ) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("Node is not installed (Debian: nodejs)")
+    require("node", "nodejs")
     code = f"const img = {{}};\n{snippet.replace(SERVICE, str(client.base_url))}\nconsole.log(img.src);"
 
     output = await run(tmp_path, "node", "--input-type=module", "-e", code)
