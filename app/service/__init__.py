@@ -1,1 +1,1 @@
-"""What we do, whoever asks."""
+"""What the service does, independent of HTTP."""
