@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: this service beside its peers, in one run. README.md beside this file has the method."""
+"""`python -m benchmarks`: measure this service and other implementations in one run. README.md has the method."""
 
 import argparse
 import asyncio
@@ -29,79 +29,80 @@ HERE = Path(__file__).parent
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--contenders", help="names by comma; all if left out")
+    parser.add_argument("--contenders", help="names, separated by commas; default all")
     parser.add_argument(
-        "--experiments", help="start, latency, load, uploads, memory, growth, in_flight; all if left out"
+        "--experiments",
+        help="start, latency, load, uploads, memory, growth, in_flight, separated by commas; default all",
     )
-    parser.add_argument("--wait", type=float, default=60, help="seconds until memory is read again")
-    parser.add_argument("--callers", type=int, default=1000, help="how many wait for slow images at once")
-    parser.add_argument("--report", action="store_true", help="measure nothing; write the report of results.json anew")
+    parser.add_argument("--wait", type=float, default=60, help="seconds until memory is measured again")
+    parser.add_argument("--callers", type=int, default=1000, help="number of callers that wait for slow images at once")
+    parser.add_argument("--report", action="store_true", help="do not measure; write the report of results.json again")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder to write to")
-    given = parser.parse_args()
-    if given.report:
-        report.write(json.loads((given.out / "results.json").read_text()), given.out)
+    arguments = parser.parse_args()
+    if arguments.report:
+        report.write(json.loads((arguments.out / "results.json").read_text()), arguments.out)
         return
     os.sched_setaffinity(0, {LOAD_CORE})
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 20_000), most))
-    uvloop.run(_run(given))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, 20_000), limit))
+    uvloop.run(_run(arguments))
 
 
-async def _run(given: argparse.Namespace) -> None:
-    wanted = given.contenders and given.contenders.split(",")
-    taking_part, absent = _built(
-        [one for one in contenders(f"http://127.0.0.1:{UPSTREAM_PORT}") if not wanted or one.name in wanted]
+async def _run(arguments: argparse.Namespace) -> None:
+    selected = arguments.contenders and arguments.contenders.split(",")
+    installed, absent = _install(
+        [one for one in contenders(f"http://127.0.0.1:{UPSTREAM_PORT}") if not selected or one.name in selected]
     )
     upstream = subprocess.Popen(
         on_core(LOAD_CORE, [sys.executable, "-m", "benchmarks.upstream", "--port", str(UPSTREAM_PORT)]),
         start_new_session=True,
     )
-    bench = Bench(taking_part, UPSTREAM_PORT, given.rounds)
-    todo: dict[str, Callable[[], Awaitable[Any]]] = {
+    bench = Bench(installed, UPSTREAM_PORT, arguments.rounds)
+    experiments: dict[str, Callable[[], Awaitable[Any]]] = {
         "start": bench.start,
         "latency": lambda: bench.latency(SIZES),
         "load": lambda: bench.load([600_000, 2_000_000, 8_000_000, 20_000_000], 8),
         "uploads": lambda: bench.uploads([1, 14]),
-        "memory": lambda: bench.memory([1, 8, 32], given.wait),
+        "memory": lambda: bench.memory([1, 8, 32], arguments.wait),
         "growth": lambda: bench.growth([600_000, 2_000_000, 8_000_000, 20_000_000], [1, 2, 4, 8, 16, 32]),
-        "in_flight": lambda: bench.in_flight(given.callers, 60),
+        "in_flight": lambda: bench.in_flight(arguments.callers, 60),
     }
-    kept = given.out / "results.json"
-    results: dict[str, Any] = json.loads(kept.read_text()) if given.experiments and kept.exists() else {}
-    results.setdefault("about", _about(taking_part, absent, given))
+    saved = arguments.out / "results.json"
+    results: dict[str, Any] = json.loads(saved.read_text()) if arguments.experiments and saved.exists() else {}
+    results.setdefault("about", _environment(installed, absent, arguments))
     try:
         await asyncio.sleep(2)
-        for name, experiment in todo.items():
-            if given.experiments and name not in given.experiments.split(","):
+        for name, experiment in experiments.items():
+            if arguments.experiments and name not in arguments.experiments.split(","):
                 continue
             began = time.perf_counter()
             results[name] = await experiment()
-            _keep(results, given.out)
+            _save(results, arguments.out)
             print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     finally:
         await stop(upstream)
-    print(report.write(results, given.out))
+    print(report.write(results, arguments.out))
 
 
-def _keep(results: dict[str, Any], folder: Path) -> None:
+def _save(results: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
-def _built(wanted: list[Contender]) -> tuple[list[Contender], dict[str, str]]:
-    """Those that can take part, and why the others cannot."""
-    taking_part, absent = [], {}
-    for contender in wanted:
+def _install(selected: list[Contender]) -> tuple[list[Contender], dict[str, str]]:
+    """Install the contenders. Return the installed ones, and the reason for each of the others."""
+    installed, absent = [], {}
+    for contender in selected:
         try:
             contender.build()
         except (OSError, subprocess.CalledProcessError) as error:
-            absent[contender.name] = f"could not be installed: {error}".splitlines()[0]
+            absent[contender.name] = f"installation failed: {error}".splitlines()[0]
         else:
-            taking_part.append(contender)
-    return taking_part, absent
+            installed.append(contender)
+    return installed, absent
 
 
-def _about(taking_part: list[Contender], absent: dict[str, str], given: argparse.Namespace) -> dict[str, Any]:
+def _environment(installed: list[Contender], absent: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
     processor = next(
         (
             line.partition(":")[2].strip()
@@ -118,9 +119,9 @@ def _about(taking_part: list[Contender], absent: dict[str, str], given: argparse
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages}
         | {"litellm": LITELLM, "next": "16.4.6", "node": node.stdout.strip()},
-        "rounds": given.rounds,
+        "rounds": arguments.rounds,
         "date": time.strftime("%Y-%m-%d"),
-        "contenders": {one.name: one.about for one in taking_part},
+        "contenders": {one.name: one.about for one in installed},
         "absent": absent,
     }
 

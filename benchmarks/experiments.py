@@ -1,4 +1,4 @@
-"""What is measured. Each experiment takes the contenders in turn, several rounds of it, and returns plain figures."""
+"""The experiments. In each round the contenders take turns. Each experiment returns figures for results.json."""
 
 import asyncio
 import statistics
@@ -7,250 +7,261 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from benchmarks import upstream
 from benchmarks.caller import Connection, Request
 from benchmarks.contenders import Contender
-from benchmarks.measure import MB, Prober, Running, running
+from benchmarks.measure import MB, HealthProber, Running, running
 
 Figures = dict[str, Any]
 
-DIRECT = "direct"
+UPSTREAM_ALONE = "direct"
+"""Key of the upstream's own times in the results."""
 PEAK_SIZE = 8 * MB
 IN_FLIGHT_SIZE = 1_500_000
 IN_FLIGHT_DELAY = 20.0
 
 
-def spread(values: list[float]) -> Figures:
-    """Median, and the quarters around it."""
+def quartiles(values: list[float]) -> Figures:
+    """Return the median, and the first and third quartile as `low` and `high`."""
     if len(values) < 2:
         return {"median": values[0], "low": values[0], "high": values[0]}
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": statistics.median(values), "low": low, "high": high}
 
 
-async def _asked(port: int, request: Request, check: Callable[[bytes], None], callers: int, each: int) -> list[float]:
-    """`callers` at once, each asking `each` times in a row; the seconds that the answers took, all of them checked.
+async def _send_all(
+    port: int, request: Request, check: Callable[[bytes], None], callers: int, each: int
+) -> list[float]:
+    """Send a request from several callers at once, `each` times per caller. Check the responses; return their seconds.
 
-    A caller who gets something else asks once more, as a peer's connection may have been closed under it; twice is too
-    often, and for this service once.
+    A failed request is sent once more, because a contender may have closed the connection. A second failure raises
+    AssertionError, and so does the first failure of this service.
     """
 
     async def caller() -> list[float]:
         connection = await Connection.open(port)
-        taken = []
+        times = []
         for _ in range(each):
-            answer = await connection.ask(request)
-            if answer.status != 200 and b"urn:gemini-images" not in answer.body:
-                print(f"port {port} answered {answer.status}, asked again", file=sys.stderr)
-                answer = await connection.ask(request)
-            assert answer.status == 200, answer.body[:300]
-            taken.append(answer.seconds)
-            check(answer.body)
+            response = await connection.send(request)
+            if response.status != 200 and b"urn:gemini-images" not in response.body:
+                print(f"port {port} answered {response.status}, sent again", file=sys.stderr)
+                response = await connection.send(request)
+            assert response.status == 200, response.body[:300]
+            times.append(response.seconds)
+            check(response.body)
         connection.close()
-        return taken
+        return times
 
-    return [seconds for one in await asyncio.gather(*(caller() for _ in range(callers))) for seconds in one]
+    return [seconds for times in await asyncio.gather(*(caller() for _ in range(callers))) for seconds in times]
 
 
 class Bench:
-    """The contenders that could be installed, and the upstream they all talk to."""
+    """Runs the experiments with the contenders that could be installed, and one upstream for all."""
 
     def __init__(self, contenders: list[Contender], upstream_port: int, rounds: int) -> None:
         self.contenders = contenders
         self.upstream_port = upstream_port
         self.rounds = rounds
 
-    async def _asking(self, contender: Contender, size: int, callers: int, each: int) -> list[float]:
-        request, check = contender.asking(size), lambda body: contender.check(body, size)
-        return await _asked(contender.port, request, check, callers, each)
+    async def _request_images(self, contender: Contender, size: int, callers: int, each: int) -> list[float]:
+        request, check = contender.image_request(size), lambda body: contender.check(body, size)
+        return await _send_all(contender.port, request, check, callers, each)
 
     async def latency(self, sizes: list[int]) -> Figures:
-        """One caller after another: milliseconds added to what the upstream itself takes."""
+        """Measure with one caller the milliseconds that a contender adds to the upstream's own time."""
         found: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         async with AsyncExitStack() as stack:
             for contender in self.contenders:
                 await stack.enter_async_context(running(contender))
-                await self._asking(contender, sizes[0], 1, 3)
+                await self._request_images(contender, sizes[0], 1, 3)
             for size in sizes:
                 each = 15 if size < 5 * MB else 5
                 for _ in range(self.rounds):
                     direct = Request("POST", "/v1beta/models/x:generateContent", body=b"%d bytes after 0 s" % size)
-                    took = await _asked(self.upstream_port, direct, lambda body, s=size: _same(body, s), 1, each)  # type: ignore[misc]
-                    base = statistics.median(took) * 1000
-                    found[size][DIRECT].append(base)
+                    check = partial(_check_upstream, size=size)
+                    times = await _send_all(self.upstream_port, direct, check, 1, each)
+                    base = statistics.median(times) * 1000
+                    found[size][UPSTREAM_ALONE].append(base)
                     for contender in self.contenders:
-                        took = await self._asking(contender, size, 1, each)
-                        found[size][contender.name].append(statistics.median(took) * 1000 - base)
-        return {str(size): {name: spread(values) for name, values in by.items()} for size, by in found.items()}
+                        times = await self._request_images(contender, size, 1, each)
+                        found[size][contender.name].append(statistics.median(times) * 1000 - base)
+        return {str(size): {name: quartiles(values) for name, values in by.items()} for size, by in found.items()}
 
     async def load(self, sizes: list[int], callers: int) -> Figures:
-        """Several callers at once: CPU, throughput, and how long others wait meanwhile."""
+        """Measure with several callers CPU, throughput, and response times of the health route."""
         found: dict[int, dict[str, dict[str, list[float]]]] = defaultdict(
             lambda: defaultdict(lambda: defaultdict(list))
         )
         async with AsyncExitStack() as stack:
-            under_way = [await stack.enter_async_context(running(contender)) for contender in self.contenders]
-            for one in under_way:
-                await self._asking(one.contender, sizes[0], callers, 2)
+            servers = [await stack.enter_async_context(running(contender)) for contender in self.contenders]
+            for server in servers:
+                await self._request_images(server.contender, sizes[0], callers, 2)
             for size in sizes:
                 each = 4 if size < 5 * MB else 3 if size < 15 * MB else 2
                 for _ in range(self.rounds):
-                    for one in under_way:
-                        figures = found[size][one.contender.name]
-                        cpu, began = one.cpu_seconds(), time.perf_counter()
-                        took = await self._asking(one.contender, size, callers, each)
-                        figures["per_second"].append(len(took) / (time.perf_counter() - began))
-                        figures["cpu_ms"].append((one.cpu_seconds() - cpu) / len(took) * 1000)
-                        figures["p50_ms"].append(statistics.median(took) * 1000)
-                        async with Prober(one.contender) as prober:
-                            await self._asking(one.contender, size, callers, max(1, each // 2))
+                    for server in servers:
+                        figures = found[size][server.contender.name]
+                        cpu, began = server.cpu_seconds(), time.perf_counter()
+                        times = await self._request_images(server.contender, size, callers, each)
+                        figures["per_second"].append(len(times) / (time.perf_counter() - began))
+                        figures["cpu_ms"].append((server.cpu_seconds() - cpu) / len(times) * 1000)
+                        figures["p50_ms"].append(statistics.median(times) * 1000)
+                        async with HealthProber(server.contender) as prober:
+                            await self._request_images(server.contender, size, callers, max(1, each // 2))
                         figures["stall_ms"].append(prober.longest_ms)
                         figures["health_p99_ms"].append(prober.p99_ms)
         return {
-            str(size): {name: {key: spread(values) for key, values in figures.items()} for name, figures in by.items()}
+            str(size): {
+                name: {key: quartiles(values) for key, values in figures.items()} for name, figures in by.items()
+            }
             for size, by in found.items()
         }
 
     async def memory(self, callers: list[int], wait_seconds: float) -> Figures:
-        """The peak above a fresh idle process, for each of the callers that ask at the same moment, and what stays."""
+        """Measure peak memory per caller above an idle new process, and memory after `wait_seconds`."""
         found: Figures = defaultdict(dict)
         for count in callers:
             async with AsyncExitStack() as stack:
-                under_way = [await stack.enter_async_context(running(contender)) for contender in self.contenders]
+                servers = [await stack.enter_async_context(running(contender)) for contender in self.contenders]
                 idle: dict[str, float] = {}
-                for one in under_way:
-                    name = one.contender.name
-                    await self._asking(one.contender, 10_000, 1, 2)  # what is loaded on first use is there
-                    idle[name] = one.rss_mb()
-                    one.forget_peak()
-                    await self._asking(one.contender, PEAK_SIZE, count, 2)
-                    peak = (one.peak_mb() - idle[name]) / count
-                    of_base64 = peak * MB / len(upstream.encoded_image(PEAK_SIZE))
-                    found[str(count)][name] = {"idle_mb": idle[name], "peak_mb_each": peak, "of_base64": of_base64}
+                for server in servers:
+                    name = server.contender.name
+                    await self._request_images(
+                        server.contender, 10_000, 1, 2
+                    )  # loads modules that are imported at first use
+                    idle[name] = server.rss_mb()
+                    server.reset_peak()
+                    await self._request_images(server.contender, PEAK_SIZE, count, 2)
+                    peak_mb = (server.peak_mb() - idle[name]) / count
+                    of_base64 = peak_mb * MB / len(upstream.encoded_image(PEAK_SIZE))
+                    found[str(count)][name] = {"idle_mb": idle[name], "peak_mb_each": peak_mb, "of_base64": of_base64}
                 await asyncio.sleep(wait_seconds)
-                for one in under_way:
-                    found[str(count)][one.contender.name]["left_mb"] = one.rss_mb() - idle[one.contender.name]
+                for server in servers:
+                    found[str(count)][server.contender.name]["left_mb"] = server.rss_mb() - idle[server.contender.name]
         return dict(found)
 
     async def growth(self, sizes: list[int], callers: list[int]) -> Figures:
-        """Time and memory against the size of images, for 8 callers, and against the number of callers, at 8 MB."""
+        """Measure time and memory by image size (with 8 callers) and by number of callers (with 8 MB images)."""
         found: Figures = {"size": defaultdict(dict), "callers": defaultdict(dict)}
         points = [("size", size, size, 8) for size in sizes] + [("callers", n, PEAK_SIZE, n) for n in callers]
-        for axis, place, size, count in points:
+        for axis, value, size, count in points:
             for contender in self.contenders:
-                async with running(contender) as one:
-                    await self._asking(contender, 10_000, 1, 2)
-                    idle = one.rss_mb()
-                    one.forget_peak()
-                    took = await self._asking(contender, size, count, 2)
-                    figures = {"peak_mb": one.peak_mb() - idle, "p50_ms": statistics.median(took) * 1000}
-                    found[axis][str(place)][contender.name] = figures
+                async with running(contender) as server:
+                    await self._request_images(contender, 10_000, 1, 2)
+                    idle = server.rss_mb()
+                    server.reset_peak()
+                    times = await self._request_images(contender, size, count, 2)
+                    figures = {"peak_mb": server.peak_mb() - idle, "p50_ms": statistics.median(times) * 1000}
+                    found[axis][str(value)][contender.name] = figures
         return found
 
-    async def in_flight(self, callers: int, patience: float) -> Figures:
-        """Everybody asks at once for an image that takes 20 seconds; how many are answered while patience lasts."""
+    async def in_flight(self, callers: int, timeout_seconds: float) -> Figures:
+        """Request an image that takes 20 s from all callers at once. Count responses within the timeout."""
         found: Figures = {}
         for contender in self.contenders:
-            async with running(contender) as one:
-                await self._asking(contender, IN_FLIGHT_SIZE, 1, 1)
-                await _control(self.upstream_port, "/most-in-flight")
-                idle = one.rss_mb()
-                one.forget_peak()
+            async with running(contender) as server:
+                await self._request_images(contender, IN_FLIGHT_SIZE, 1, 1)
+                await _query_upstream(self.upstream_port, "/most-in-flight")
+                idle = server.rss_mb()
+                server.reset_peak()
                 began = time.perf_counter()
-                async with Prober(contender) as prober:
-                    answered, refused = await _crowd(contender, callers, patience)
+                async with HealthProber(contender) as prober:
+                    answered, refused = await _concurrent_requests(contender, callers, timeout_seconds)
                 found[contender.name] = {
                     "callers": callers,
                     "answered": answered,
                     "refused": refused,
                     "seconds": time.perf_counter() - began,
-                    "most_in_flight": int(await _control(self.upstream_port, "/most-in-flight")),
+                    "most_in_flight": int(await _query_upstream(self.upstream_port, "/most-in-flight")),
                     "health_p99_ms": prober.p99_ms,
                     "stall_ms": prober.longest_ms,
-                    "peak_mb_each": (one.peak_mb() - idle) / callers,
+                    "peak_mb_each": (server.peak_mb() - idle) / callers,
                 }
         return found
 
     async def uploads(self, counts: list[int]) -> Figures:
-        """Reference images sent along: CPU for each, and how long others wait meanwhile."""
+        """Measure CPU per reference image, and response times of the health route."""
         found: dict[int, dict[str, dict[str, list[float]]]] = defaultdict(
             lambda: defaultdict(lambda: defaultdict(list))
         )
         async with AsyncExitStack() as stack:
-            under_way = [await stack.enter_async_context(running(contender)) for contender in self.contenders]
+            servers = [await stack.enter_async_context(running(contender)) for contender in self.contenders]
             for count in counts:
                 for _ in range(self.rounds):
-                    for one in under_way:
-                        if count > 1 and one.contender.name == "litellm":
-                            continue  # takes several, but reads them as a whole and runs out of patience
-                        await self._upload(one, count, found[count][one.contender.name])
+                    for server in servers:
+                        if count > 1 and server.contender.name == "litellm":
+                            continue  # it accepts several files, but its request times out
+                        await self._upload(server, count, found[count][server.contender.name])
         return {
-            str(count): {name: {key: spread(values) for key, values in figures.items()} for name, figures in by.items()}
+            str(count): {
+                name: {key: quartiles(values) for key, values in figures.items()} for name, figures in by.items()
+            }
             for count, by in found.items()
         }
 
-    async def _upload(self, one: Running, count: int, figures: dict[str, list[float]]) -> None:
-        contender, size, each = one.contender, 10_000, 4 if count == 1 else 1
-        request, check = contender.uploading(count, size), lambda body: contender.check(body, size)
-        await self._asking(contender, size, 1, 3)
-        cpu = one.cpu_seconds()
-        await self._asking(contender, size, 1, 3)
-        asking = (one.cpu_seconds() - cpu) / 3  # the same request without references
-        await _control(self.upstream_port, "/references")
-        cpu = one.cpu_seconds()
-        took = await _asked(contender.port, request, check, 1, each)
-        figures["cpu_ms"].append(((one.cpu_seconds() - cpu) / each - asking) / count * 1000)
-        figures["ms"].append(statistics.median(took) * 1000)
-        async with Prober(contender) as prober:
-            await _asked(contender.port, request, check, 1, each)
+    async def _upload(self, server: Running, count: int, figures: dict[str, list[float]]) -> None:
+        contender, size, each = server.contender, 10_000, 4 if count == 1 else 1
+        request, check = contender.upload_request(count, size), lambda body: contender.check(body, size)
+        await self._request_images(contender, size, 1, 3)
+        cpu = server.cpu_seconds()
+        await self._request_images(contender, size, 1, 3)
+        cpu_without_references = (server.cpu_seconds() - cpu) / 3
+        await _query_upstream(self.upstream_port, "/references")
+        cpu = server.cpu_seconds()
+        times = await _send_all(contender.port, request, check, 1, each)
+        figures["cpu_ms"].append(((server.cpu_seconds() - cpu) / each - cpu_without_references) / count * 1000)
+        figures["ms"].append(statistics.median(times) * 1000)
+        async with HealthProber(contender) as prober:
+            await _send_all(contender.port, request, check, 1, each)
         figures["stall_ms"].append(prober.longest_ms)
-        arrived = int(await _control(self.upstream_port, "/references"))
-        assert arrived == 2 * each * count, f"{contender.name}: {arrived} references arrived whole"
+        arrived = int(await _query_upstream(self.upstream_port, "/references"))
+        assert arrived == 2 * each * count, f"{contender.name}: {arrived} complete references arrived"
 
     async def start(self) -> Figures:
-        """From the start of the process to its first answer, and what it occupies then."""
+        """Measure the seconds from the start of the process to its first healthy response, and idle memory."""
         found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for _ in range(self.rounds):
             for contender in self.contenders:
-                async with running(contender) as one:
-                    found[contender.name]["seconds"].append(one.seconds_to_answer)
-                    found[contender.name]["idle_mb"].append(one.rss_mb())
-        return {name: {key: spread(values) for key, values in figures.items()} for name, figures in found.items()}
+                async with running(contender) as server:
+                    found[contender.name]["seconds"].append(server.start_seconds)
+                    found[contender.name]["idle_mb"].append(server.rss_mb())
+        return {name: {key: quartiles(values) for key, values in figures.items()} for name, figures in found.items()}
 
 
-def _same(body: bytes, size: int) -> None:
-    assert body == upstream.answer(size)
+def _check_upstream(body: bytes, size: int) -> None:
+    assert body == upstream.response_body(size)
 
 
-async def _control(port: int, path: str) -> bytes:
+async def _query_upstream(port: int, path: str) -> bytes:
     connection = await Connection.open(port)
-    answer = await connection.ask(Request("GET", path))
+    response = await connection.send(Request("GET", path))
     connection.close()
-    return answer.body
+    return response.body
 
 
-async def _crowd(contender: Contender, callers: int, patience: float) -> tuple[int, int]:
-    """How many of the callers got their image, and how many something else."""
-    request = contender.asking(IN_FLIGHT_SIZE, IN_FLIGHT_DELAY)
+async def _concurrent_requests(contender: Contender, callers: int, timeout_seconds: float) -> tuple[int, int]:
+    """Return how many callers got an image, and how many got an error."""
+    request = contender.image_request(IN_FLIGHT_SIZE, IN_FLIGHT_DELAY)
 
     async def caller() -> bool:
         connection = await Connection.open(contender.port)
         try:
-            answer = await connection.ask(request)
-            if answer.status == 200:
-                contender.check(answer.body, IN_FLIGHT_SIZE)
-            return answer.status == 200
+            response = await connection.send(request)
+            if response.status == 200:
+                contender.check(response.body, IN_FLIGHT_SIZE)
+            return response.status == 200
         except (OSError, EOFError):
             return False
         finally:
             connection.close()
 
     tasks = [asyncio.create_task(caller()) for _ in range(callers)]
-    done, late = await asyncio.wait(tasks, timeout=patience)
-    for task in late:
+    done, pending = await asyncio.wait(tasks, timeout=timeout_seconds)
+    for task in pending:
         task.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
+    await asyncio.gather(*pending, return_exceptions=True)
     answered = sum(task.result() for task in done)
     return answered, len(done) - answered

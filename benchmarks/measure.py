@@ -1,4 +1,4 @@
-"""What a process costs, read from outside it."""
+"""CPU, memory and response times of a contender's processes, measured from outside."""
 
 import asyncio
 import json
@@ -23,11 +23,11 @@ MB = 1_000_000
 
 @dataclass
 class Running:
-    """A contender under way, with whatever processes it has started."""
+    """A running contender and its child processes."""
 
     contender: Contender
     process: subprocess.Popen[bytes]
-    seconds_to_answer: float = 0.0
+    start_seconds: float = 0.0
 
     def _tree(self) -> list[psutil.Process]:
         root = psutil.Process(self.process.pid)
@@ -39,12 +39,12 @@ class Running:
     def rss_mb(self) -> float:
         return float(sum(process.memory_info().rss for process in self._tree())) / MB
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         for process in self._tree():
             Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
     def peak_mb(self) -> float:
-        """The largest resident size since `forget_peak`."""
+        """Return the largest resident size since `reset_peak`, over all processes."""
         peak = 0
         for process in self._tree():
             status = Path(f"/proc/{process.pid}/status").read_text()
@@ -58,7 +58,7 @@ def on_core(core: int, command: list[str]) -> list[str]:
 
 @asynccontextmanager
 async def running(contender: Contender) -> AsyncGenerator[Running]:
-    """The contender, pinned to the servers' core, from its first healthy answer to the end of the block."""
+    """Run the contender on the servers' core. Enter the block when it is healthy."""
     began = time.perf_counter()
     process = subprocess.Popen(
         on_core(SERVER_CORE, contender.command),
@@ -69,14 +69,14 @@ async def running(contender: Contender) -> AsyncGenerator[Running]:
         start_new_session=True,
     )
     try:
-        await _answers(contender.port, contender.health, process)
+        await _wait_until_healthy(contender.port, contender.health, process)
         yield Running(contender, process, time.perf_counter() - began)
     finally:
         await stop(process)
 
 
 async def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that was started here, with what it has started."""
+    """Stop a process and its children: SIGTERM, and SIGKILL after 5 s."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         for _ in range(50):
@@ -87,31 +87,31 @@ async def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-async def _answers(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
+async def _wait_until_healthy(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.perf_counter() + 90
     while time.perf_counter() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"ended with {process.returncode} before it answered")
+            raise RuntimeError(f"the contender exited with {process.returncode} before it was healthy")
         try:
             connection = await Connection.open(port)
-            answer = await connection.ask(Request("GET", path))
+            response = await connection.send(Request("GET", path))
             connection.close()
-            if answer.status < 500:
+            if response.status < 500:
                 return
         except (OSError, EOFError):
             pass
         await asyncio.sleep(0.01)
-    raise RuntimeError("does not answer")
+    raise RuntimeError("the contender is not healthy after 90 s")
 
 
-class Prober:
-    """Asks for the health of a contender every few milliseconds, from a process of its own: the load's is too busy."""
+class HealthProber:
+    """Measure response times of the health route every 5 ms, in a process apart from the busy load generator."""
 
     def __init__(self, contender: Contender) -> None:
         self._command = [sys.executable, "-m", "benchmarks.measure", str(contender.port), contender.health]
         self.longest_ms = self.p99_ms = 0.0
 
-    async def __aenter__(self) -> "Prober":
+    async def __aenter__(self) -> "HealthProber":
         self._process = await asyncio.create_subprocess_exec(
             *on_core(LOAD_CORE, self._command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -120,24 +120,24 @@ class Prober:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        out, _errors = await self._process.communicate(b"enough\n")
-        found = sorted(json.loads(out))
-        self.longest_ms, self.p99_ms = found[-1], found[int(len(found) * 0.99)]
+        out, _errors = await self._process.communicate(b"stop\n")
+        times_ms = sorted(json.loads(out))
+        self.longest_ms, self.p99_ms = times_ms[-1], times_ms[int(len(times_ms) * 0.99)]
 
 
 async def _probe(port: int, path: str) -> None:
     if os.geteuid() == 0:
         os.nice(-15)
-    found: list[float] = []
+    times_ms: list[float] = []
     connection = await Connection.open(port)
-    await connection.ask(Request("GET", path))
+    await connection.send(Request("GET", path))
     print("ready", flush=True)
-    enough = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
-    while not enough.done():
-        answer = await connection.ask(Request("GET", path))
-        found.append(answer.seconds * 1000)
+    stopped = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
+    while not stopped.done():
+        response = await connection.send(Request("GET", path))
+        times_ms.append(response.seconds * 1000)
         await asyncio.sleep(0.005)
-    print(json.dumps(found))
+    print(json.dumps(times_ms))
 
 
 if __name__ == "__main__":

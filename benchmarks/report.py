@@ -1,4 +1,4 @@
-"""The figures as Markdown tables and as a plot."""
+"""The report: figures as Markdown tables and as a plot."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("svg")
-mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures, the same file
+mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures give the same file
 mpl.rcParams["svg.fonttype"] = "none"
 
-from matplotlib import pyplot as plt  # noqa: E402 - what draws has to be said first
+from matplotlib import pyplot as plt  # noqa: E402 - the backend must be set first
 from matplotlib.axes import Axes  # noqa: E402
 
 Results = dict[str, Any]
@@ -39,8 +39,8 @@ def _about(results: Results) -> str:
         f"# Measured on {about['date']}",
         f"{about['machine']}; CPython {about['python']}; {versions}. "
         "Servers on one core, load and upstream on the other; "
-        f"{about['rounds']} interleaved rounds; medians, with the quarters around them in brackets. "
-        "Each answer was compared with what the upstream sent, byte for byte.",
+        f"{about['rounds']} interleaved rounds; medians, with the first and third quartile in brackets. "
+        "Each response was compared byte for byte with what the upstream sent.",
         "\n".join(f"- **{name}**: {what}" for name, what in about["contenders"].items()),
     ]
     lines += [f"- **{name}** is absent: {why}" for name, why in about["absent"].items()]
@@ -49,16 +49,16 @@ def _about(results: Results) -> str:
 
 def _tables(results: Results) -> list[str]:
     return [
-        _by_size(results, "latency", None, "Added latency, one caller, ms", direct="direct (what is added to)"),
+        _by_size(results, "latency", None, "Added latency, one caller, ms", direct="upstream alone, total"),
         _by_size(results, "load", "cpu_ms", "CPU per request, 8 callers, ms"),
         _by_size(results, "load", "per_second", "Requests per second, 8 callers"),
-        _by_size(results, "load", "p50_ms", "Median time of an answer, 8 callers, ms"),
-        _by_size(results, "load", "stall_ms", "Longest wait of a health check beside 8 callers, ms"),
-        _by_size(results, "load", "health_p99_ms", "p99 of the health checks beside 8 callers, ms"),
+        _by_size(results, "load", "p50_ms", "Median response time, 8 callers, ms"),
+        _by_size(results, "load", "stall_ms", "Longest health check with 8 callers, ms"),
+        _by_size(results, "load", "health_p99_ms", "p99 of health checks with 8 callers, ms"),
         _memory(results),
-        _grown(results, "size", "peak_mb", "Growth: peak memory above idle against size, 8 callers, MB"),
-        _grown(results, "callers", "peak_mb", "Growth: peak memory above idle against callers, 8 MB images, MB"),
-        _grown(results, "callers", "p50_ms", "Growth: median time of an answer against callers, 8 MB images, ms"),
+        _growth_table(results, "size", "peak_mb", "Peak memory above idle by image size, 8 callers, MB"),
+        _growth_table(results, "callers", "peak_mb", "Peak memory above idle by number of callers, 8 MB images, MB"),
+        _growth_table(results, "callers", "p50_ms", "Median response time by number of callers, 8 MB images, ms"),
         _in_flight(results),
         _uploads(results),
         _start(results),
@@ -73,11 +73,11 @@ def _cell(figure: Any) -> str:
     if figure is None:
         return "–"
     if isinstance(figure, dict):
-        return f"{_number(figure['median'])} ({_number(figure['low'])}–{_number(figure['high'])})"
-    return _number(figure)
+        return f"{_format(figure['median'])} ({_format(figure['low'])}–{_format(figure['high'])})"
+    return _format(figure)
 
 
-def _number(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
@@ -112,18 +112,16 @@ def _memory(results: Results) -> str:
     found = results["memory"]
     rows = [
         [name]
-        + [_number(found[count][name]["of_base64"]) for count in found]
-        + [_number(found[count][name]["left_mb"]) for count in found]
+        + [_format(found[count][name]["of_base64"]) for count in found]
+        + [_format(found[count][name]["left_mb"]) for count in found]
         for name in _names(results)
     ]
-    head = [f"{count} callers" for count in found] + [f"left by {count}, MB" for count in found]
-    about = (
-        "Peak above a fresh idle, for each caller, as a multiple of the image's base64; and what is left a minute later"
-    )
-    return _table(f"Memory at 8 MB. {about}", head, rows)
+    head = [f"{count} callers" for count in found] + [f"left after {count}, MB" for count in found]
+    figures = "peak above idle per caller, as a multiple of the image's base64; memory above idle after a minute"
+    return _table(f"Memory at 8 MB: {figures}", head, rows)
 
 
-def _grown(results: Results, axis: str, key: str, title: str) -> str:
+def _growth_table(results: Results, axis: str, key: str, title: str) -> str:
     if "growth" not in results:
         return ""
     found = results["growth"][axis]
@@ -150,7 +148,7 @@ def _in_flight(results: Results) -> str:
             "peak_mb_each",
         )
         rows.append(
-            [name, *(f"{found[key]:,}" if isinstance(found[key], int) else _number(found[key]) for key in figures)]
+            [name, *(f"{found[key]:,}" if isinstance(found[key], int) else _format(found[key]) for key in figures)]
         )
     head = [
         "callers",
@@ -158,11 +156,11 @@ def _in_flight(results: Results) -> str:
         "refused",
         "most in flight",
         "seconds",
-        "health p99, ms",
+        "health check p99, ms",
         "longest, ms",
-        "MB each",
+        "MB per caller",
     ]
-    return _table("In flight at once: 1.5 MB after 20 s", head, rows)
+    return _table("Calls in flight: 1.5 MB images after 20 s", head, rows)
 
 
 def _uploads(results: Results) -> str:
@@ -179,20 +177,20 @@ def _uploads(results: Results) -> str:
     head = [
         f"{count} file{'s' * (count != '1')}: {what}"
         for count in found
-        for what in ("CPU each, ms", "time, ms", "longest health check, ms")
+        for what in ("CPU per file, ms", "time, ms", "longest health check, ms")
     ]
-    return _table("References of 7 MB uploaded", head, rows)
+    return _table("Uploads of 7 MB references", head, rows)
 
 
 def _start(results: Results) -> str:
     if "start" not in results:
         return ""
     rows = [[name, _cell(found["seconds"]), _cell(found["idle_mb"])] for name, found in results["start"].items()]
-    return _table("Start", ["to the first answer, s", "idle, MB"], rows)
+    return _table("Start", ["until healthy, s", "idle, MB"], rows)
 
 
 def _goals(results: Results) -> str:
-    """What was set out to be reached, and what was."""
+    """Return the table of goals and measured values."""
     rows: list[list[str]] = []
 
     def row(what: str, found: float, goal: float) -> None:
@@ -212,46 +210,46 @@ def _goals(results: Results) -> str:
         for count in ("8", "32"):
             at = results["memory"][count]["service"]
             row(f"peak memory, {count} callers, × base64", at["of_base64"], 1.6)
-            row(f"left a minute after {count} callers, × base64", at["left_mb"] / 10.67, 2)
+            row(f"memory one minute after {count} callers, × base64", at["left_mb"] / 10.67, 2)
     if "in_flight" in results:
         at = results["in_flight"]["service"]
-        row("callers of 1,000 not answered", at["callers"] - at["answered"], 0)
-        row("p99 of health checks meanwhile, ms", at["health_p99_ms"], 50)
+        row("callers of 1,000 without a response", at["callers"] - at["answered"], 0)
+        row("p99 of health checks with 1,000 in flight, ms", at["health_p99_ms"], 50)
     if "uploads" in results:
         for count, at in results["uploads"].items():
             if {"service", "naive"} <= set(at):
                 cpu = {name: figures["cpu_ms"]["median"] for name, figures in at.items()}
-                row(f"CPU of each of {count} uploaded, × naive", cpu["service"] / cpu["naive"], 0.2)
+                row(f"CPU per file with {count} uploads, × naive", cpu["service"] / cpu["naive"], 0.2)
     if "start" in results:
         at = results["start"]["service"]
-        row("start to first answer, s", at["seconds"]["median"], 1.2)
+        row("start until healthy, s", at["seconds"]["median"], 1.2)
         row("idle, MB", at["idle_mb"]["median"], 110)
     if "latency" in results:
         added = {name: figures["median"] for name, figures in results["latency"]["1500000"].items()}
         for peer, share in (("litellm", 1 / 8), ("next", 1.0)):
             if peer in added:
                 row(f"added latency at 1.5 MB, × {peer}", added["service"] / added[peer], share)
-    return _table("Goals", ["found", "at most", "reached"], rows) if rows else ""
+    return _table("Goals", ["measured", "at most", "reached"], rows) if rows else ""
 
 
 def _plot(results: Results, path: Path) -> None:
     figure, axes = plt.subplots(2, 4, figsize=(16, 7.4), layout="constrained")
     panels = axes.flatten()
-    _curves(panels[0], results, "latency", None, "added latency, one caller", "ms")
-    _curves(panels[1], results, "load", "cpu_ms", "CPU per request, 8 callers", "ms")
-    _curves(panels[2], results, "load", "stall_ms", "longest wait of a health check, 8 callers", "ms")
-    _curves(panels[3], results, "load", "per_second", "requests per second, 8 callers", "")
-    _growth(panels[4], results, "size", "peak_mb", "peak memory above idle, 8 callers", "MB")
-    _growth(panels[5], results, "callers", "peak_mb", "peak memory above idle, 8 MB images", "MB")
-    _growth(panels[6], results, "callers", "p50_ms", "median time of an answer, 8 MB images", "ms")
-    _bars(panels[7], results)
+    _plot_by_size(panels[0], results, "latency", None, "added latency, one caller", "ms")
+    _plot_by_size(panels[1], results, "load", "cpu_ms", "CPU per request, 8 callers", "ms")
+    _plot_by_size(panels[2], results, "load", "stall_ms", "longest health check, 8 callers", "ms")
+    _plot_by_size(panels[3], results, "load", "per_second", "requests per second, 8 callers", "")
+    _plot_growth(panels[4], results, "size", "peak_mb", "peak memory above idle, 8 callers", "MB")
+    _plot_growth(panels[5], results, "callers", "peak_mb", "peak memory above idle, 8 MB images", "MB")
+    _plot_growth(panels[6], results, "callers", "p50_ms", "median response time, 8 MB images", "ms")
+    _plot_in_flight(panels[7], results)
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
-def _curves(panel: Axes, results: Results, experiment: str, key: str | None, title: str, unit: str) -> None:
+def _plot_by_size(panel: Axes, results: Results, experiment: str, key: str | None, title: str, unit: str) -> None:
     panel.set_title(title, fontsize=10.5)
     found = results.get(experiment, {})
     for name in _names(results):
@@ -262,10 +260,10 @@ def _curves(panel: Axes, results: Results, experiment: str, key: str | None, tit
             panel.plot(sizes, middle, "o-", color=COLOURS[name], label=name, markersize=4)
             low, high = [max(one["low"], 0.05) for one in figures], [max(one["high"], 0.05) for one in figures]
             panel.fill_between(sizes, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
-    _logarithmic(panel, "image, MB", unit)
+    _use_log_axes(panel, "image, MB", unit)
 
 
-def _growth(panel: Axes, results: Results, axis: str, key: str, title: str, unit: str) -> None:
+def _plot_growth(panel: Axes, results: Results, axis: str, key: str, title: str, unit: str) -> None:
     panel.set_title(title, fontsize=10.5)
     found = results.get("growth", {}).get(axis, {})
     scale = 1e6 if axis == "size" else 1
@@ -273,11 +271,11 @@ def _growth(panel: Axes, results: Results, axis: str, key: str, title: str, unit
         points = [(int(place) / scale, max(at[name][key], 0.1)) for place, at in found.items() if name in at]
         if points:
             panel.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], markersize=4)
-    _logarithmic(panel, "image, MB" if axis == "size" else "callers", unit)
+    _use_log_axes(panel, "image, MB" if axis == "size" else "callers", unit)
 
 
-def _bars(panel: Axes, results: Results) -> None:
-    panel.set_title("20 s images: 1,000 callers, answered in 60 s", fontsize=10.5)
+def _plot_in_flight(panel: Axes, results: Results) -> None:
+    panel.set_title("images of 20 s, 1,000 callers: responses in 60 s", fontsize=10.5)
     found = results.get("in_flight", {})
     names = list(found)
     answered = [found[name]["answered"] for name in names]
@@ -288,7 +286,7 @@ def _bars(panel: Axes, results: Results) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _logarithmic(panel: Axes, across: str, unit: str) -> None:
+def _use_log_axes(panel: Axes, x_label: str, unit: str) -> None:
     if panel.lines:
         panel.set_xscale("log")
         panel.set_yscale("log")
@@ -297,7 +295,7 @@ def _logarithmic(panel: Axes, across: str, unit: str) -> None:
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.minorticks_off()
         panel.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.set_xlabel(across)
+    panel.set_xlabel(x_label)
     panel.set_ylabel(unit)
     panel.grid(axis="y", color="#e4e4e4")
     panel.spines[["top", "right"]].set_visible(False)

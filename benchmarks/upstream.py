@@ -1,9 +1,9 @@
-"""Gemini, as far as a benchmark needs it: answers that were encoded beforehand, at the pace of a network.
+"""A stand-in for Gemini: it sends responses that were encoded before, at the speed of a network.
 
-`python -m benchmarks.upstream --port 9100`. The latest prompt says what to draw: `8000000 bytes after 20 s` is an image
-of that size, after that long, and another one than of any other size; with `signed by 1000` its thought signatures are
-of that size. `GET /references` tells how many reference images have come whole since it was last asked,
-and `GET /most-in-flight` how many calls were waiting at once.
+`python -m benchmarks.upstream --port 9100`. The latest prompt says what to send: `8000000 bytes after 20 s` is an image
+of 8 MB after 20 seconds; each size has an image of its own. `signed by 1000` sets the size of the thought signatures.
+`GET /references` returns the number of complete reference images. `GET /most-in-flight` returns the largest number of
+calls that waited at the same time. Both values are for the time since the last such request.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 import uvicorn
 
 PACE_BYTES_PER_SECOND = 100_000_000
-"""What one connection delivers: a good line to a data centre, and slower than loopback."""
+"""Speed of one connection: typical for a good connection to a data centre, and slower than loopback."""
 
 _SLICE = 256 * 1024
 
@@ -28,7 +28,7 @@ REFERENCE_BYTES = 7_000_000
 SIGNATURES = (1_100_000, 2_000_000)
 """Bytes of base64 on the text part and on the image part, as recorded from Nano Banana Pro."""
 
-_ASKED = re.compile(rb"(\d+) bytes after ([0-9.]+) s(?: signed by (\d+))?")
+_PROMPT = re.compile(rb"(\d+) bytes after ([0-9.]+) s(?: signed by (\d+))?")
 
 _JPEG_START = bytes.fromhex(
     "ffd8"
@@ -40,7 +40,7 @@ _JPEG_START = bytes.fromhex(
 
 @functools.lru_cache(64)
 def image(size: int) -> bytes:
-    """A JPEG of exactly `size` bytes, whole in its structure; its pixels are noise."""
+    """Return a JPEG of exactly `size` bytes. Its structure is complete, and its pixels are noise."""
     noise = random.Random(size).randbytes(size - len(_JPEG_START) - 2)  # noqa: S311 - the same in every run
     return _JPEG_START + noise.replace(b"\xff", b"\xfe") + b"\xff\xd9"
 
@@ -51,11 +51,11 @@ def encoded_image(size: int) -> bytes:
 
 
 @functools.lru_cache(64)
-def answer(size: int, signature_bytes: tuple[int, int] = SIGNATURES) -> bytes:
-    """The body of Gemini's answer with an image of `size` bytes."""
+def response_body(size: int, signature_bytes: tuple[int, int] = SIGNATURES) -> bytes:
+    """Return the body of a response of Gemini with an image of `size` bytes."""
     text_signature, image_signature = (
-        base64.b64encode(random.Random(f"{size} {place}").randbytes(length * 3 // 4)).decode()  # noqa: S311
-        for place, length in enumerate(signature_bytes)
+        base64.b64encode(random.Random(f"{size} {index}").randbytes(length * 3 // 4)).decode()  # noqa: S311
+        for index, length in enumerate(signature_bytes)
     )
     parts: list[dict[str, Any]] = [
         {"text": "Here it is.", "thoughtSignature": text_signature},
@@ -77,7 +77,7 @@ def answer(size: int, signature_bytes: tuple[int, int] = SIGNATURES) -> bytes:
         "modelVersion": "gemini-3-pro-image",
         "responseId": "benchmark",
     }
-    return json.dumps(document, indent=2).encode()  # Google prints its JSON over several lines
+    return json.dumps(document, indent=2).encode()  # Google indents its JSON
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -91,32 +91,32 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
             break
     if scope["method"] == "GET":
         name = scope["path"].strip("/")
-        await _reply(send, b"%d" % _seen[name])
-        _seen[name] = 0
+        await _reply(send, b"%d" % _counts[name])
+        _counts[name] = 0
         return
-    _seen["references"] += _count_references(body)
-    # Only there: a search through megabytes of base64 would take longer than what is measured.
-    asked = _ASKED.search(body, body.rindex(b" bytes after ") - len(str(10**9)))
-    assert asked, "the prompt does not say what to draw"
-    size, delay, signed = asked.groups()
-    _seen["in-flight"] += 1
-    _seen["most-in-flight"] = max(_seen["most-in-flight"], _seen["in-flight"])
+    _counts["references"] += _count_references(body)
+    # Search only near the end: a search through megabytes of base64 would distort the measurement.
+    prompt = _PROMPT.search(body, body.rindex(b" bytes after ") - len(str(10**9)))
+    assert prompt, "the prompt does not say what to send"
+    size, delay, signature_size = prompt.groups()
+    _counts["in-flight"] += 1
+    _counts["most-in-flight"] = max(_counts["most-in-flight"], _counts["in-flight"])
     await asyncio.sleep(float(delay))
-    _seen["in-flight"] -= 1
-    signature_bytes = (int(signed), int(signed)) if signed else SIGNATURES
-    await _reply(send, answer(int(size), signature_bytes), paced=True)
+    _counts["in-flight"] -= 1
+    signature_bytes = (int(signature_size), int(signature_size)) if signature_size else SIGNATURES
+    await _reply(send, response_body(int(size), signature_bytes), paced=True)
 
 
-_seen = {"references": 0, "in-flight": 0, "most-in-flight": 0}
+_counts = {"references": 0, "in-flight": 0, "most-in-flight": 0}
 
 
 def _count_references(body: bytearray) -> int:
-    """How many references have arrived, whole and bit for bit, in whichever alphabet."""
+    """Return the number of complete references in the body: as base64 in either alphabet, or as bytes."""
     if len(body) < 1_000_000:
         return 0
     standard = body.translate(bytes.maketrans(b"-_", b"+/"))
-    as_they_are = body.count(image(REFERENCE_BYTES))  # from whoever hands the form on
-    return standard.count(encoded_image(REFERENCE_BYTES)) + as_they_are
+    as_bytes = body.count(image(REFERENCE_BYTES))  # the relay forwards the form
+    return standard.count(encoded_image(REFERENCE_BYTES)) + as_bytes
 
 
 async def _reply(send: Any, body: bytes, *, paced: bool = False) -> None:
@@ -126,9 +126,9 @@ async def _reply(send: Any, body: bytes, *, paced: bool = False) -> None:
     began, view = time.perf_counter(), memoryview(body)
     for start in range(0, len(body), _SLICE):
         if paced:
-            early = start / PACE_BYTES_PER_SECOND - (time.perf_counter() - began)
-            if early > 0:
-                await asyncio.sleep(early)
+            ahead = start / PACE_BYTES_PER_SECOND - (time.perf_counter() - began)
+            if ahead > 0:
+                await asyncio.sleep(ahead)
         await send({"type": "http.response.body", "body": bytes(view[start : start + _SLICE]), "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 

@@ -1,4 +1,4 @@
-"""Who takes part: how each is installed, started and asked, and where its answer has the image."""
+"""The contenders: how each is installed and started, its requests, and where its response has the image."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from benchmarks.caller import Request
 HERE = Path(__file__).parent
 BUILD = Path(".bench").absolute()
 BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
-"""Between the parts of a form, as a browser chooses it: how long it is matters to whoever searches for it."""
+"""Boundary as browsers write it. Its length affects the speed of multipart parsers."""
 
 LITELLM = "1.106.2"
 LITELLM_KEY = "sk-benchmark-0123456789abcdef0123456789abcdef"
@@ -33,43 +33,46 @@ class Contender:
     headers: dict[str, str] = field(default_factory=dict)
     body: dict[str, str] = field(default_factory=dict)
     path: str = "/generate-image"
-    uploads: str = "/generate-image/with-references"
+    upload_path: str = "/generate-image/with-references"
     upload_field: str = "images"
     max_uploads: int = 14
-    images_in: tuple[bytes, ...] = (b'"data":"', b"base64,")
-    """What stands before the image in the answer, as often as it is in there."""
+    image_prefixes: tuple[bytes, ...] = (b'"data":"', b"base64,")
+    """Bytes before each copy of the image in the response. Empty: the response must equal the upstream's."""
     build: Callable[[], None] = lambda: None
 
-    def asking(self, size: int, after: float = 0) -> Request:
-        """For an image of `size` bytes, which the upstream begins to send `after` seconds."""
-        body = json.dumps({"prompt": f"{size} bytes after {after} s", **self.body}).encode()
+    def image_request(self, size: int, delay: float = 0) -> Request:
+        """Return a request for an image of `size` bytes, which the upstream sends after `delay` seconds."""
+        body = json.dumps({"prompt": f"{size} bytes after {delay} s", **self.body}).encode()
         return Request("POST", self.path, {"Content-Type": "application/json", **self.headers}, body)
 
-    def uploading(self, count: int, size: int) -> Request:
-        """`count` reference images along, for an image of `size` bytes."""
+    def upload_request(self, count: int, size: int) -> Request:
+        """Return a request with `count` reference images for an image of `size` bytes."""
         fields = {"prompt": f"{size} bytes after 0 s", **{key: str(value) for key, value in self.body.items()}}
         parts = [f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
                  for name, value in fields.items()]  # fmt: skip
         reference = upstream.image(upstream.REFERENCE_BYTES)
         for number in range(count):
-            about = f'form-data; name="{self.upload_field}"; filename="{number}.jpg"\r\nContent-Type: image/jpeg'
-            parts += [f"--{BOUNDARY}\r\nContent-Disposition: {about}\r\n\r\n".encode(), reference, b"\r\n"]
+            disposition = f'form-data; name="{self.upload_field}"; filename="{number}.jpg"\r\nContent-Type: image/jpeg'
+            parts += [f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\n".encode(), reference, b"\r\n"]
         body = b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
         return Request(
-            "POST", self.uploads, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **self.headers}, body
+            "POST",
+            self.upload_path,
+            {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **self.headers},
+            body,
         )
 
     def check(self, body: bytes, size: int) -> None:
-        """Refuse an answer that does not hold the very image that the upstream sent."""
-        if not self.images_in:
-            assert body == upstream.answer(size), f"{self.name} changed the answer"
+        """Raise AssertionError if the response does not contain the image that the upstream sent."""
+        if not self.image_prefixes:
+            assert body == upstream.response_body(size), f"{self.name} changed the response"
             return
         end = 0
-        for mark in self.images_in:
-            start = body.find(mark, end) + len(mark)
+        for prefix in self.image_prefixes:
+            start = body.find(prefix, end) + len(prefix)
             end = start + len(upstream.encoded_image(size))
-            whole = start >= len(mark) and body.startswith(upstream.encoded_image(size), start)
-            assert whole and body[end : end + 1] == b'"', f"{self.name} changed the image"
+            is_same = start >= len(prefix) and body.startswith(upstream.encoded_image(size), start)
+            assert is_same and body[end : end + 1] == b'"', f"{self.name} changed the image"
 
 
 def _uvicorn(name: str, port: int) -> list[str]:
@@ -101,7 +104,7 @@ def _litellm_config(upstream_url: str) -> Path:
         "general_settings": {"master_key": LITELLM_KEY},
     }
     path = BUILD / "litellm.yaml"
-    path.write_text(json.dumps(config))  # JSON is YAML
+    path.write_text(json.dumps(config))  # JSON is valid YAML
     return path
 
 
@@ -118,17 +121,17 @@ def _environment(upstream_url: str) -> dict[str, str]:
     }
 
 
-def service_on(upstream_url: str, port: int = 9111, **settings: str) -> Contender:
-    """This service, as `python -m app` starts it."""
+def service_contender(upstream_url: str, port: int = 9111, **settings: str) -> Contender:
+    """Return this service, started by `python -m app`."""
     env = _environment(upstream_url) | {"PORT": str(port)} | settings
     return Contender("service", "this service", [sys.executable, "-m", "app"], port, env)
 
 
 def contenders(upstream_url: str) -> list[Contender]:
-    """All of them; the relay, which parses nothing, and naive code are the two ends of the scale."""
+    """Return all contenders. The relay is the lower bound of the cost; naive code is a typical first version."""
     BUILD.mkdir(exist_ok=True)
     env = _environment(upstream_url)
-    service = service_on(upstream_url)
+    service = service_contender(upstream_url)
     next_ = ["node_modules/.bin/next", "start", "-H", "127.0.0.1", "-p", "9113", "--keepAliveTimeout", "300000"]
     litellm = [str(BUILD / "litellm/bin/litellm"), "--config", str(_litellm_config(upstream_url))]
     return [
@@ -140,9 +143,11 @@ def contenders(upstream_url: str) -> list[Contender]:
             9112,
             env | {"PORT": "9112"},
             body={"responseFormat": "b64"},
-            images_in=(b'"data":"',),
+            image_prefixes=(b'"data":"',),
         ),
-        Contender("relay", "a byte relay on httpx2, parses nothing", _uvicorn("relay", 9114), 9114, env, images_in=()),
+        Contender(
+            "relay", "a byte relay on httpx2, parses nothing", _uvicorn("relay", 9114), 9114, env, image_prefixes=()
+        ),
         Contender("naive", "FastAPI and the SDK as documented, a dict returned", _uvicorn("naive", 9115), 9115, env),
         Contender("next", "Gemini's documented Next.js route", next_, 9113, env, BUILD / "next", build=_build_next),
         Contender(
@@ -156,9 +161,9 @@ def contenders(upstream_url: str) -> list[Contender]:
             headers={"Authorization": f"Bearer {LITELLM_KEY}"},
             body={"model": "gemini-3-pro-image"},
             path="/v1/images/generations",
-            uploads="/v1/images/edits",
+            upload_path="/v1/images/edits",
             upload_field="image[]",
-            images_in=(b'"b64_json":"',),
+            image_prefixes=(b'"b64_json":"',),
             build=_build_litellm,
         ),
     ]

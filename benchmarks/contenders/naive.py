@@ -1,4 +1,4 @@
-"""What one writes first: FastAPI and the SDK as their documentation shows them, and a dict returned."""
+"""A typical first version: FastAPI and the SDK as their documentation shows them, returning a dict."""
 
 import base64
 from typing import Any

@@ -1,4 +1,4 @@
-"""The floor: a relay that hands bytes on and parses nothing, neither the request nor the answer."""
+"""The lower bound: a relay that forwards bytes and parses neither the request nor the response."""
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -34,14 +34,14 @@ async def relay(request: Request) -> StreamingResponse:
     if "Content-Length" in request.headers:
         headers["Content-Length"] = request.headers["Content-Length"]
     outgoing = client.build_request("POST", UPSTREAM, content=request.stream(), headers=headers)
-    answer = await client.send(outgoing, stream=True)
+    response = await client.send(outgoing, stream=True)
 
     async def body() -> AsyncIterator[bytes]:
         try:
-            async for chunk in answer.aiter_raw():
+            async for chunk in response.aiter_raw():
                 yield chunk
         finally:
-            await answer.aclose()
+            await response.aclose()
 
-    length = {"Content-Length": answer.headers["Content-Length"]}
-    return StreamingResponse(body(), answer.status_code, length, answer.headers["Content-Type"])
+    length = {"Content-Length": response.headers["Content-Length"]}
+    return StreamingResponse(body(), response.status_code, length, response.headers["Content-Type"])
