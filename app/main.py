@@ -42,14 +42,27 @@ from app.service.resilience.admission import AdmissionController
 from app.service.resilience.circuit_breaker import CircuitBreakers
 from app.service.resilience.retries import Retrier, RetryBudget
 from app.service.scraped_metrics import scraped_metrics
-from app.settings import Settings
+from app.settings import Settings, UnsafeConfiguration
 from app.store import Storage
 
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the application for these settings, which `app/server/start_checks.py` has checked."""
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application.
+
+    `python -m app` and `app.server.asgi:create_app` check the environment more thoroughly, and then call this function.
+
+    Args:
+        settings: read from the environment if left out.
+
+    Raises:
+        UnsafeConfiguration: there are no credentials for Gemini, and `DEMO` is not set.
+        pydantic.ValidationError: a setting of the environment is invalid.
+    """
+    settings = settings or Settings()
+    if settings.missing_credentials:
+        raise UnsafeConfiguration(settings.missing_credentials)
     logs.configure(settings.log_level, settings.log_format)
     # Python takes another folder without a warning if this one is full when Python first needs it.
     tempfile.tempdir = os.environ.get("TMPDIR") or tempfile.tempdir

@@ -45,6 +45,14 @@ def _require_valid_key(key: SecretStr) -> SecretStr:
 Origins = Annotated[tuple[str, ...], NoDecode, AfterValidator(require_origins), BeforeValidator(parse_comma_separated)]
 
 
+class UnsafeConfiguration(SystemExit):
+    """The service must not start with these settings. The message has one sentence for each reason.
+
+    If no code catches it, Python prints the message and ends the process with exit code 1. This works under every ASGI
+    server.
+    """
+
+
 class ApiKey(BaseModel):
     """A caller's name and secret."""
 
@@ -251,6 +259,18 @@ class Settings(BaseSettings):
         if self.google_genai_use_vertexai:
             return bool(self.google_cloud_project or self.gemini_api_key)
         return self.gemini_api_key is not None
+
+    @property
+    def missing_credentials(self) -> str | None:
+        """A sentence that names the settings to set, if neither Gemini nor the emulator can be called."""
+        if self.demo or self.has_credentials:
+            return None
+        variables = (
+            "GOOGLE_CLOUD_PROJECT (or GOOGLE_API_KEY for express mode)"
+            if self.google_genai_use_vertexai
+            else "GEMINI_API_KEY, or GOOGLE_GENAI_USE_VERTEXAI and GOOGLE_CLOUD_PROJECT"
+        )
+        return f"There are no credentials for Gemini. Set {variables}. Or set DEMO=true to use the built-in emulator."
 
     @property
     def guarded(self) -> bool:

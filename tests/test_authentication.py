@@ -10,8 +10,8 @@ import pytest
 
 from app.emulator import Emulator
 from app.lib.loopback import is_loopback
-from app.server.start_checks import UnsafeConfiguration, require_startable
-from app.settings import Settings
+from app.server.start_checks import require_startable
+from app.settings import Settings, UnsafeConfiguration
 from tests.conftest import Serve, picture
 
 KEYS = "web:first-secret,web:second-secret,batch:third:with:colons"

@@ -16,8 +16,8 @@ import pytest
 from app.domain import errors
 from app.emulator import Emulator, served
 from app.main import create_app
-from app.server.start_checks import UnsafeConfiguration, check_environment
-from app.settings import Settings
+from app.server.start_checks import check_environment
+from app.settings import Settings, UnsafeConfiguration
 from tests import settings_page
 from tests.storages import S3_ENVIRONMENT, environment
 
@@ -289,6 +289,15 @@ async def test_other_entry_points_report_errors_too(tmp_path: Path, module: str,
     assert b"Traceback" not in output
     for name in environment:
         assert name in output.decode()
+
+
+async def test_the_application_factory_alone_refuses_to_start_without_credentials(tmp_path: Path) -> None:
+    async with process(tmp_path, "app.main:create_app", "--factory", "--port", "0", module="uvicorn") as running:
+        output, _ = await asyncio.wait_for(running.communicate(), 20)
+
+    assert running.returncode == 1
+    assert b"GEMINI_API_KEY" in output
+    assert b"Traceback" not in output
 
 
 def test_an_unknown_model_is_a_warning(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ It imitates Google's HTTP traffic, not the quality of the images. It imports not
 runs alone: `python -m app.emulator --port 9000`. Where Google's behaviour is not known, it accepts all variants.
 """
 
-from app.emulator.application import Call, Emulator
+from app.emulator.application import Emulator
+from app.emulator.call import Call
 from app.emulator.faults import Fault
 from app.emulator.server import served
 

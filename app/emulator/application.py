@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from app.emulator import control, recordings, responses, validation
+from app.emulator.call import Call
 from app.emulator.faults import Fault, merge_patch
 from app.emulator.google_json import ApiError, camel_keys
 from app.emulator.http import ERROR_PAGE, ResetResponse, error_response, fault_error, json_response, send_body
@@ -26,17 +27,6 @@ _PATH = re.compile(
     r"(?P<vertex>(?:/projects/[^/]+/locations/[^/]+)?/publishers/google)?"
     r"/models(?:/(?P<model>[^/:]+)(?::(?P<method>\w+))?)?"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request that a client has sent. All keys of its body are in camelCase."""
-
-    model: str
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: dict[str, Any]
 
 
 class Emulator:

@@ -3,23 +3,20 @@
 import re
 from collections import deque
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from app.emulator.call import Call
 from app.emulator.faults import Fault
-
-if TYPE_CHECKING:
-    from app.emulator.application import Call
 
 _FAULT = TypeAdapter(Fault)
 _FORBIDDEN = {"error": "Web pages of other sites may not script this emulator. Call it by localhost or its address."}
 _LOCAL_HOSTS = re.compile(r"(?:(?:[\w-]+\.)*localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{0,5})?", re.IGNORECASE)
 
 
-async def respond(request: Request, faults: deque[Fault], calls: "deque[Call]") -> Response:
+async def respond(request: Request, faults: deque[Fault], calls: deque[Call]) -> Response:
     if not _is_allowed(request):
         return JSONResponse(_FORBIDDEN, 403)
     match request.method, request.url.path:

@@ -24,8 +24,8 @@ from app.server.environment_checks import check_listening
 from app.server.error_causes import describe_cause
 from app.server.exit import exit_process
 from app.server.settings_errors import env_names
-from app.server.start_checks import UnsafeConfiguration, check_environment, require_startable
-from app.settings import Settings
+from app.server.start_checks import check_environment, require_startable
+from app.settings import Settings, UnsafeConfiguration
 from app.store import Storage
 
 _PROCESS_BYTES = 150 * 1024 * 1024

@@ -10,18 +10,10 @@ from app.lib.loopback import is_loopback
 from app.server.environment_checks import check_listening, find_environment_errors
 from app.server.settings_errors import SettingError
 from app.server.settings_reader import find_mistyped_variables, find_unlisted_models, read_settings
-from app.settings import Settings
+from app.settings import Settings, UnsafeConfiguration
 
 SECRET_LENGTH = 16
 """Minimum characters of a caller's secret if other machines can reach the service and try secrets."""
-
-
-class UnsafeConfiguration(SystemExit):
-    """The service must not start with these settings. The message has one sentence for each reason.
-
-    If no code catches it, Python prints the message and ends the process with exit code 1. This works under every ASGI
-    server.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +91,9 @@ def require_startable(settings: Settings, host: str | None = None) -> None:
     Raises:
         UnsafeConfiguration: the message has one line for each reason, and each line names the variables to set.
     """
-    reasons = [*_missing_credentials(settings), *(_unsafe_access(settings, host) if host is not None else ())]
-    if reasons:
-        raise UnsafeConfiguration("\n".join(reasons))
-
-
-def _missing_credentials(settings: Settings) -> Iterator[str]:
-    if settings.demo or settings.has_credentials:
-        return
-    variables = (
-        "GOOGLE_CLOUD_PROJECT (or GOOGLE_API_KEY for express mode)"
-        if settings.google_genai_use_vertexai
-        else "GEMINI_API_KEY, or GOOGLE_GENAI_USE_VERTEXAI and GOOGLE_CLOUD_PROJECT"
-    )
-    yield f"There are no credentials for Gemini. Set {variables}. Or set DEMO=true to use the built-in emulator."
+    reasons = [settings.missing_credentials, *(_unsafe_access(settings, host) if host is not None else ())]
+    if any(reasons):
+        raise UnsafeConfiguration("\n".join(filter(None, reasons)))
 
 
 def _unsafe_access(settings: Settings, host: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import anyio.to_thread
 
@@ -11,14 +11,19 @@ from app.domain.errors import StorageDamaged
 from app.lib.base64_json import Content
 from app.lib.base64_json.content import PIECE_BYTES
 
-if TYPE_CHECKING:
-    from app.store.blobs.store import BlobStore
-
 RANGE_BYTES = 4 * PIECE_BYTES
 """Bytes read from the store at once: 768 KiB. Pieces of a `Content` must be a multiple of three bytes long."""
 
 _THREAD_BYTES = 128 * 1024
 """Larger pieces are hashed in a thread. Hashing 128 KiB takes about as long as the switch to a thread: 0.1 ms."""
+
+
+class BlobReader(Protocol):
+    """What a `Blob` needs of the store that holds it."""
+
+    async def read(self, blob: "Blob", start: int, stop: int) -> bytes: ...
+
+    def mark_damaged(self, blob: "Blob") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Blob:
     name: str
     """SHA-256 of the bytes. It has a suffix if the bytes were needed again while the first file was being deleted."""
     size: int
-    store: "BlobStore" = field(compare=False, repr=False)
+    store: BlobReader = field(compare=False, repr=False)
     is_remote: ClassVar[bool] = True
 
     def __len__(self) -> int:
