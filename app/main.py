@@ -19,8 +19,7 @@ from app.api.http.authentication import AuthenticationMiddleware
 from app.api.http.cors import AllowedOrigins, CrossOriginMiddleware
 from app.api.http.middleware import (
     PROBE_PATHS,
-    ContentLengthLimitMiddleware,
-    HeaderFieldsMiddleware,
+    RequestHeadMiddleware,
     RequestIdMiddleware,
     UnexpectedErrorMiddleware,
     route_path,
@@ -193,8 +192,7 @@ def add_middleware(app: FastAPI, settings: Settings, reporter: problems.Reporter
     """Add the middleware. A request passes through it in reverse order: the last one added sees it first."""
     origins = AllowedOrigins(settings)
     app.add_middleware(AuthenticationMiddleware, origins=origins, settings=settings, reporter=reporter)
-    app.add_middleware(HeaderFieldsMiddleware, reporter=reporter)
-    app.add_middleware(ContentLengthLimitMiddleware, max_body_bytes=settings.max_body_bytes, reporter=reporter)
+    app.add_middleware(RequestHeadMiddleware, max_body_bytes=settings.max_body_bytes, reporter=reporter)
     app.add_middleware(UnexpectedErrorMiddleware, reporter=reporter)
     app.add_middleware(CrossOriginMiddleware, origins=origins, settings=settings, reporter=reporter)
     app.add_middleware(RequestIdMiddleware, demo=settings.demo)

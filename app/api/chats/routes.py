@@ -34,7 +34,7 @@ from app.api.http.dependencies import (
     caller,
     require_content_type,
 )
-from app.api.http.inline_images import ExtractingRoute
+from app.api.http.generation_route import ExtractingRoute
 from app.api.http.negotiation import FormatsDep
 from app.api.http.problem_responses import merge_responses, problem_responses
 from app.api.http.state import request_state

@@ -16,7 +16,7 @@ from app.api.chats.request import TurnCreate, TurnForm
 from app.api.chats.response import TURN_RESPONSES
 from app.api.http import content_type
 from app.api.http.dependencies import CallerDep, ChatsDep, ReferencesDep, RunDep, caller, require_content_type
-from app.api.http.inline_images import GenerationRoute
+from app.api.http.generation_route import GenerationRoute
 from app.api.http.negotiation import AcceptedFormats, FormatsDep
 from app.api.images.references import inline_references, uploaded_references
 from app.api.images.request import ParsedRequest

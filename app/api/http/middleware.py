@@ -1,4 +1,4 @@
-"""Middleware for all requests: request id, log line, limits of headers and body length, unexpected errors."""
+"""Middleware for all requests: request id, log line, unexpected errors, limits of the request head."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ from app.api.http import content_type
 from app.api.http.problems import Reporter
 from app.api.http.state import request_state
 from app.api.http.uploads import content_length
-from app.domain.errors import HeaderTooLarge, TooLarge
+from app.domain.errors import CallerError, HeaderTooLarge, TooLarge
 from app.lib import logs
 
 log = logging.getLogger(__name__)
@@ -127,35 +127,13 @@ class UnexpectedErrorMiddleware:
             await response(scope, receive, send)
 
 
-class HeaderFieldsMiddleware:
-    """Refuses parsed headers of more than `MAX_FIELD_BYTES`, and merges repeated `Content-Type` headers.
-
-    Some header parsers take seconds for 64 kB of semicolons.
-    """
-
-    def __init__(self, app: ASGIApp, *, reporter: Reporter) -> None:
-        self.app = app
-        self.reporter = reporter
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        lengths = Counter[bytes]()
-        for name, value in scope["headers"]:
-            lengths[name] += len(value)
-        for name in _PARSED:
-            if lengths[name.lower().encode()] > MAX_FIELD_BYTES:
-                refusal = HeaderTooLarge(f"The header {name} may have at most {MAX_FIELD_BYTES:,} bytes.")
-                return await self.reporter.response(refusal)(scope, receive, send)
-        content_type.normalize(scope)
-        await self.app(scope, receive, send)
-
-
-class ContentLengthLimitMiddleware:
-    """Refuses a request whose `Content-Length` is too large, before its body is read.
+class RequestHeadMiddleware:
+    """Refuses a request with a large `Content-Length` or a large parsed header, before its body is read.
 
     FastAPI's `max_body_size` counts the bytes that arrive. It answers a large `Content-Length` in plain text instead of
-    a problem document.
+    a problem document. Some header parsers take seconds for 64 kB of semicolons.
+
+    It also merges repeated `Content-Type` headers.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, reporter: Reporter) -> None:
@@ -164,8 +142,21 @@ class ContentLengthLimitMiddleware:
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = content_length(scope) if scope["type"] == "http" else None
-        if length is not None and length > self.max_body_bytes:
-            refusal = TooLarge(f"A request body may have at most {self.max_body_bytes:,} bytes.")
-            return await self.reporter.response(refusal)(scope, receive, send)
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        try:
+            self._check(scope)
+        except CallerError as error:
+            return await self.reporter.response(error)(scope, receive, send)
+        content_type.normalize(scope)
         await self.app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        if (content_length(scope) or 0) > self.max_body_bytes:
+            raise TooLarge(f"A request body may have at most {self.max_body_bytes:,} bytes.")
+        lengths = Counter[bytes]()
+        for name, value in scope["headers"]:
+            lengths[name] += len(value)
+        for name in _PARSED:
+            if lengths[name.lower().encode()] > MAX_FIELD_BYTES:
+                raise HeaderTooLarge(f"The header {name} may have at most {MAX_FIELD_BYTES:,} bytes.")

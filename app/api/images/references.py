@@ -9,7 +9,7 @@ from typing import cast
 from fastapi import Request, UploadFile
 
 from app.api.http.forms import is_unused
-from app.api.http.inline_images import ExtractingRequest
+from app.api.http.generation_route import ExtractingRequest
 from app.api.images.request import GenerationCreate, GenerationForm
 from app.domain.errors import FieldError, InvalidRequest
 from app.domain.generation import Reference

@@ -149,7 +149,7 @@ class ReferenceCreate(RequestModel, NullIsAbsent):
     mime_type: str | None = Field(
         None, description="Accepted for compatibility and ignored: the type is read from the bytes."
     )
-    role: RoleOrNone = Field(None, description="The purpose of the image; the model is told.")
+    role: RoleOrNone = Field(None, description="The purpose of the image. Gemini gets it as text.")
     name: Name | None = Field(
         None,
         description="The name of the image in the prompt, for example `Anna`. Several images may have the same name.",

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Request, Response
 
 from app.api.http.dependencies import ImagesDep, ReferencesDep, RunDep, caller, require_content_type
-from app.api.http.inline_images import GenerationRoute
+from app.api.http.generation_route import GenerationRoute
 from app.api.http.negotiation import FormatsDep
 from app.api.http.problem_responses import merge_responses, problem_responses
 from app.api.images.references import inline_references, uploaded_references
