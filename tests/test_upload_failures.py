@@ -50,7 +50,7 @@ async def test_a_full_temporary_folder_is_an_error_of_the_service(
     assert str(tmp_path) not in failed.text
     assert failed.headers["retry-after"]
     assert small.status_code == 200
-    assert f'outcome="{told["code"]}"' in metrics
+    assert f'gemini_images_rejections_total{{code="{told["code"]}"}} 1.0' in metrics
     assert len(gemini.calls) == 1
 
 
