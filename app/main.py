@@ -167,7 +167,7 @@ async def run_emulator(settings: Settings) -> AsyncGenerator[str]:
 
 
 def add_routes(app: FastAPI, settings: Settings) -> None:
-    """Add the routes of all edges, with limits on the bodies of their requests."""
+    """Add all routes, with limits on the bodies of their requests."""
     routers = [
         routes.router,
         chat_turns.router,

@@ -231,7 +231,7 @@ class Settings(BaseSettings):
     no limit."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"
-    """Lowest level that is logged: `debug`, `info`, `warning` or `error`. No level logs keys, prompts or images."""
+    """Lowest level that is logged: `debug`, `info`, `warning` or `error`. Keys, prompts and images are never logged."""
     log_format: Literal["auto", "text", "json"] = "auto"
     """`text` writes one line of text per event, `json` one JSON object. `auto` is `text` on a terminal, else `json`."""
     log_sensitive: bool = False

@@ -1,1 +1,1 @@
-"""The HTTP edge: what comes in over HTTP becomes a `GenerationRequest`, a `Generation` becomes JSON or bytes."""
+"""The HTTP routes. Requests become a `GenerationRequest`; a `Generation` becomes JSON, bytes or events."""

@@ -1,4 +1,4 @@
-"""A transport that notices when the caller stops reading the response."""
+"""A transport of the HTTP server that notices when the client stops reading the response."""
 
 import asyncio
 import contextlib

@@ -1,1 +1,1 @@
-"""What all HTTP edges use: authentication, CORS, problems, negotiation, uploads, writing of responses."""
+"""What all groups of HTTP routes use: authentication, CORS, problems, negotiation, uploads, writing of responses."""

@@ -1,1 +1,1 @@
-"""The HTTP connection to Gemini, and how images bypass JSON."""
+"""The HTTP connection to Gemini. Image data is extracted before the JSON parser and does not pass through it."""
