@@ -16,6 +16,7 @@ from app.settings import Settings
 from tests.conftest import Serve, called, noise, under_our_own_server
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
+SLOW_READERS = 'gemini_images_generations_total{model="gemini-3-pro-image",outcome="slow_reader"}'
 
 
 async def metric(client: httpx2.AsyncClient, name: str) -> float:
@@ -109,10 +110,7 @@ async def test_a_caller_who_reads_nothing_is_disconnected(settings: Settings, ge
         asking_slowly(port, ASK, 4096) as sock,
     ):
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            for _ in range(500):
-                if await metric(client, 'gemini_images_generations_total{model="gemini-3-pro-image",outcome="slow'):
-                    break
-                await asyncio.sleep(0.02)
+            assert await soon(client, SLOW_READERS, 1, seconds=10)
             held = await metric(client, 'gemini_images_buffered_bytes{kind="responses"}')
             abandoned = await metric(client, 'gemini_images_caller_disconnects_total{stage="response"}')
         with pytest.raises(ConnectionResetError):
@@ -144,9 +142,9 @@ async def test_a_caller_must_also_read_the_last_bytes_of_a_response(settings: Se
     async with (
         under_our_own_server(settings, caller_idle_timeout_seconds=0.4) as port,
         asking_slowly(port, ASK | {"responseFormat": "b64"}, 2048) as sock,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
     ):
-        await called(gemini)
-        await asyncio.sleep(2)
+        assert await soon(client, SLOW_READERS, 1, seconds=10)
         with pytest.raises(ConnectionResetError):
             await _drained(sock)
 
@@ -253,8 +251,7 @@ async def test_the_headers_of_a_request_are_limited_in_size_and_time(settings: S
         odd = await said(b"\x16\x03\x01\x02")
 
     assert (silent[0], half[0]) == (b"", b"")
-    assert silent[1] < 2
-    assert half[1] < 2
+    assert max(silent[1], half[1]) < 10 * 0.3
     assert long[0].startswith(b"HTTP/1.1 431")
     assert json.loads(long[0].partition(b"\r\n\r\n")[2])["code"] == "too_large"
     assert odd[0].startswith(b"HTTP/1.1 400")
@@ -283,4 +280,4 @@ async def test_the_number_of_connections_is_limited(settings: Settings) -> None:
 
     assert models.startswith(b"HTTP/1.1 503")
     assert b"Retry-After" in models
-    assert health.startswith(b"HTTP/1.1 200"), "whoever is full is alive all the same"
+    assert health.startswith(b"HTTP/1.1 200"), "a full service is still alive"

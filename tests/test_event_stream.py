@@ -230,8 +230,8 @@ async def test_a_stream_outlasts_the_read_timeout_of_a_proxy(serve: Serve, gemin
             plain = await through.post("/generate-image", json=ASK)
 
     assert arrived[0][0] == "started"
-    assert arrived[0][1] < 1
+    assert arrived[0][1] < 2, "the read timeout of nginx"
     assert [name for name, _ in arrived if name != "comment"] == ["started", "image", "done"]
-    assert max(b[1] - a[1] for a, b in itertools.pairwise(arrived)) < 1.5
+    assert max(b[1] - a[1] for a, b in itertools.pairwise(arrived)) < 2
     assert plain.status_code == 504
     assert b"nginx" in plain.content

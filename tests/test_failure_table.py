@@ -98,14 +98,14 @@ def test_the_failures_page_follows_the_table() -> None:
 async def test_a_caller_can_set_a_time_limit(
     client: httpx2.AsyncClient, gemini: Emulator, headers: dict[str, str]
 ) -> None:
-    gemini.faults.append(Fault(delay_seconds=5))
+    gemini.faults.append(Fault(delay_seconds=30))
     began = time.perf_counter()
 
     response = await client.post("/generate-image", json=ASK, headers=headers)
 
     assert (response.status_code, response.json()["code"]) == (504, "upstream_timeout")
     assert response.json()["waitedFor"] == "first_byte"
-    assert time.perf_counter() - began < 3
+    assert time.perf_counter() - began < 10, "far less than Gemini's 30 s"
     assert int(gemini.calls[-1].headers["x-server-timeout"]) <= 1
 
 
@@ -117,13 +117,13 @@ async def test_a_time_limit_that_is_not_a_number_is_rejected(client: httpx2.Asyn
 
 
 async def test_a_retry_after_the_deadline_is_not_made(serve: Serve, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(status=503, headers={"Retry-After": "5"}))
+    gemini.faults.append(Fault(status=503, headers={"Retry-After": "50"}))
     async with serve() as client:
         began = time.perf_counter()
-        response = await client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "2"})
+        response = await client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "20"})
 
-    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
-    assert time.perf_counter() - began < 2
+    assert (response.status_code, response.headers["retry-after"]) == (503, "50")
+    assert time.perf_counter() - began < 10, "far less than the time limit of 20 s"
     assert len(gemini.calls) == 1
 
 
@@ -149,8 +149,8 @@ async def test_a_retry_waits_as_long_as_gemini_says(client: httpx2.AsyncClient, 
 @pytest.mark.parametrize(
     ("knob", "fault", "waited_for"),
     [
-        ("upstream_first_byte_seconds", Fault(delay_seconds=5), "first_byte"),
-        ("upstream_stall_seconds", Fault(stall_seconds=5), "transfer"),
+        ("upstream_first_byte_seconds", Fault(delay_seconds=30), "first_byte"),
+        ("upstream_stall_seconds", Fault(stall_seconds=30), "transfer"),
     ],
 )
 async def test_the_first_byte_and_pauses_have_time_limits(
@@ -158,7 +158,7 @@ async def test_the_first_byte_and_pauses_have_time_limits(
 ) -> None:
     gemini.faults.append(fault)
     async with serve(**{knob: 0.3}) as client:
-        response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 4)
+        response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 10)
 
     assert (response.status_code, response.json()["waitedFor"]) == (504, waited_for)
 
@@ -404,7 +404,7 @@ async def test_short_time_limits_of_callers_do_not_open_the_circuit(serve: Serve
     """
     Otherwise one caller could block the model for all other callers.
     """
-    gemini.faults.append(Fault(times=6, delay_seconds=3))
+    gemini.faults.append(Fault(times=6, delay_seconds=30))
     async with serve(circuit_breaker_failures=3) as client:
         impatient = [client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "0.3"}) for _ in range(6)]
         late = await asyncio.gather(*impatient)
@@ -416,17 +416,17 @@ async def test_short_time_limits_of_callers_do_not_open_the_circuit(serve: Serve
 
 
 async def test_the_deadline_applies_in_the_queue(serve: Serve, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=3))
+    gemini.faults.append(Fault(delay_seconds=30))
     async with serve(max_in_flight=1) as client:
         first = asyncio.create_task(client.post("/generate-image", json=ASK))
         await called(gemini)
         began = time.perf_counter()
         second = await client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "0.4"})
         took = time.perf_counter() - began
-        await first
+        first.cancel()
 
     assert (second.status_code, second.json()["waitedFor"]) == (504, "queue")
-    assert took < 2
+    assert took < 10, "far less than the 30 s of the running generation"
     assert "x-should-retry" not in second.headers
     assert len(gemini.calls) == 1
 

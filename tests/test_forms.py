@@ -307,7 +307,7 @@ async def test_the_documented_examples_need_only_a_prompt(client: httpx2.AsyncCl
 
 
 async def longest_stall(client: httpx2.AsyncClient, body: bytes, type_: str = TYPE) -> tuple[httpx2.Response, float]:
-    """Send a form. Return the response, and the longest time in seconds that a health check took meanwhile."""
+    """Send a form. Return the response, and the most CPU time in seconds during a health check meanwhile."""
     asking = asyncio.create_task(send(client, body, type_=type_))
     slowest = await health_while(client, asking)
     return await asking, slowest
