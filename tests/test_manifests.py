@@ -22,14 +22,14 @@ KUBERNETES = DEPLOY / "kubernetes"
 FILES = sorted([*KUBERNETES.rglob("*.yaml"), *DEPLOY.glob("cloudrun/*.yaml")])
 IDS = [str(file.relative_to(DEPLOY)) for file in FILES]
 
-PLACES = ["base", "overlays/demo", "overlays/production"]
-"""Of kustomize. The base is complete by itself: it is read as it is, the others have to be rendered."""
+KUSTOMIZATIONS = ["base", "overlays/demo", "overlays/production"]
+"""Folders of kustomize. The base is complete and is read directly; kubectl renders the overlays."""
 
 PROCESS_BYTES = 150 * MIB
-"""What the process takes without images; deploy/README.md."""
+"""Memory of the process without images, as in deploy/README.md."""
 
-LAST_ANSWERS_SECONDS = 40
-"""How much longer than SHUTDOWN_GRACE_SECONDS the process may take; deploy/README.md."""
+LAST_RESPONSES_SECONDS = 40
+"""Time after SHUTDOWN_GRACE_SECONDS to send the last responses, as in deploy/README.md."""
 
 CLOUD_RUN_BODY_BYTES = 32 * MIB
 CLOUD_RUN_SECONDS_AFTER_SIGTERM = 10
@@ -51,32 +51,36 @@ def in_file(path: str) -> list[Document]:
     return documents((DEPLOY / path).read_text())
 
 
-def kustomization(place: str) -> Document:
-    return in_file(f"kubernetes/{place}/kustomization.yaml")[0]
+def kustomization(target: str) -> Document:
+    return in_file(f"kubernetes/{target}/kustomization.yaml")[0]
 
 
-def literals(place: str) -> dict[str, str]:
+def literals(target: str) -> dict[str, str]:
     """Return what the kustomization adds to the ConfigMap of its base."""
-    own = [pair.split("=", 1) for made in kustomization(place)["configMapGenerator"] for pair in made["literals"]]
-    return ({} if place == "base" else literals("base")) | dict(own)
+    own = [
+        pair.split("=", 1)
+        for generator in kustomization(target)["configMapGenerator"]
+        for pair in generator["literals"]
+    ]
+    return ({} if target == "base" else literals("base")) | dict(own)
 
 
 @cache
-def rendered(place: str) -> list[Document]:
+def rendered(target: str) -> list[Document]:
     kubectl = require("kubectl", "kubernetes-client")
-    made = subprocess.run([kubectl, "kustomize", KUBERNETES / place], capture_output=True, text=True, timeout=60)
-    assert made.returncode == 0, made.stderr
-    return documents(made.stdout)
+    output = subprocess.run([kubectl, "kustomize", KUBERNETES / target], capture_output=True, text=True, timeout=60)
+    assert output.returncode == 0, output.stderr
+    return documents(output.stdout)
 
 
-def objects(place: str) -> list[Document]:
-    if place != "base":
-        return rendered(place)
-    return [each for file in kustomization(place)["resources"] for each in in_file(f"kubernetes/base/{file}")]
+def objects(target: str) -> list[Document]:
+    if target != "base":
+        return rendered(target)
+    return [each for file in kustomization(target)["resources"] for each in in_file(f"kubernetes/base/{file}")]
 
 
-def named(place: str, kind: str) -> Document:
-    (found,) = [each for each in objects(place) if each["kind"] == kind]
+def named(target: str, kind: str) -> Document:
+    (found,) = [each for each in objects(target) if each["kind"] == kind]
     return found
 
 
@@ -85,8 +89,8 @@ def pod_of(workload: Document) -> Document:
     return pod
 
 
-def server_of(place: str) -> Document:
-    (container,) = pod_of(named(place, "Deployment"))["containers"]
+def server_of(target: str) -> Document:
+    (container,) = pod_of(named(target, "Deployment"))["containers"]
     assert isinstance(container, dict)
     return container
 
@@ -108,7 +112,7 @@ def bytes_of(quantity: str) -> int:
 
 def environments() -> dict[str, dict[str, str]]:
     secrets = {"base": SECRETS, "overlays/demo": {}, "overlays/production": SECRETS}
-    found = {place: literals(place) | secrets[place] for place in PLACES}
+    found = {target: literals(target) | secrets[target] for target in KUSTOMIZATIONS}
     return found | {"cloudrun": cloud_run_settings()}
 
 
@@ -129,11 +133,11 @@ def test_every_file_is_yaml_and_not_empty(file: Path) -> None:
     assert documents(file.read_text())
 
 
-@pytest.mark.parametrize("place", ENVIRONMENTS)
-def test_every_variable_is_a_setting(place: str) -> None:
+@pytest.mark.parametrize("target", ENVIRONMENTS)
+def test_each_environment_variable_is_a_setting(target: str) -> None:
     known = {variable for name in Settings.model_fields for variable in env_names(name)}
 
-    assert set(ENVIRONMENTS[place]) <= known
+    assert set(ENVIRONMENTS[target]) <= known
 
 
 def test_the_job_uses_settings_and_runs_a_module_of_the_service() -> None:
@@ -144,14 +148,14 @@ def test_the_job_uses_settings_and_runs_a_module_of_the_service() -> None:
     assert importlib.util.find_spec(*container["args"])
 
 
-@pytest.mark.parametrize("place", ENVIRONMENTS)
-def test_the_service_starts_with_the_settings_of_each_environment(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    require_startable(settings_in(ENVIRONMENTS[place], monkeypatch), "0.0.0.0")
+@pytest.mark.parametrize("target", ENVIRONMENTS)
+def test_the_service_starts_with_the_settings_of_each_environment(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_startable(settings_in(ENVIRONMENTS[target], monkeypatch), "0.0.0.0")
 
 
 def test_replicas_store_chats_in_a_shared_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("overlays/production", "cloudrun"):
-        settings = settings_in(ENVIRONMENTS[place], monkeypatch)
+    for target in ("overlays/production", "cloudrun"):
+        settings = settings_in(ENVIRONMENTS[target], monkeypatch)
 
         assert settings.database_url is not None
         assert settings.blob_url is not None
@@ -159,39 +163,39 @@ def test_replicas_store_chats_in_a_shared_storage(monkeypatch: pytest.MonkeyPatc
         assert not settings.demo
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_the_config_map_has_the_values_of_the_kustomization(place: str) -> None:
-    (config_map,) = [each for each in rendered(place) if each["kind"] == "ConfigMap"]
-    sources = [each.get("configMapRef", {}).get("name") for each in server_of(place)["envFrom"]]
+@pytest.mark.parametrize("target", KUSTOMIZATIONS)
+def test_the_config_map_has_the_values_of_the_kustomization(target: str) -> None:
+    (config_map,) = [each for each in rendered(target) if each["kind"] == "ConfigMap"]
+    sources = [each.get("configMapRef", {}).get("name") for each in server_of(target)["envFrom"]]
 
-    assert config_map["data"] == literals(place)
+    assert config_map["data"] == literals(target)
     assert config_map["metadata"]["name"].startswith("gemini-images")
-    assert place == "base" or config_map["metadata"]["name"] in sources
+    assert target == "base" or config_map["metadata"]["name"] in sources
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_kubernetes_waits_until_the_last_response_is_sent(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("target", KUSTOMIZATIONS)
+def test_kubernetes_waits_until_the_last_response_is_sent(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The seconds of preStop count too.
+    The grace period includes the seconds of preStop.
     """
-    settings = settings_in(ENVIRONMENTS[place], monkeypatch)
-    before = server_of(place)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    settings = settings_in(ENVIRONMENTS[target], monkeypatch)
+    pre_stop = server_of(target)["lifecycle"]["preStop"]["sleep"]["seconds"]
 
-    needed = before + settings.shutdown_grace_seconds + LAST_ANSWERS_SECONDS
-    assert needed == pod_of(named(place, "Deployment"))["terminationGracePeriodSeconds"]
+    needed = pre_stop + settings.shutdown_grace_seconds + LAST_RESPONSES_SECONDS
+    assert needed == pod_of(named(target, "Deployment"))["terminationGracePeriodSeconds"]
 
 
-@pytest.mark.parametrize("place", ["base", "overlays/production"])
-def test_the_grace_period_is_long_enough_for_a_running_generation(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_in(ENVIRONMENTS[place], monkeypatch)
+@pytest.mark.parametrize("target", ["base", "overlays/production"])
+def test_the_grace_period_is_long_enough_for_a_running_generation(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_in(ENVIRONMENTS[target], monkeypatch)
 
     assert settings.shutdown_grace_seconds >= settings.upstream_timeout_seconds
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_the_memory_limit_is_enough_for_the_process(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_in(ENVIRONMENTS[place], monkeypatch)
-    resources = server_of(place)["resources"]
+@pytest.mark.parametrize("target", KUSTOMIZATIONS)
+def test_the_memory_limit_is_enough_for_the_process(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_in(ENVIRONMENTS[target], monkeypatch)
+    resources = server_of(target)["resources"]
 
     needed = PROCESS_BYTES + settings.max_buffered_bytes * 6 // 5
     assert needed <= bytes_of(resources["limits"]["memory"]) == bytes_of(resources["requests"]["memory"])
@@ -199,21 +203,21 @@ def test_the_memory_limit_is_enough_for_the_process(place: str, monkeypatch: pyt
     assert "cpu" not in resources["limits"]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_the_temporary_directory_is_large_enough_for_all_uploads(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_in(ENVIRONMENTS[place], monkeypatch)
-    volumes = {each["name"]: each["emptyDir"] for each in pod_of(named(place, "Deployment"))["volumes"]}
+@pytest.mark.parametrize("target", KUSTOMIZATIONS)
+def test_the_temporary_directory_is_large_enough_for_all_uploads(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_in(ENVIRONMENTS[target], monkeypatch)
+    volumes = {each["name"]: each["emptyDir"] for each in pod_of(named(target, "Deployment"))["volumes"]}
 
     assert bytes_of(volumes["tmp"]["sizeLimit"]) >= max(settings.max_buffered_bytes // 2, settings.max_body_bytes)
-    assert {each["mountPath"] for each in server_of(place)["volumeMounts"]} == {"/tmp", "/data"}
+    assert {each["mountPath"] for each in server_of(target)["volumeMounts"]} == {"/tmp", "/data"}
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_every_pod_has_minimal_rights(place: str) -> None:
+@pytest.mark.parametrize("target", KUSTOMIZATIONS)
+def test_every_pod_has_minimal_rights(target: str) -> None:
     """
     The restricted profile of Pod Security, and a read-only root file system.
     """
-    for workload in objects(place):
+    for workload in objects(target):
         if workload["kind"] not in ("Deployment", "Job"):
             continue
         pod = pod_of(workload)
@@ -229,15 +233,15 @@ def test_every_pod_has_minimal_rights(place: str) -> None:
             }
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_services_and_disruption_budgets_select_only_the_servers(place: str) -> None:
+@pytest.mark.parametrize("target", KUSTOMIZATIONS)
+def test_services_and_disruption_budgets_select_only_the_servers(target: str) -> None:
     labels = {
         each["kind"]: each["spec"]["template"]["metadata"]["labels"].items()
-        for each in objects(place)
+        for each in objects(target)
         if "template" in each.get("spec", {})
     }
     servers = labels.pop("Deployment")
-    for each in objects(place):
+    for each in objects(target):
         if each["kind"] not in ("Deployment", "Service", "PodDisruptionBudget"):
             continue
         selector = each["spec"]["selector"]
@@ -247,29 +251,29 @@ def test_services_and_disruption_budgets_select_only_the_servers(place: str) -> 
             assert not wanted <= others
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_the_network_policy_applies_to_all_pods_and_allows_only_requests(place: str) -> None:
-    policy = named(place, "NetworkPolicy")["spec"]
-    leaving = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
-    for each in objects(place):
+@pytest.mark.parametrize("target", KUSTOMIZATIONS)
+def test_the_network_policy_applies_to_all_pods_and_allows_only_requests(target: str) -> None:
+    policy = named(target, "NetworkPolicy")["spec"]
+    egress_ports = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+    for each in objects(target):
         if each["kind"] in ("Deployment", "Job"):
             labels = each["spec"]["template"]["metadata"]["labels"].items()
             assert policy["podSelector"]["matchLabels"].items() <= labels
 
     assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == [8000]
-    assert leaving == ({53} if place == "overlays/demo" else {53, 443, 5432})
+    assert egress_ports == ({53} if target == "overlays/demo" else {53, 443, 5432})
 
 
-@pytest.mark.parametrize("place", [*PLACES, "cloudrun"])
-def test_probes_use_paths_that_the_service_has(place: str) -> None:
-    (container,) = pod_of(cloud_run() if place == "cloudrun" else named(place, "Deployment"))["containers"]
+@pytest.mark.parametrize("target", [*KUSTOMIZATIONS, "cloudrun"])
+def test_probes_use_paths_that_the_service_has(target: str) -> None:
+    (container,) = pod_of(cloud_run() if target == "cloudrun" else named(target, "Deployment"))["containers"]
     probes = {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")}
 
     assert probes
-    for asked in probes.values():
-        assert asked["path"] in PROBE_PATHS
-        assert asked["port"] == 8000
-    if place not in ("cloudrun", "overlays/demo"):
+    for probe in probes.values():
+        assert probe["path"] in PROBE_PATHS
+        assert probe["port"] == 8000
+    if target not in ("cloudrun", "overlays/demo"):
         assert set(probes) == {"startupProbe", "livenessProbe", "readinessProbe"}
 
 
@@ -290,7 +294,7 @@ def test_production_names_the_version_of_the_image() -> None:
             assert container["image"].rpartition(":")[2] not in ("latest", container["image"])
 
 
-def test_a_demo_is_one_pod_without_secrets() -> None:
+def test_the_demo_has_one_pod_and_no_secrets() -> None:
     deployment = named("overlays/demo", "Deployment")
 
     assert deployment["spec"]["replicas"] == 1
@@ -305,7 +309,7 @@ def test_only_the_autoscaler_sets_the_number_of_replicas() -> None:
 
 def test_cloud_run_has_enough_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The temporary directory is memory there, so uploads count twice.
+    On Cloud Run the temporary folder is memory, so uploads count twice.
     """
     settings = settings_in(ENVIRONMENTS["cloudrun"], monkeypatch)
     revision = pod_of(cloud_run())
@@ -329,10 +333,10 @@ def compose() -> dict[str, Document]:
     return services
 
 
-OURS = ["service-a", "service-b", "demo"]
+SERVICES = ["service-a", "service-b", "demo"]
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", SERVICES)
 def test_compose_uses_only_existing_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {
         variable: SECRETS.get(variable, str(value or ""))
@@ -346,7 +350,7 @@ def test_compose_uses_only_existing_settings(name: str, monkeypatch: pytest.Monk
     require_startable(settings, "0.0.0.0")
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", SERVICES)
 def test_compose_gives_the_service_minimal_rights_and_enough_memory(name: str) -> None:
     service = compose()[name]
     files = sum(int(size) * MIB for size in re.findall(r"size=(\d+)m", " ".join(service["tmpfs"])))
@@ -355,19 +359,19 @@ def test_compose_gives_the_service_minimal_rights_and_enough_memory(name: str) -
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["mem_limit"] == "1g"
-    held = int(service["environment"]["MAX_BUFFERED_BYTES"])
-    assert PROCESS_BYTES + 1.2 * held + (files if name != "demo" else 0) <= 1024 * MIB
+    buffered = int(service["environment"]["MAX_BUFFERED_BYTES"])
+    assert PROCESS_BYTES + 1.2 * buffered + (files if name != "demo" else 0) <= 1024 * MIB
 
 
-@pytest.mark.parametrize("name", OURS[:2])
+@pytest.mark.parametrize("name", SERVICES[:2])
 def test_compose_waits_until_the_last_response_is_sent(name: str) -> None:
     service = compose()[name]
     seconds = sum(int(service["environment"][f"SHUTDOWN_{one}_SECONDS"]) for one in ("DELAY", "GRACE"))
 
-    assert int(service["stop_grace_period"].removesuffix("s")) >= seconds + LAST_ANSWERS_SECONDS
+    assert int(service["stop_grace_period"].removesuffix("s")) >= seconds + LAST_RESPONSES_SECONDS
 
 
-@pytest.mark.parametrize("name", OURS[:2])
+@pytest.mark.parametrize("name", SERVICES[:2])
 def test_compose_passes_every_setting_of_its_env_file_to_the_service(name: str) -> None:
     """
     The file may be missing. Values in compose.yaml have priority, in upper or lower case.

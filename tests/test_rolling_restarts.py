@@ -62,8 +62,8 @@ async def test_no_request_fails_while_both_replicas_restart(
     Each replica gets SIGTERM, exits with 0 and is started again. Every request succeeds after exactly one generation.
     """
     emulator = Emulator(delay_seconds=0.3, keep_calls=100_000)
-    chance = random.Random(20261125)
-    made = 0
+    rng = random.Random(20261125)
+    succeeded = 0
     async with served(emulator) as gemini_url:
         ports = free_port(), free_port()
 
@@ -74,7 +74,7 @@ async def test_no_request_fails_while_both_replicas_restart(
                 port=port,
                 data_dir=tmp_path,
                 shutdown_delay_seconds=2,
-                allow_anonymous=True,  # Caddy stands in front
+                allow_anonymous=True,  # only Caddy calls the replicas
             )
 
         running = [replica(port) for port in ports]
@@ -86,19 +86,19 @@ async def test_no_request_fails_while_both_replicas_restart(
             ):
                 done = asyncio.Event()
 
-                async def singles(number: int) -> None:
-                    nonlocal made
+                async def request_images(number: int) -> None:
+                    nonlocal succeeded
                     accept = "text/event-stream" if number == 0 else "image/*"
                     while not done.is_set():
                         body = {"prompt": f"Caller {number}", "imageSize": "1K"}
                         response = await client.post("/generate-image", json=body, headers={"Accept": accept})
                         assert response.is_success, response.text
                         assert number or "event: done" in response.text
-                        made += 1
-                        await asyncio.sleep(chance.uniform(0, 0.1))
+                        succeeded += 1
+                        await asyncio.sleep(rng.uniform(0, 0.1))
 
-                async def turns() -> list[bytes]:
-                    nonlocal made
+                async def request_turns() -> list[bytes]:
+                    nonlocal succeeded
                     chat = Chat(client, (await client.post("/chats", json={"imageSize": "1K"})).headers["location"])
                     images = []
                     for number in range(10):
@@ -106,17 +106,17 @@ async def test_no_request_fails_while_both_replicas_restart(
                         assert response.is_success, response.text
                         assert response.json()["warnings"] == []
                         images.append(drawn(response))
-                        made += 1
-                        await asyncio.sleep(chance.uniform(0, 1))
+                        succeeded += 1
+                        await asyncio.sleep(rng.uniform(0, 1))
                     return images
 
-                callers = [asyncio.create_task(singles(number)) for number in range(20)]
-                chatting = asyncio.create_task(turns())
+                callers = [asyncio.create_task(request_images(number)) for number in range(20)]
+                chatting = asyncio.create_task(request_turns())
                 await asyncio.sleep(1)
-                codes = []
+                exit_codes = []
                 for which, port in enumerate(ports):
                     services[which].send_signal(signal.SIGTERM)
-                    codes.append(await asyncio.wait_for(services[which].wait(), 30))
+                    exit_codes.append(await asyncio.wait_for(services[which].wait(), 30))
                     await running[which].__aexit__(None, None, None)
                     running[which] = replica(port)
                     services[which] = (await running[which].__aenter__())[0]
@@ -128,12 +128,12 @@ async def test_no_request_fails_while_both_replicas_restart(
             for one in running:
                 await one.__aexit__(None, None, None)
 
-    print(f"\n{made} images while two replicas were restarted")
-    assert codes == [0, 0]
-    assert len(emulator.calls) == made
+    print(f"\n{succeeded} images while two replicas were restarted")
+    assert exit_codes == [0, 0]
+    assert len(emulator.calls) == succeeded
     last = next(call for call in reversed(emulator.calls) if len(call.body["contents"]) == 19)
-    told = [images_in(content)[-1] for content in last.body["contents"] if content["role"] == "model"]
-    assert told == images[:-1]
+    sent_images = [images_in(content)[-1] for content in last.body["contents"] if content["role"] == "model"]
+    assert sent_images == images[:-1]
 
 
 @pytest.fixture

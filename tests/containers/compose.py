@@ -1,7 +1,7 @@
-"""deploy/compose.yaml, started by Compose on podman: all of it but Grafana, with Gemini emulated.
+"""Test deploy/compose.yaml with Compose on podman: all services except Grafana, and the emulator in place of Gemini.
 
-Where others' images cannot be had, Debian's packages stand in for them: Caddy, PostgreSQL, Prometheus as they are,
-moto for the S3 store (stand_ins/).
+Images made from Debian packages replace the images of other projects (stand_ins/): Caddy, PostgreSQL and Prometheus.
+moto replaces the S3 store.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import yaml  # type: ignore[import-untyped]
 
-from tests.containers.engine import ROOT, Containers, packages, run, up
+from tests.containers.engine import ROOT, Containers, make_file_system, run, wait_until_up
 from tests.storages import free_port
 
 FILE = ROOT / "deploy" / "compose.yaml"
@@ -41,16 +41,16 @@ services:
 """
 
 _WITHOUT_JIT = "--customize-hook=rm -f $1/usr/lib/*/libLLVM* $1/usr/lib/postgresql/*/lib/llvmjit.so"
-"""A fifth of a gigabyte that a small database does not use."""
+"""Remove PostgreSQL's JIT compiler, about 200 MB, which a small database does not use."""
 
 _PLUGIN = "usr/libexec/docker/cli-plugins/docker-compose"
 
 
-async def stand_ins(containers: Containers) -> None:
-    """Make the images that compose.yaml names and does not build."""
+async def build_stand_ins(containers: Containers) -> None:
+    """Build replacements for the images that compose.yaml pulls."""
     context = containers.folder / "stand-ins"
     shutil.copytree(Path(__file__).parent / "stand_ins", context)
-    await packages(
+    await make_file_system(
         context / "packages.tar", "python3,python3-venv,ca-certificates,caddy,postgresql,prometheus", _WITHOUT_JIT
     )
     services = yaml.safe_load(FILE.read_text())["services"]
@@ -62,15 +62,15 @@ async def stand_ins(containers: Containers) -> None:
 
 
 class Compose:
-    """`docker compose` for our file."""
+    """Runs `docker compose` with deploy/compose.yaml."""
 
     def __init__(self, program: Path, folder: Path, docker_host: str, ports: tuple[int, int]) -> None:
         """
         Args:
-            program: Compose.
-            folder: where files may be put.
-            docker_host: whom it tells what to run.
-            ports: of the proxy, and of the demo.
+            program: path of Compose.
+            folder: for temporary files.
+            docker_host: address of the Docker API.
+            ports: ports of the proxy and of the demo.
         """
         secrets = {"SERVICE_API_KEYS": f"team:{KEY}", "GEMINI_API_KEY": "any", "GRAFANA_PASSWORD": "any"}
         secrets |= {"POSTGRES_PASSWORD": "a-password", "S3_SECRET_KEY": "a-secret"}
@@ -94,18 +94,18 @@ class Compose:
 
 
 async def _program(folder: Path) -> Path:
-    """Compose: Docker's plugin where it is installed, else Debian's."""
+    """Return the path of Compose: the installed Docker plugin, or the one from Debian's package."""
     installed = Path("/") / _PLUGIN
     if installed.exists():
         return installed
-    await packages(folder / "compose.tar", "docker-compose", variant="extract")
+    await make_file_system(folder / "compose.tar", "docker-compose", variant="extract")
     await run("tar", "xf", folder / "compose.tar", "-C", folder, f"./{_PLUGIN}")
     return folder / _PLUGIN
 
 
 @asynccontextmanager
-async def _checked(containers: Containers, services: Sequence[str]) -> AsyncGenerator[None]:
-    """Podman has health checks run by systemd, which containers and small machines do not have."""
+async def _run_health_checks(containers: Containers, services: Sequence[str]) -> AsyncGenerator[None]:
+    """Run the health checks every second. Podman uses systemd for this, which is not available in containers."""
 
     async def check() -> None:
         while True:
@@ -122,7 +122,7 @@ async def _checked(containers: Containers, services: Sequence[str]) -> AsyncGene
             await checking
 
 
-async def an_image_a_chat_and_no_metrics(client: httpx2.AsyncClient) -> None:
+async def check_requests(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/chats", headers={"X-API-Key": "another"})).status_code == 401
     image = await client.post("/generate-image", json={"prompt": "A lighthouse", "imageSize": "1K"})
     assert image.is_success, image.text
@@ -131,13 +131,13 @@ async def an_image_a_chat_and_no_metrics(client: httpx2.AsyncClient) -> None:
         turn = await client.post(f"{chat}/turns", json={"prompt": f"Now in colour {number}"})
         assert turn.json().get("turn") == number, turn.text
         assert turn.json()["warnings"] == []
-        drawn = await client.get(f"{chat}/turns/{number}/image")
-        assert drawn.headers["content-type"].startswith("image/"), drawn.text
-    assert (await client.get("/metrics")).status_code == 404, "the proxy lets metrics out"
+        stored = await client.get(f"{chat}/turns/{number}/image")
+        assert stored.headers["content-type"].startswith("image/"), stored.text
+    assert (await client.get("/metrics")).status_code == 404, "the proxy forwards /metrics"
 
 
-async def both_replicas_are_watched(containers: Containers) -> None:
-    """Prometheus finds them, and has read the rules."""
+async def check_prometheus(containers: Containers) -> None:
+    """Check that Prometheus has loaded the rules and scrapes both replicas."""
     address = await containers.address("gemini-images-prometheus-1")
     async with httpx2.AsyncClient(base_url=f"http://{address}:9090/api/v1", trust_env=False) as prometheus:
         rules = (await prometheus.get("/rules")).json()["data"]["groups"]
@@ -147,31 +147,31 @@ async def both_replicas_are_watched(containers: Containers) -> None:
             if [target["health"] for target in targets] == ["up", "up"]:
                 return
             await asyncio.sleep(1)
-        raise SystemExit(f"Prometheus does not see both replicas: {targets}")
+        raise SystemExit(f"Prometheus does not scrape both replicas: {targets}")
 
 
-async def replicas_are_replaced(compose: Compose, client: httpx2.AsyncClient) -> int:
-    """As deploy/README.md tells, while four callers ask for one image after the other; how many those were."""
-    made = 0
+async def check_rolling_restart(compose: Compose, client: httpx2.AsyncClient) -> int:
+    """Replace both replicas as in deploy/README.md while four callers request images. Return the number of images."""
+    images = 0
     replaced = asyncio.Event()
 
-    async def ask() -> None:
-        nonlocal made
+    async def request_images() -> None:
+        nonlocal images
         while not replaced.is_set():
             image = await client.post("/generate-image", json={"prompt": "A lighthouse", "imageSize": "1K"})
             assert image.is_success, (image.status_code, image.headers, image.text)
-            made += 1
+            images += 1
 
     async def replace() -> None:
         for replica in REPLICAS:
             await compose(*START, "--no-deps", "--wait", "--force-recreate", replica)
         replaced.set()
 
-    await asyncio.gather(replace(), *(ask() for _ in range(4)))
-    return made
+    await asyncio.gather(replace(), *(request_images() for _ in range(4)))
+    return images
 
 
-async def try_compose(containers: Containers, passed: Callable[[str], None]) -> None:
+async def check_compose(containers: Containers, passed: Callable[[str], None]) -> None:
     ports = free_port(), free_port()
     program = await _program(containers.folder)
     async with containers.served() as docker_host:
@@ -179,24 +179,24 @@ async def try_compose(containers: Containers, passed: Callable[[str], None]) -> 
         headers = {"X-API-Key": KEY}
         try:
             async with (
-                _checked(containers, ["postgres", *REPLICAS]),
+                _run_health_checks(containers, ["postgres", *REPLICAS]),
                 httpx2.AsyncClient(
                     base_url=f"http://127.0.0.1:{ports[0]}", headers=headers, timeout=60, trust_env=False
                 ) as client,
             ):
                 await compose(*START, "gemini", *REPLICAS, *STAND_INS)
-                await up(client, "/readyz")
-                passed("compose.yaml is up: two replicas, Caddy, PostgreSQL, S3, Prometheus")
-                await an_image_a_chat_and_no_metrics(client)
-                await both_replicas_are_watched(containers)
-                passed("an image, a chat of five turns, both replicas watched")
-                made = await replicas_are_replaced(compose, client)
-                passed(f"one replica replaced after the other, {made} images meanwhile, none failed")
+                await wait_until_up(client, "/readyz")
+                passed("compose.yaml runs: two replicas, Caddy, PostgreSQL, S3, Prometheus")
+                await check_requests(client)
+                await check_prometheus(containers)
+                passed("an image, a chat of five turns, metrics of both replicas")
+                images = await check_rolling_restart(compose, client)
+                passed(f"both replicas replaced, {images} images meanwhile, none failed")
             async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{ports[1]}", timeout=60, trust_env=False) as demo:
                 await compose("--profile", "demo", *START, "demo")
-                await up(demo, "/readyz")
-                await a_demo_draws(demo)
-                passed("its demo draws")
+                await wait_until_up(demo, "/readyz")
+                await check_demo(demo)
+                passed("the demo generates images")
         except BaseException:
             print(await compose("logs", "--tail", "20"))
             raise
@@ -204,7 +204,7 @@ async def try_compose(containers: Containers, passed: Callable[[str], None]) -> 
             await compose("--profile", "demo", "down", "-v", "-t", "1")
 
 
-async def a_demo_draws(client: httpx2.AsyncClient) -> None:
+async def check_demo(client: httpx2.AsyncClient) -> None:
     image: dict[str, Any] = (await client.post("/generate-image", json={"prompt": "A lighthouse"})).json()
     assert image["image"]["mimeType"] == "image/jpeg", image
     chat = (await client.post("/chats", json={"prompt": "A cat", "imageSize": "1K"})).headers["location"]

@@ -1,4 +1,4 @@
-"""buildah and podman, with everything they keep in one folder."""
+"""Run buildah and podman with all their files in one folder."""
 
 import asyncio
 import json
@@ -30,10 +30,10 @@ _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 async def run(*command: str | Path, env: Mapping[str, str] | None = None, check: bool = True) -> str:
-    """What the command prints.
+    """Run a command and return its output.
 
     Raises:
-        SystemExit: it fails; with what it says about that.
+        SystemExit: the command failed; contains its error output.
     """
     running = await asyncio.create_subprocess_exec(
         *command, env=env, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -60,13 +60,13 @@ class Containers:
     async def _buildah(self, *arguments: str, check: bool = True) -> str:
         return await run("buildah", *self._options, *arguments, env=self._environment, check=check)
 
-    async def base(self) -> None:
-        """Have the base image: Docker Hub's, or one of the same Python."""
+    async def ensure_base(self) -> None:
+        """Pull the base image from Docker Hub, or make one with the same Python."""
         if await self._buildah("pull", "-q", BASE, check=False):
             return
         context = self.folder / "base"
         context.mkdir()
-        await packages(context / "base.tar", "python3,python3-venv,ca-certificates")
+        await make_file_system(context / "base.tar", "python3,python3-venv,ca-certificates")
         (context / "Dockerfile").write_text(
             'FROM scratch\nADD base.tar /\nRUN ln -s /usr/bin/python3 /usr/local/bin/python\nCMD ["python3"]\n'
         )
@@ -80,9 +80,9 @@ class Containers:
         )  # fmt: skip
 
     async def size(self) -> int:
-        """Bytes of the image beyond its base."""
-        about = [json.loads(await self.podman("image", "inspect", one))[0]["Size"] for one in (IMAGE, BASE)]
-        return int(about[0] - about[1])
+        """Return the bytes of the image on top of its base image."""
+        sizes = [json.loads(await self.podman("image", "inspect", one))[0]["Size"] for one in (IMAGE, BASE)]
+        return int(sizes[0] - sizes[1])
 
     @asynccontextmanager
     async def running(self, name: str, *arguments: str, options: tuple[str, ...] = ()) -> AsyncGenerator[None]:
@@ -97,7 +97,7 @@ class Containers:
 
     @asynccontextmanager
     async def served(self) -> AsyncGenerator[str]:
-        """podman's API, as Docker's clients speak it; its address."""
+        """Serve podman's Docker-compatible API. Yield its address."""
         socket = self.folder / "podman.sock"
         service = await asyncio.create_subprocess_exec(
             "podman", *self._options, "system", "service", "-t", "0", f"unix://{socket}",
@@ -113,18 +113,20 @@ class Containers:
             await service.wait()
 
     async def address(self, container: str) -> str:
-        """Its address within its network."""
+        """Return the container's IP address in its network."""
         form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         return await self.podman("inspect", "--format", form, container)
 
 
-async def packages(tar: Path, names: str, *options: str, variant: str = "minbase") -> None:
-    """Write a file system with these of Debian's packages."""
-    path = {"PATH": os.environ["PATH"]}
-    await run("mmdebstrap", "-q", f"--variant={variant}", f"--include={names}", *options, "trixie", tar, env=path)
+async def make_file_system(tar: Path, names: str, *options: str, variant: str = "minbase") -> None:
+    """Write a file system with the named Debian packages to `tar`."""
+    environment = {"PATH": os.environ["PATH"]}
+    await run(
+        "mmdebstrap", "-q", f"--variant={variant}", f"--include={names}", *options, "trixie", tar, env=environment
+    )
 
 
-async def up(client: httpx2.AsyncClient, path: str) -> None:
+async def wait_until_up(client: httpx2.AsyncClient, path: str) -> None:
     for _ in range(300):
         try:
             if (await client.get(path)).is_success:
@@ -132,4 +134,4 @@ async def up(client: httpx2.AsyncClient, path: str) -> None:
         except httpx2.TransportError:
             pass
         await asyncio.sleep(0.1)
-    raise SystemExit(f"{client.base_url}{path} does not answer")
+    raise SystemExit(f"{client.base_url}{path} did not succeed within 30 s")

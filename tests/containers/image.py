@@ -1,4 +1,4 @@
-"""The image as it is, run as a platform would, and put through its paces."""
+"""Test the image, run as a platform runs it."""
 
 import asyncio
 import base64
@@ -10,21 +10,21 @@ from typing import Any
 import httpx2
 
 from tests.conftest import noise
-from tests.containers.engine import Containers, up
+from tests.containers.engine import Containers, wait_until_up
 from tests.storages import free_port
 
 HARDENED = ["--read-only", "--cap-drop=ALL", "--security-opt", "no-new-privileges", "--memory", "512m"]
 SLOW_SECONDS = 4
 IMAGE_BYTES = 8_000_000
-AT_ONCE = 16
+CONCURRENT_IMAGES = 16
 
 
-async def order(gemini: httpx2.AsyncClient, **fault: Any) -> None:
+async def add_fault(gemini: httpx2.AsyncClient, **fault: Any) -> None:
     (await gemini.post("/emulator/faults", json=fault)).raise_for_status()
 
 
-async def small_things(containers: Containers, service: httpx2.AsyncClient) -> None:
-    """Health as the platform asks for it, an image, a chat, nothing to install with, nobody's rights."""
+async def check_basics(containers: Containers, service: httpx2.AsyncClient) -> None:
+    """Check the health check, an image, a chat, the user, the doctor, and that no pip or compiler is installed."""
     await containers.podman("healthcheck", "run", "service")
     image = await service.post("/generate-image", json={"prompt": "A lighthouse", "imageSize": "1K"})
     assert image.is_success, image.text
@@ -41,35 +41,37 @@ async def small_things(containers: Containers, service: httpx2.AsyncClient) -> N
     assert "FAILURE" not in doctor, doctor
 
 
-async def many_large_images(service: httpx2.AsyncClient, gemini: httpx2.AsyncClient) -> None:
-    """Sixteen at once of eight megabytes each, in 512 MB."""
-    sent = noise(1, IMAGE_BYTES)
-    await order(gemini, times=AT_ONCE, delay_seconds=1, image_base64=base64.b64encode(sent).decode())
+async def check_large_images(service: httpx2.AsyncClient, gemini: httpx2.AsyncClient) -> None:
+    """Check 16 concurrent images of 8 MB each, in 512 MB of memory."""
+    expected = noise(1, IMAGE_BYTES)
+    await add_fault(gemini, times=CONCURRENT_IMAGES, delay_seconds=1, image_base64=base64.b64encode(expected).decode())
 
-    async def ask() -> bytes:
+    async def request_image() -> bytes:
         response = await service.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "image/*"})
         assert response.is_success, response.text
         return hashlib.sha256(response.content).digest()
 
-    assert set(await asyncio.gather(*(ask() for _ in range(AT_ONCE)))) == {hashlib.sha256(sent).digest()}
+    assert set(await asyncio.gather(*(request_image() for _ in range(CONCURRENT_IMAGES)))) == {
+        hashlib.sha256(expected).digest()
+    }
 
 
-async def an_end_in_good_order(containers: Containers, service: httpx2.AsyncClient, gemini: httpx2.AsyncClient) -> None:
-    """SIGTERM with an image in flight: it is delivered, and the exit code is 0."""
-    await order(gemini, delay_seconds=SLOW_SECONDS)
-    asking = asyncio.create_task(service.post("/generate-image", json={"prompt": "A slow one", "imageSize": "1K"}))
+async def check_shutdown(containers: Containers, service: httpx2.AsyncClient, gemini: httpx2.AsyncClient) -> None:
+    """Check that a generation in flight is delivered after SIGTERM, and that the exit code is 0."""
+    await add_fault(gemini, delay_seconds=SLOW_SECONDS)
+    response = asyncio.create_task(service.post("/generate-image", json={"prompt": "A slow one", "imageSize": "1K"}))
     await asyncio.sleep(1)
     began = time.monotonic()
     await containers.podman("stop", "-t", "60", "service")
-    took = time.monotonic() - began
-    assert (await asking).is_success
+    seconds = time.monotonic() - began
+    assert (await response).is_success
     code = await containers.podman("inspect", "service", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}")
     assert code == "0 false", code
-    assert took < SLOW_SECONDS + 5, took
+    assert seconds < SLOW_SECONDS + 5, seconds
 
 
-async def try_image(containers: Containers, passed: Callable[[str], None]) -> None:
-    """Two containers: the service, hardened and in 512 MB, and the emulator that it takes for Gemini."""
+async def check_image(containers: Containers, passed: Callable[[str], None]) -> None:
+    """Check two containers: the service, hardened and with 512 MB of memory, and the emulator in place of Gemini."""
     ports = free_port(), free_port()
     environment = {
         "GEMINI_API_KEY": "any",
@@ -86,12 +88,12 @@ async def try_image(containers: Containers, passed: Callable[[str], None]) -> No
         containers.running("service", options=tuple(options)),
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{ports[1]}", timeout=60, trust_env=False) as service,
     ):
-        await up(gemini, "/emulator/faults")
-        await up(service, "/readyz")
-        passed("two containers run, the service hardened and in 512 MB")
-        await small_things(containers, service)
-        passed("health, an image, a chat, the doctor")
-        await many_large_images(service, gemini)
-        passed(f"{AT_ONCE} images of {IMAGE_BYTES / 1e6:.0f} MB at once")
-        await an_end_in_good_order(containers, service, gemini)
-        passed("stopped in good order, with an image in flight")
+        await wait_until_up(gemini, "/emulator/faults")
+        await wait_until_up(service, "/readyz")
+        passed("the service runs, hardened and with 512 MB of memory")
+        await check_basics(containers, service)
+        passed("health check, image, chat and doctor")
+        await check_large_images(service, gemini)
+        passed(f"{CONCURRENT_IMAGES} concurrent images of {IMAGE_BYTES / 1e6:.0f} MB")
+        await check_shutdown(containers, service, gemini)
+        passed("stopped with a generation in flight, which was delivered")

@@ -1,10 +1,10 @@
 #!/bin/sh
-# What compose.yaml needs of MinIO's client: `mc alias set NAME URL USER SECRET` and `mc mb --ignore-existing NAME/BUCKET`.
+# The commands of MinIO's client that compose.yaml uses: `mc alias set NAME URL USER SECRET` and `mc mb --ignore-existing NAME/BUCKET`.
 set -eu
-ask() { python3 -c 'import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[2], method=sys.argv[1]))' "$@"; }
+request() { python3 -c 'import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[2], method=sys.argv[1]))' "$@"; }
 
 case "$1 $2" in
-  'alias set') ask GET "$4" && echo "$4" > /tmp/url ;;
-  'mb --ignore-existing') ask PUT "$(cat /tmp/url)/${3#*/}" ;;
+  'alias set') request GET "$4" && echo "$4" > /tmp/url ;;
+  'mb --ignore-existing') request PUT "$(cat /tmp/url)/${3#*/}" ;;
   *) exit 2 ;;
 esac

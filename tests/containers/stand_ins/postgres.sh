@@ -1,5 +1,5 @@
 #!/bin/sh
-# What compose.yaml needs of the official image: a database and its owner, as the environment says.
+# The features of the official image that compose.yaml uses: create a database and its owner from the environment.
 set -eu
 programs=$(echo /usr/lib/postgresql/*/bin)
 data=/var/lib/postgresql/data
