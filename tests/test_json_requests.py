@@ -207,6 +207,20 @@ async def test_a_body_with_very_many_members_does_not_block_the_event_loop(
     assert not gemini.calls
 
 
+async def test_a_request_with_many_unknown_fields_is_rejected_within_milliseconds(client: httpx2.AsyncClient) -> None:
+    """
+    (The log's check of the names of fields once took 40 ms for each such request.)
+    """
+    body = {"prompt": "x"} | {f"unknown{number}": 1 for number in range(20)}
+    await client.post("/generate-image", json=body)
+    begun = time.perf_counter()
+
+    responses = [await client.post("/generate-image", json=body) for _ in range(20)]
+
+    assert {response.status_code for response in responses} == {422}
+    assert time.perf_counter() - begun < 0.4
+
+
 async def test_texts_of_the_maximum_length_are_accepted(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
     The limits allow 64 references, and 6 bytes for each character, as in ASCII-only JSON.
