@@ -74,6 +74,25 @@ async def test_a_bug_after_the_call_to_gemini_must_not_be_retried(settings: Sett
     assert [one["problem"]["code"] for one in turns] == (["internal"] if path == "turns" else [])
 
 
+async def test_a_bug_while_the_image_is_encoded_is_a_problem_in_a_stream_too(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The image may have been paid for. (The encoder is replaced, because no request can provoke a bug in it.)
+    """
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("a bug of ours")
+
+    monkeypatch.setattr("app.api.images.rendering.GenerationRead.model_validate", fail)
+
+    plain = await client.post("/generate-image", json=ASK)
+    streamed = last_event(await client.post("/generate-image", json=ASK, headers=EVENTS))
+
+    assert (plain.status_code, plain.json()["code"]) == (500, "internal")
+    assert streamed | {"requestId": ""} == plain.json() | {"requestId": ""}
+
+
 class Buggy(Reservation):
     """A reservation with a bug: it fails when the first bytes of an image are counted."""
 

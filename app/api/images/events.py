@@ -99,10 +99,14 @@ class EventStreamResponse(Response):
         error = work.exception()
         if isinstance(error, CallerDisconnected | CallerTooSlow):
             return
+        if error is None:
+            try:
+                document = render_json(work.result(), with_url=self._with_url)
+            except Exception as bug:
+                error = self._run.unexpected(bug)
         if isinstance(error, Exception):
             await writer.send(_event("problem", state["reporter"].document(error)))
             return
-        document = render_json(work.result(), with_url=self._with_url)
         await writer.send_all(_pieces("image", document, state["scheduler"]), receive)
         await writer.send(_event("done", {}))
 
