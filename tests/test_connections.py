@@ -250,6 +250,13 @@ async def test_an_invalid_header_value_is_not_sent() -> None:
     assert sum(connections) == 0
 
 
+@pytest.mark.parametrize("host", ["gemini..example", f"{'a' * 64}.example"])
+async def test_a_host_name_that_dns_cannot_carry_is_a_failed_connection(host: str) -> None:
+    async with aclosing(ConnectionPool(FairScheduler(), trust_env=False)) as pool:
+        with pytest.raises(httpcore2.ConnectError):
+            await asked(pool, f"http://{host}/v1beta/x")
+
+
 async def test_idle_connections_are_closed() -> None:
     ended = asyncio.Event()
 

@@ -218,6 +218,18 @@ async def test_credentials_go_to_the_proxy_alone(way: Way, trusted: None, monkey
         assert b"authorization" not in server.heads[0].lower()
 
 
+@pytest.mark.parametrize("credentials", ["@", ":@"])
+@pytest.mark.parametrize("way", ["tunnelled"], indirect=True)
+async def test_empty_credentials_are_not_sent(
+    way: Way, trusted: None, monkeypatch: pytest.MonkeyPatch, credentials: str
+) -> None:
+    proxy, server = HttpProxy(), Server()
+    async with behind(proxy, server, way, monkeypatch, credentials=credentials) as (pool, url):
+        await ask(pool, url)
+
+    assert b"authorization" not in proxy.heads[0].lower()
+
+
 @pytest.mark.parametrize(
     "refusal",
     [

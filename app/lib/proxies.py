@@ -49,7 +49,7 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def _authorization(parts: SplitResult) -> bytes | None:
-    if parts.username is None and parts.password is None:
+    if not parts.username and not parts.password:
         return None
     credentials = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     return b"Basic " + base64.b64encode(credentials.encode())

@@ -84,5 +84,6 @@ def _as_connect_errors() -> Iterator[None]:
         yield
     except TimeoutError as exc:
         raise httpcore2.ConnectTimeout(str(exc)) from exc
-    except (OSError, httpcore2.NetworkError, httpcore2.ProtocolError) as exc:
+    except (OSError, UnicodeError, httpcore2.NetworkError, httpcore2.ProtocolError) as exc:
+        # `getaddrinfo` raises UnicodeError for a name that DNS cannot carry, such as one with two dots in a row.
         raise httpcore2.ConnectError(str(exc)) from exc
