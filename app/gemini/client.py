@@ -64,9 +64,9 @@ class GeminiClient:
         self._scheduler = scheduler
         self._telemetry = Telemetry(vertex=settings.google_genai_use_vertexai)
         # A demo's emulator is on the loopback interface, so the proxies of the environment must not be used.
-        network = ConnectionPool(scheduler, trust_env=not settings.demo)
+        pool = ConnectionPool(scheduler, trust_env=not settings.demo)
         self._http = httpx2.AsyncClient(
-            transport=ImageTransport(network, settings.max_upstream_body_bytes),
+            transport=ImageTransport(pool, settings.max_upstream_body_bytes),
             trust_env=False,
             event_hooks={"request": [_set_timeouts(settings)]},
         )
@@ -79,7 +79,7 @@ class GeminiClient:
             httpx_async_client=self._http,  # otherwise the SDK uses aiohttp if it is installed
             httpx_client=self._unused,
             # For the SDK's web sockets, which are never used. Without it the SDK loads all CAs again: 50 ms at start.
-            async_client_args={"ssl": network.tls},
+            async_client_args={"ssl": pool.tls},
         )
 
     async def listing(self) -> ModelListing:

@@ -29,7 +29,7 @@ current_exchange: ContextVar["ImageExchange"] = ContextVar("exchange")
 
 
 class MemoryBudgetTimeout(Exception):
-    """A request or response waited too long for memory, which other responses use."""
+    """A request or response waited too long for memory."""
 
 
 class ResponseTooLarge(Exception):
@@ -126,7 +126,7 @@ class ImageExchange:
             MemoryBudgetTimeout: other responses use the memory.
         """
         if self._reads_ahead and self._progress is not None:
-            message = "Other answers take all the memory there is; Gemini was not asked."
+            message = "Other responses use all the memory for responses. Gemini received nothing of the request."
             await self._reserve(self._progress, READ_AHEAD_BYTES, message)
 
     # The response.
@@ -153,7 +153,7 @@ class ImageExchange:
         expected = self._expected_bytes
         if announced_bytes is not None:
             expected = min(expected, announced_bytes * 3 // 4)
-        message = "Gemini's answer came, but other answers take all the memory there is."
+        message = "Gemini responded, but other responses use all the memory for responses."
         await self._reserve(self._progress, expected, message)
         self._progress.enter(Stage.TRANSFER)
 
