@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+from collections.abc import AsyncGenerator
 
 import anyio.to_thread
 import httpx2
@@ -18,6 +19,12 @@ KEYS = "web:first-secret,web:second-secret,batch:third:with:colons"
 BODY = {"prompt": "x"}
 
 
+@pytest.fixture(scope="session")
+async def client_of_service_with_keys(serve: Serve) -> AsyncGenerator[httpx2.AsyncClient]:
+    async with serve(service_api_keys=KEYS) as client:
+        yield client
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -28,12 +35,13 @@ BODY = {"prompt": "x"}
         {"X-API-Key": "first-secret", "Authorization": "Bearer a-token-of-a-gateway"},
     ],
 )
-async def test_a_request_with_a_valid_key_is_accepted(serve: Serve, gemini: Emulator, headers: dict[str, str]) -> None:
+async def test_a_request_with_a_valid_key_is_accepted(
+    client_of_service_with_keys: httpx2.AsyncClient, gemini: Emulator, headers: dict[str, str]
+) -> None:
     """
     The key may be in either header. A caller may have two keys while one replaces the other.
     """
-    async with serve(service_api_keys=KEYS) as client:
-        response = await client.post("/generate-image", json=BODY, headers=headers)
+    response = await client_of_service_with_keys.post("/generate-image", json=BODY, headers=headers)
 
     assert response.status_code == 200
 
@@ -61,10 +69,13 @@ async def test_a_request_with_a_valid_key_is_accepted(serve: Serve, gemini: Emul
     ],
 )
 async def test_a_request_without_a_valid_key_is_rejected(
-    serve: Serve, gemini: Emulator, headers: dict[str, str], method: str, path: str
+    client_of_service_with_keys: httpx2.AsyncClient,
+    gemini: Emulator,
+    headers: dict[str, str],
+    method: str,
+    path: str,
 ) -> None:
-    async with serve(service_api_keys=KEYS) as client:
-        response = await client.request(method, path, headers=headers)
+    response = await client_of_service_with_keys.request(method, path, headers=headers)
 
     assert response.status_code == 401
     assert response.json()["code"] == "unauthorized"

@@ -225,9 +225,10 @@ async def test_a_stream_outlasts_the_read_timeout_of_a_proxy(serve: Serve, gemin
         transport = httpx2.AsyncHTTPTransport(uds=socket)
         async with httpx2.AsyncClient(transport=transport, base_url="http://nginx", timeout=20) as through:
             began = time.perf_counter()
+            asking = asyncio.create_task(through.post("/generate-image", json=ASK))
             async with through.stream("POST", "/generate-image", json=ASK, headers=EVENTS) as response:
                 arrived = [(name, time.perf_counter() - began) async for name, _ in read(response)]
-            plain = await through.post("/generate-image", json=ASK)
+            plain = await asking
 
     assert arrived[0][0] == "started"
     assert arrived[0][1] < 2, "the read timeout of nginx"

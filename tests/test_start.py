@@ -89,13 +89,6 @@ async def test_with_a_key_in_env_file_the_service_calls_gemini(tmp_path: Path) -
     [
         ({}, ["GEMINI_API_KEY", "DEMO=true"]),
         ({"DEMO": "true", "HOST": "0.0.0.0"}, ["SERVICE_API_KEYS", "ALLOW_ANONYMOUS"]),
-        ({"GEMINI_API_KEY": "k", "PORT": "eighty"}, ["PORT"]),
-        ({"GEMINI_API_KEY": "k", "SERVICE_API_KEYS": "sesame"}, ["SERVICE_API_KEYS", "name:secret"]),
-        ({"GEMINI_API_KEY": "k", "EXTRA_MODELS": '{"a": {"nope": 1}}'}, ["EXTRA_MODELS", "nope"]),
-        ({"GEMINI_API_KEY": "k", "EXTRA_MODELS": "{"}, ["EXTRA_MODELS"]),
-        ({"GEMINI_API_KEY": "k", "CORS_ALLOW_ORIGINS": "localhost:3000"}, ["CORS_ALLOW_ORIGINS", "scheme://host"]),
-        ({"GEMINI_API_KEY": "k", "DEFAULT_MODEL": "../x"}, ["DEFAULT_MODEL"]),
-        ({"DEMO": "true", "DEMO_RECORDINGS_DIR": "/nowhere/at/all"}, ["DEMO_RECORDINGS_DIR"]),
         (
             {"PORT": "eighty", "EXTRA_MODELS": "{", "CHAT_TTL": "soon", "SERVICE_API_KEYS": "sesame"},
             [
@@ -137,6 +130,13 @@ async def test_an_invalid_environment_is_reported_and_the_process_exits(
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
+        ({"GEMINI_API_KEY": "k", "PORT": "eighty"}, ["PORT"]),
+        ({"GEMINI_API_KEY": "k", "SERVICE_API_KEYS": "sesame"}, ["SERVICE_API_KEYS", "name:secret"]),
+        ({"GEMINI_API_KEY": "k", "EXTRA_MODELS": '{"a": {"nope": 1}}'}, ["EXTRA_MODELS", "nope"]),
+        ({"GEMINI_API_KEY": "k", "EXTRA_MODELS": "{"}, ["EXTRA_MODELS"]),
+        ({"GEMINI_API_KEY": "k", "CORS_ALLOW_ORIGINS": "localhost:3000"}, ["CORS_ALLOW_ORIGINS", "scheme://host"]),
+        ({"GEMINI_API_KEY": "k", "DEFAULT_MODEL": "../x"}, ["DEFAULT_MODEL"]),
+        ({"DEMO": "true", "DEMO_RECORDINGS_DIR": "/nowhere/at/all"}, ["DEMO_RECORDINGS_DIR"]),
         ({"GEMINI_API_KEY": "\ufeffsesame"}, ["GEMINI_API_KEY", "byte order mark"]),
         ({"GOOGLE_API_KEY": "sésame"}, ["GOOGLE_API_KEY", "not ASCII"]),
         ({"GEMINI_API_KEY": "k\r"}, ["GEMINI_API_KEY", "line break"]),
@@ -202,7 +202,7 @@ def test_every_error_in_the_environment_names_its_variable(
     `python -m app` calls the same checks; here they run without a process of their own.
     """
     no_cloud_variables = dict.fromkeys(S3_ENVIRONMENT, "")  # other tests of this process may have set them
-    with chdir(tmp_path), environment(PORT="0", **no_cloud_variables | variables):
+    with chdir(tmp_path), environment(**{"PORT": "0"} | no_cloud_variables | variables):
         checked = check_environment(listening=True)
         with pytest.raises(UnsafeConfiguration) as refused:
             checked.require_startable(checked.settings.host)
