@@ -24,8 +24,8 @@ from app.gemini.transport.exchange import ImageExchange, ResponseTooLarge
 from app.gemini.transport.http import ConnectionPool
 from app.gemini.transport.transport import ImageTransport
 from app.lib.byte_budget import ByteBudget, Reservation
-from app.lib.idle_trim import clear_traceback_frames
 from app.lib.scheduler import FairScheduler
+from app.lib.tracebacks import clear_traceback_frames
 from app.settings import Settings
 
 _EXPECTED_BYTES = {"512": 500_000, "1K": 1_000_000, "2K": 4_000_000, "4K": 15_000_000}

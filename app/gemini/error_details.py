@@ -1,4 +1,4 @@
-"""Parse Google's error documents: status, reasons, quotas and retry delay, whatever shape they come in.
+"""Parse Google's error documents, in each form that Google uses: status, reasons, quotas and retry delay.
 
 Nothing here decides what the error means for the caller; `errors.py` does.
 """
@@ -112,7 +112,7 @@ class ErrorDetails:
 
     @property
     def is_billing_problem(self) -> bool:
-        """Whether the account has no money or no billing, in contrast to a missing capacity or a used-up quota."""
+        """Whether the account has no money or no billing. Missing capacity and a used-up quota are other errors."""
         if self.code == 402 or any(_BILLING_REASONS & {*reason.split("_")} for reason in self.reasons):
             return True
         # Messages of other errors can quote the caller's prompt.

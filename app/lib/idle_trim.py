@@ -6,7 +6,6 @@ glibc cannot return free memory below a block that is still in use. After heavy 
 
 import asyncio
 import ctypes
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -37,18 +36,6 @@ class IdleMemoryTrimmer:
                 loop = asyncio.get_running_loop()
                 # In another thread, so that it does not block the event loop.
                 self._timer = loop.call_later(self._idle_seconds, loop.run_in_executor, None, self._trim)
-
-
-def clear_traceback_frames(error: BaseException | None) -> None:
-    """Clear the local variables of the finished functions in the error's traceback, and in those of its causes.
-
-    They can refer to images. With reference cycles, the images would stay in memory until the garbage collector runs.
-    """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # an error that is raised again can be its own context
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def _find_malloc_trim() -> Callable[[], object] | None:

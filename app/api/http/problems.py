@@ -34,7 +34,7 @@ from app.domain.errors import (
     UploadTimeout,
 )
 from app.lib import logs
-from app.lib.idle_trim import clear_traceback_frames
+from app.lib.tracebacks import clear_traceback_frames
 
 log = logging.getLogger(__name__)
 

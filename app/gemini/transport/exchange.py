@@ -1,4 +1,4 @@
-"""The images of one call to Gemini, which the JSON of request and response leaves out."""
+"""The images of one call to Gemini. The JSON of the request and of the response has placeholders for them."""
 
 import asyncio
 import base64

@@ -151,7 +151,7 @@ class Base64Extractor(Generic[S]):
         """Add a piece of a string to the JSON text or to the sink. The piece has no cut escape."""
         if not self._is_extracting:
             rest.append(run)
-            self._write(run)
+            self._add_to_key(run)
             return
         if escaped:
             unescaped = _unescape(run)
@@ -190,7 +190,7 @@ class Base64Extractor(Generic[S]):
         rest.append(b'"')
         self._is_extracting = False
 
-    def _write(self, run: bytes) -> None:
+    def _add_to_key(self, run: bytes) -> None:
         """Keep the string as long as it can be a wanted key."""
         if self._raw is None:
             return

@@ -50,7 +50,7 @@ class Connector:
                 return connection
 
     async def _connect(self, host: str, port: int, *, tls: bool) -> Connection:
-        """Connect to the address of the host that answers first."""
+        """Connect to the host. If it has several addresses, the first that accepts is used."""
         loop = asyncio.get_running_loop()
         addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         connected = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS)

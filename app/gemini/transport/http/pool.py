@@ -18,7 +18,8 @@ _MAX_IDLE_CONNECTIONS = 20
 """The maximum number of idle connections for each route."""
 
 _IDLE_SECONDS = 4.0
-"""Many servers close idle connections after 5 seconds. A request that is sent at that moment would be lost."""
+"""How long an idle connection is kept. Many servers close one after 5 seconds; a request that is sent at that moment is
+lost."""
 
 
 class ConnectionPool:
