@@ -20,7 +20,7 @@ class Kept(Base64Decoder):
 
 
 class Image:
-    """What stands in a parsed text in the place of a base64 string: its bytes, or `None` if it is not base64."""
+    """Replace a base64 string in a parsed document: its bytes, or `None` if it is not base64."""
 
     def __init__(self, content: bytes | None) -> None:
         self.content = content
@@ -33,9 +33,9 @@ class Image:
 
 
 def check(chunks: Iterable[bytes]) -> None:
-    """Lift from the chunks and compare with what `json.loads` makes of all of them together.
+    """Extract from the chunks, and compare with the result of `json.loads` for the joined chunks.
 
-    A text that is no JSON must not turn into an image either: its rest is no JSON, or what is lifted is not valid.
+    For invalid JSON the remaining text is invalid JSON too, or the extracted base64 is invalid.
     """
     chunks = list(chunks)
     extractor = Base64Extractor(dict.fromkeys(KEYS, Kept))

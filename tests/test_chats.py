@@ -43,7 +43,7 @@ class Chat:
 
     async def quiet(self) -> None:
         """Wait until no turn is running."""
-        while (await self.read())["turnInProgress"]:  # noqa: ASYNC110 - there is nobody who would tell
+        while (await self.read())["turnInProgress"]:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.02)
 
     async def read(self) -> dict[str, Any]:

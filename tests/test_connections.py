@@ -1,7 +1,7 @@
 """The HTTP client over a real socket, with servers that behave correctly or not."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 
 import httpcore2
@@ -11,9 +11,8 @@ import pytest
 from app.gemini.transport.http import ConnectionPool
 from app.gemini.transport.http.parser import MAX_HEAD_BYTES
 from app.lib.scheduler import FairScheduler
+from tests.raw_servers import OK, Talk, with_late_surplus_response
 from tests.tls import authority, server_context
-
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -66,9 +65,6 @@ def saying(*replies: bytes, hang_up: bool = False) -> tuple[Talk, list[int]]:
     return talk, connections
 
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
 @pytest.mark.parametrize(
     "reply",
     [
@@ -113,24 +109,14 @@ async def test_a_response_between_two_requests_is_used_for_neither(tls: bool) ->
     """
     The TLS layer may already have it, so that the socket alone does not show it.
     """
-    connections = 0
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        await reader.readuntil(b"{}")
-        writer.write(OK)
-        await asyncio.sleep(0.1)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnot ours")
-        await reader.read()
-
+    talk, connections = with_late_surplus_response()
     async with talking(talk, tls=tls) as (network, url):
         first = await asked(network, url)
         await asyncio.sleep(0.3)
         second = await asked(network, url)
 
     assert [first, second] == [(200, b"ok")] * 2
-    assert connections == 2
+    assert len(connections) == 2
 
 
 async def test_a_response_without_a_length_ends_with_its_connection() -> None:

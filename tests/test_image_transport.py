@@ -271,7 +271,7 @@ async def test_no_image_stays_in_memory_after_a_disconnect(
     ],
     ids=["unknown field", "not base64", "not an image", "not for the model", "too large"],
 )
-async def test_nothing_of_a_rejected_request_outlives_it(
+async def test_no_image_stays_in_memory_after_a_rejected_request(
     client: httpx2.AsyncClient, left: Callable[[], list[str]], body: dict[str, object], status: int
 ) -> None:
     response = await client.post("/generate-image", json=body)

@@ -36,7 +36,7 @@ def sockets(pid: int) -> int:
     return sum(str(entry.readlink()).startswith("socket:") for entry in Path(f"/proc/{pid}/fd").iterdir())
 
 
-async def test_2000_concurrent_generations_behave_as_the_failure_table_says() -> None:
+async def test_2000_generations_behave_as_in_the_failure_table() -> None:
     """
     Forty requests at a time, with a random mix of all failures. Each caller gets the response of the table, each image
     is unchanged, and Gemini is called as often as the table says. Afterwards no task, connection or memory is left.

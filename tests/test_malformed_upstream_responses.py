@@ -300,7 +300,7 @@ async def test_a_content_length_alone_reserves_no_memory(serve: Serve) -> None:
     ],
 )
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_an_image_is_delivered_whatever_follows_its_response(
+async def test_bytes_after_a_complete_response_do_not_affect_its_image(
     client: httpx2.AsyncClient,
     upstream: Upstream,
     after: bytes,

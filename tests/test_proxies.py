@@ -5,7 +5,7 @@ import base64
 import contextlib
 import random
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +20,12 @@ from app.emulator.faults import Fault
 from app.gemini.transport.http import ConnectionPool
 from app.lib.scheduler import FairScheduler
 from tests.conftest import Serve, called, picture
+from tests.raw_servers import OK, Talk, with_late_surplus_response
 from tests.tls import served_with_tls, server_context, write_certificate
 
 ASK = {"prompt": "A lighthouse"}
 JPEG = picture("JPEG", (1024, 768))
 NOISE = random.Random(3).randbytes(3_000_000)
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -287,24 +285,14 @@ async def test_a_surplus_response_reaches_no_other_call(
 async def test_a_late_surplus_response_reaches_no_other_call(
     way: Way, trusted: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connections = 0
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        await reader.readuntil(b"{}")
-        writer.write(OK)
-        await asyncio.sleep(0.1)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnot ours")
-        await reader.read()
-
+    talk, connections = with_late_surplus_response()
     async with behind(HttpProxy(), talk, way, monkeypatch) as (pool, url):
         first = await ask(pool, url)
         await asyncio.sleep(0.3)
         second = await ask(pool, url)
 
     assert [first, second] == [(200, b"ok")] * 2
-    assert connections == 2
+    assert len(connections) == 2
 
 
 async def test_a_server_s_silence_has_a_limit(way: Way, trusted: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_a_damaged_response_is_an_error_or_what_h11_understands(seed: int) -> No
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_random_words_of_http_are_an_error_or_what_h11_understands(seed: int) -> None:
+def test_random_pieces_of_http_are_an_error_or_parsed_as_by_h11(seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(ROUNDS):
         response_oracle.check(response_oracle.pieces_from(chance.randbytes(chance.randint(4, 24))))

@@ -176,7 +176,7 @@ async def test_an_error_in_a_stream_is_read_in_every_form(
         (404, "NOT_FOUND", (422, "invalid_request"), 1),
     ],
 )
-async def test_an_error_in_a_stream_keeps_its_meaning(
+async def test_an_error_in_a_stream_is_mapped_by_its_code(
     client: httpx2.AsyncClient, gemini: Emulator, code: int, status: str, ours: tuple[int, str], calls: int
 ) -> None:
     gemini.faults.append(Fault(times=9, body=FIRST + written(code, status)))
@@ -217,7 +217,7 @@ AFTER_THE_IMAGE = {
 
 @pytest.mark.parametrize("after", AFTER_THE_IMAGE)
 @pytest.mark.parametrize("image", [data(ENDED), data(*CHUNKS)])
-async def test_a_complete_image_is_delivered_whatever_follows_it(
+async def test_errors_after_a_complete_image_do_not_affect_it(
     client: httpx2.AsyncClient, gemini: Emulator, image: str, after: str
 ) -> None:
     gemini.faults.append(Fault(body=image + AFTER_THE_IMAGE[after], headers={"Content-Type": "text/event-stream"}))
@@ -242,7 +242,7 @@ async def test_an_image_is_delivered_after_a_broken_event(client: httpx2.AsyncCl
     assert image["warnings"]
 
 
-async def test_a_refusal_stays_a_refusal_whatever_follows_it(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_an_error_after_a_refusal_is_ignored(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     gemini.faults.append(Fault(body=data(json.dumps(chunk(finishReason="IMAGE_SAFETY"))) + written(), times=9))
 
     _, found = await events(client, ASK)

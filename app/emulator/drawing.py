@@ -11,6 +11,7 @@ import textwrap
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps, UnidentifiedImageError
 
 _SKETCH = 960  # pixels of the long side of the drawing before it is enlarged
+_CACHED_INSETS_BYTES = 300_000  # with more bytes of insets an image is not cached, because the cache would keep them
 
 
 def draw(
@@ -34,21 +35,12 @@ def draw(
         previous: the image of the turn before, shown as an inset too.
         note: one more word in the corner.
     """
-    insets = [*references, *([previous] if previous else [])]
-    return (
-        _render(prompt, size, insets, format_, turn, note)
-        if insets
-        else _render_cached(prompt, size, format_, turn, note)
-    )
+    insets = (*references, *([previous] if previous else []))
+    render = _render_cached if sum(map(len, insets)) < _CACHED_INSETS_BYTES else _render
+    return render(prompt, size, insets, format_, turn, note)
 
 
-@functools.lru_cache(64)
-def _render_cached(prompt: str, size: tuple[int, int], format_: str, turn: int, note: str) -> bytes:
-    """Cached, because demos and tests often repeat a prompt, and drawing an image takes about 80 ms of CPU time."""
-    return _render(prompt, size, [], format_, turn, note)
-
-
-def _render(prompt: str, size: tuple[int, int], insets: list[bytes], format_: str, turn: int, note: str) -> bytes:
+def _render(prompt: str, size: tuple[int, int], insets: tuple[bytes, ...], format_: str, turn: int, note: str) -> bytes:
     seed = hashlib.sha256(f"{prompt}|{turn}".encode()).digest()
     scale = min(1.0, _SKETCH / max(size))
     sketch = _landscape((max(8, round(size[0] * scale)), max(8, round(size[1] * scale))), random.Random(seed))
@@ -58,6 +50,10 @@ def _render(prompt: str, size: tuple[int, int], insets: list[bytes], format_: st
     out = io.BytesIO()
     canvas.save(out, format_, quality=92) if format_ == "JPEG" else canvas.save(out, format_, compress_level=3)
     return out.getvalue()
+
+
+# Demos and tests often repeat a prompt, and drawing an image takes about 80 ms of CPU time.
+_render_cached = functools.lru_cache(32)(_render)
 
 
 def _landscape(size: tuple[int, int], rng: random.Random) -> Image.Image:
@@ -86,7 +82,7 @@ def _landscape(size: tuple[int, int], rng: random.Random) -> Image.Image:
     return canvas
 
 
-def _draw_insets(canvas: Image.Image, images: list[bytes]) -> None:
+def _draw_insets(canvas: Image.Image, images: tuple[bytes, ...]) -> None:
     if not images:
         return
     side = min(canvas.height // 5, canvas.width // (len(images) + 1))
