@@ -1,4 +1,4 @@
-"""What a lifter has to come to, worked out the slow way: with `json.loads` over the whole text."""
+"""The expected result of the base64 extractor, computed with `json.loads` on the complete text."""
 
 import base64
 import binascii
@@ -12,7 +12,7 @@ KEYS = ("data", "thoughtSignature")
 
 
 class Kept(Base64Decoder):
-    """A sink that remembers everything."""
+    """A sink that stores all pieces."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []

@@ -1,4 +1,4 @@
-"""What the response parser must do with any bytes: the same for any cut into pieces, and never other than h11."""
+"""Check the response parser: its result must not depend on how the bytes are cut, and must agree with h11."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -48,7 +48,7 @@ _LITERAL = 224
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a parser makes of the bytes of a connection."""
+    """The result of parsing the bytes of a connection."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -64,7 +64,7 @@ def pieces_from(given: bytes) -> list[bytes]:
 
 
 def well_formed(chance: random.Random) -> tuple[bytes, Outcome]:
-    """Return a random response as RFC 9112 allows it, and what it means."""
+    """Return a random response that RFC 9112 allows, and the result that is expected."""
     status, body = chance.choice([200, 400, 429, 503]), chance.randbytes(chance.choice([0, 1, 50, 3000]))
     headers = [(b"Content-Type", b"application/json"), (b"Date", b"now")][: chance.randint(0, 2)]
     framing = chance.choice(["length", "chunked", "close"])

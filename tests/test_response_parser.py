@@ -1,4 +1,4 @@
-"""The response parser on random bytes, the same each time. `make fuzz` searches further, where atheris has a wheel."""
+"""The response parser with random bytes from fixed seeds. `make fuzz` searches further, if atheris has a wheel."""
 
 import random
 
