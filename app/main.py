@@ -30,8 +30,8 @@ from app.api.images import routes
 from app.gemini import GeminiClient
 from app.lib import logs
 from app.lib.byte_budget import ByteBudget
+from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
-from app.lib.scheduler import FairScheduler
 from app.service.chats.leases import LeaseKeeper
 from app.service.chats.service import ChatService
 from app.service.generation.references import ReferenceValidator

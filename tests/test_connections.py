@@ -10,7 +10,7 @@ import pytest
 
 from app.gemini.transport.http import ConnectionPool
 from app.gemini.transport.http.parser import MAX_HEAD_BYTES
-from app.lib.scheduler import FairScheduler
+from app.lib.event_loop_scheduler import FairScheduler
 from tests.raw_servers import OK, Talk, with_late_surplus_response
 from tests.tls import authority, server_context
 

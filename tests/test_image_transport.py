@@ -23,7 +23,7 @@ from app.gemini.transport.http import ConnectionPool
 from app.gemini.transport.http.connection import BUFFER_BYTES
 from app.gemini.transport.transport import ImageTransport
 from app.lib.base64_json import BufferContent, SegmentedContent
-from app.lib.scheduler import FairScheduler
+from app.lib.event_loop_scheduler import FairScheduler
 from tests.conftest import Serve, called, picture
 from tests.tls import served_with_tls, write_certificate
 

@@ -12,7 +12,7 @@ from app.domain.progress import GenerationProgress
 from app.emulator import Emulator, Fault
 from app.gemini import GeminiClient
 from app.lib.byte_budget import ByteBudget, Reservation
-from app.lib.scheduler import FairScheduler
+from app.lib.event_loop_scheduler import FairScheduler
 from app.settings import Settings
 from tests.conftest import picture
 from tests.test_logs import broken

@@ -18,7 +18,7 @@ import pytest
 from app.emulator import Emulator
 from app.emulator.faults import Fault
 from app.gemini.transport.http import ConnectionPool
-from app.lib.scheduler import FairScheduler
+from app.lib.event_loop_scheduler import FairScheduler
 from tests.conftest import Serve, called, picture
 from tests.raw_servers import OK, Talk, with_late_surplus_response
 from tests.tls import served_with_tls, server_context, write_certificate

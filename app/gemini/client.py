@@ -24,7 +24,7 @@ from app.gemini.transport.exchange import ImageExchange, ResponseTooLarge
 from app.gemini.transport.http import ConnectionPool
 from app.gemini.transport.transport import ImageTransport
 from app.lib.byte_budget import ByteBudget, Reservation
-from app.lib.scheduler import FairScheduler
+from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.tracebacks import clear_traceback_frames
 from app.settings import Settings
 

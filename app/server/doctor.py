@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from app.domain.errors import ServiceError
 from app.gemini import GeminiClient
 from app.lib.base64_json import BufferContent
-from app.lib.scheduler import FairScheduler
+from app.lib.event_loop_scheduler import FairScheduler
 from app.server.environment_checks import check_listening
 from app.server.error_causes import describe_cause
 from app.server.exit import exit_process

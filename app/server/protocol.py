@@ -42,7 +42,7 @@ class ConnectionLimits:
     head_seconds: float
     """For the head of a request; also for the rest of a body whose request has been answered."""
     stall_seconds: float
-    """How long a caller may read nothing while there are bytes to send."""
+    """Time limit while the service has bytes to send and the caller reads none of them."""
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):

@@ -12,8 +12,8 @@ from app.api.http.uploads import UploadBody, UploadLimiter
 from app.domain.catalogue import Catalogue
 from app.domain.generation import Caller
 from app.lib.byte_budget import ByteBudget
+from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
-from app.lib.scheduler import FairScheduler
 from app.service.chats.service import ChatService
 from app.service.generation.references import ReferenceValidator
 from app.service.generation.service import ImageService

@@ -9,7 +9,7 @@ from app.api.http.response_writer import ResponseWriter
 from app.api.http.state import request_state
 from app.domain.errors import CallerDisconnected, CallerTooSlow, ServiceError
 from app.lib.base64_json import Base64Encoded, Content
-from app.lib.scheduler import PIECE_BYTES, FairScheduler, work_in
+from app.lib.event_loop_scheduler import PIECE_BYTES, FairScheduler, work_in
 
 EXTENSIONS = {
     "image/jpeg": "jpg",

@@ -20,7 +20,7 @@ from app.domain.errors import CallerDisconnected, CallerTooSlow
 from app.domain.generation import Generation
 from app.domain.progress import Draft, ProgressEvent, Retrying, Started, Thought
 from app.lib import logs
-from app.lib.scheduler import FairScheduler
+from app.lib.event_loop_scheduler import FairScheduler
 from app.service.generation.run import GenerationRun
 
 HEADERS = {

@@ -2,7 +2,7 @@
 
 Gateways add comments, other fields, a byte order mark, or a last `[DONE]`. Some respond to a request for a stream with
 one document, or with an array of chunks. Google writes an error inside a stream as JSON over several lines without
-`data:`. The parser accepts all of these. It reads each byte once, for any cut into pieces.
+`data:`. The parser accepts all of these. The response may arrive in pieces of any size, and each byte is read once.
 """
 
 import json

@@ -54,7 +54,7 @@ def read_size(data: Buffer) -> tuple[int, int]:
 def find_end(data: Buffer) -> int:
     """Return the end of the top-level box that completes the image: `meta`, or the last box with pixels.
 
-    A video, a vendor's box or a trailer after it is not part of the image.
+    Boxes after that one are not part of the image: for example a video, or metadata of a phone's vendor.
     """
     if read_bytes(data, 8, 4) in _SEQUENCES:
         raise UnreadableImage("it is animated")

@@ -3,10 +3,10 @@
 from app.lib.base64_json import Buffer
 
 MAX_CHUNKS = 10_000
-"""Chunks that are read in one PNG or WebP. A 30 MB PNG has about 4,000."""
+"""Maximum number of chunks read from one PNG or WebP. A 30 MB PNG has about 4,000."""
 
 MAX_SEGMENTS = 4_000
-"""Segments of a JPEG, or boxes and items of a HEIF, that are read in one file. Real files have hundreds."""
+"""Maximum number of segments read from one JPEG, or of boxes and items from one HEIF. Real files have hundreds."""
 
 
 class UnreadableImage(ValueError):

@@ -238,6 +238,6 @@ class GenerationRun:
 
 
 def _by_stage(progress: GenerationProgress) -> dict[str, float]:
-    """Return the seconds of each stage by its log name, such as `firstByte`, in the order of the stages."""
+    """Return the seconds of each stage by the name of its log field, such as `firstByte`."""
     names = {stage: to_camel(str(stage)) for stage in Stage}
     return {name: progress.stage_seconds[stage] for stage, name in names.items() if stage in progress.stage_seconds}

@@ -174,7 +174,11 @@ class TurnStore:
     def _update_chat(
         self, connection: Connection, chat: Chat, holder: str, turn: Turn, turn_bytes: int
     ) -> float | None:
-        """Add the turn to the chat's row, and end the lease. Return the time, or `None` if the lease is lost."""
+        """Add the turn to the chat's row, and end the lease.
+
+        Returns:
+            The chat's new `updated_at`, or `None` if the lease is lost.
+        """
         titled: dict[str, Any] = {}
         if chat.title is None:
             titled = self._rows.document_columns(connection, replace(chat, title=_title(turn.prompt)))

@@ -14,7 +14,7 @@ from typing import cast
 import httpcore2
 
 from app.gemini.transport.http.parser import ResponseParser
-from app.lib.scheduler import FairScheduler, work_in
+from app.lib.event_loop_scheduler import FairScheduler, work_in
 
 BUFFER_BYTES = 256 * 1024
 """The size of the buffer. A smaller one costs more CPU per byte; a larger one is not faster and takes memory."""

@@ -13,7 +13,7 @@ import httpx2
 from app.gemini.transport.http.connection import Connection
 from app.gemini.transport.http.response import send
 from app.gemini.transport.http.route import Route
-from app.lib.scheduler import FairScheduler
+from app.lib.event_loop_scheduler import FairScheduler
 
 _HAPPY_EYEBALLS_SECONDS = 0.25
 

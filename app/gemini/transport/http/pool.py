@@ -11,8 +11,8 @@ from app.gemini.transport.http.connection import Connection
 from app.gemini.transport.http.connector import Connector
 from app.gemini.transport.http.response import RawResponse, send
 from app.gemini.transport.http.route import Route
+from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.proxies import BadProxy, Proxy, proxy_for
-from app.lib.scheduler import FairScheduler
 
 _MAX_IDLE_CONNECTIONS = 20
 """The maximum number of idle connections for each route."""

@@ -9,7 +9,7 @@ import pytest
 
 from app.emulator import Emulator
 from app.emulator.faults import Fault
-from app.lib.scheduler import WORK_PER_ITERATION, FairScheduler
+from app.lib.event_loop_scheduler import WORK_PER_ITERATION, FairScheduler
 from tests.test_image_transport import JPEG, image_of
 
 
