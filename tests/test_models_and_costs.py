@@ -279,6 +279,23 @@ async def test_a_refusal_may_have_no_output_tokens(
     assert response.json()["usage"]["estimatedCostUsd"] == pytest.approx(100 * 2 / 1e6)
 
 
+@pytest.mark.parametrize("path", ["/generate-image", "/chats"])
+async def test_the_cost_of_an_image_that_the_caller_does_not_accept_is_counted(
+    serve: Serve, gemini: Emulator, tmp_path: Path, path: str
+) -> None:
+    gemini.faults.append(Fault(image_base64=base64.b64encode(picture("PNG")).decode()))
+    async with serve(data_dir=tmp_path) as client:
+        response = await client.post(path, json={"prompt": "x"}, headers={"Accept": "image/jpeg"})
+        metrics = (await client.get("/metrics")).text
+
+    assert response.status_code == 406
+    assert response.headers["x-should-retry"] == "false"
+    assert response.headers["x-upstream-attempts"] == "1"
+    dollars = re.search(r"^gemini_images_cost_dollars_total\{.*\} (\S+)$", metrics, re.MULTILINE)
+    assert dollars
+    assert float(dollars[1]) > 0
+
+
 async def test_a_demo_s_costs_are_not_counted(serve: Serve) -> None:
     async with serve(demo=True, demo_delay_seconds=0, gemini_api_key=None, google_gemini_base_url=None) as client:
         response = await client.post("/generate-image", json={"prompt": "x", "imageSize": "1K"})

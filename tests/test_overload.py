@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import signal
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -344,6 +346,32 @@ async def test_requests_that_exceed_the_shutdown_grace_get_a_problem(gemini: Emu
     assert (answers[0].status_code, answers[0].json()["code"]) == (503, "overloaded")
     assert b"event: problem" in answers[1].content
     assert code == 0
+
+
+async def test_a_turn_that_waits_for_the_database_does_not_begin_after_the_shutdown_grace(
+    gemini: Emulator, gemini_url: str, tmp_path: Path
+) -> None:
+    """
+    The request has a slot when SIGTERM arrives, and its chat is created only after the grace period.
+    """
+    async with (
+        process(gemini_url, shutdown_grace_seconds=0.3, data_dir=tmp_path) as (service, url),
+        httpx2.AsyncClient(base_url=url, timeout=30) as client,
+    ):
+        assert (await client.post("/chats", json={})).status_code == 201
+        with closing(sqlite3.connect(tmp_path / "chats.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            asking = asyncio.create_task(client.post("/chats", json=ASK))
+            await asyncio.sleep(0.5)
+            service.send_signal(signal.SIGTERM)
+            await asyncio.sleep(2)
+            other.rollback()
+        response = await asking
+        await asyncio.wait_for(service.wait(), 10)
+
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+    assert "x-should-retry" not in response.headers
+    assert not gemini.calls
 
 
 async def test_an_unfinished_upload_does_not_delay_the_exit(gemini_url: str) -> None:

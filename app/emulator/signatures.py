@@ -19,7 +19,7 @@ def sign(parts: list[dict[str, Any]], model: str, turn: int, size: int) -> None:
     Thoughts are not signed. An empty text exists only to carry a signature.
 
     Args:
-        parts: parts of the answer; changed in position.
+        parts: parts of the answer. The function adds signatures to them.
         model: id of the model. A signature is not valid for another model.
         turn: number of the turn in the conversation.
         size: bytes of a signature. Real ones have 0.8 to 2.2 MB.

@@ -112,7 +112,7 @@ class GenerationRun:
         self._plan, self._progress = plan, GenerationProgress(self._seconds, self._memory, listener)
         try:
             work = generate(admission, self._progress)
-            generation = await self._while_connected(work, caller_gone, on_detach)
+            generation = self._generation = await self._while_connected(work, caller_gone, on_detach)
             plan.require_accepted(generation)
         except ServiceError as error:
             self.fail(error)
@@ -122,7 +122,6 @@ class GenerationRun:
         except BaseException as error:
             self.fail(Internal(cause=type(error).__name__))
             raise
-        self._generation = generation
         self._progress.enter(Stage.RESPONSE)
         return generation
 
@@ -137,9 +136,9 @@ class GenerationRun:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             disconnected = not work.done()
+            gone.cancel()  # before the next `await`, which another cancellation can end; changes nothing if it is done
             if disconnected:
                 await self._stop(work, on_detach)
-            gone.cancel()
             await asyncio.wait({gone})
         try:
             if disconnected:

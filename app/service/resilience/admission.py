@@ -35,6 +35,7 @@ class AdmissionController:
         """True once new requests are rejected."""
         self.on_drain: list[Callable[[], None]] = []
         """Called once, when new requests begin to be rejected."""
+        self._aborted = False
         self._idle = asyncio.Event()
 
     @property
@@ -99,7 +100,8 @@ class AdmissionController:
             await self._idle.wait()
 
     def abort_all(self) -> None:
-        """End all running generations with `Overloaded`."""
+        """End all running generations with `Overloaded`, and start none whose slot has been granted."""
+        self._aborted = True
         now = asyncio.get_running_loop().time()
         for limit in self._running:
             if not limit.expired():
@@ -117,6 +119,8 @@ class AdmissionController:
                 wait = max(1, ceil(self._expected_wait(admission.caller)))
                 raise Overloaded(f"No slot was free within {self._max_wait:g} s.", retry_after=wait) from error
         admission.granted.result()
+        if self._aborted:
+            raise Overloaded("This service is about to stop.", retry_after=1)
 
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
