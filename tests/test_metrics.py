@@ -279,7 +279,12 @@ async def raw_request(client: httpx2.AsyncClient, request: bytes) -> AsyncGenera
 
 @pytest.mark.parametrize("kind", ACCEPT)
 @pytest.mark.parametrize(
-    ("fault", "stage"), [(Fault(delay_seconds=20), "first_byte"), (Fault(stall_seconds=20), "transfer")]
+    ("fault", "stage"),
+    [
+        (Fault(delay_seconds=20), "first_byte"),
+        # With an image of its own, the emulator need not draw one, which can take longer than the test waits.
+        (Fault(stall_seconds=20, image_base64=base64.b64encode(picture()).decode()), "transfer"),
+    ],
 )
 async def test_a_disconnect_is_counted_with_the_stage(
     client: httpx2.AsyncClient, gemini: Emulator, kind: str, fault: Fault, stage: str

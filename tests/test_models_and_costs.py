@@ -1,5 +1,6 @@
 """The catalogue: names, limits and prices of models, and that Gemini gets nothing outside these limits."""
 
+import asyncio
 import base64
 import re
 from pathlib import Path
@@ -13,9 +14,17 @@ from app.domain.catalogue import Catalogue
 from app.domain.generation import Usage
 from app.emulator import Emulator, Fault
 from app.server.settings_errors import describe_errors
-from tests.conftest import Serve, picture, settings_for
+from tests.conftest import Serve, called, picture, settings_for
+from tests.stored_chats import execute
 
 CATALOGUE = Catalogue("gemini-3-pro-image")
+
+
+def counted_dollars(metrics: str, name: str = "cost_dollars") -> float:
+    """Return the value of a counter of costs, which has one model."""
+    found = re.search(rf"^gemini_images_{name}_total\{{.*\}} (\S+)$", metrics, re.MULTILINE)
+    assert found
+    return float(found[1])
 
 
 @pytest.mark.parametrize(
@@ -252,9 +261,7 @@ async def test_a_refusal_that_is_not_charged_costs_nothing(
         kept = (await client.get(chat)).json()
         metrics = (await client.get("/metrics")).text
 
-    dollars = re.search(r"^gemini_images_cost_dollars_total\{.*\} (\S+)$", metrics, re.MULTILINE)
-    assert dollars
-    costs = [kept["estimatedCostUsd"], kept["turns"][0]["usage"]["estimatedCostUsd"], float(dollars[1])]
+    costs = [kept["estimatedCostUsd"], kept["turns"][0]["usage"]["estimatedCostUsd"], counted_dollars(metrics)]
     assert [cost == 0 for cost in costs] == [free] * 3
     if accept == "application/json":
         assert (response.status_code, response.json()["code"]) == (422, "no_image")
@@ -291,9 +298,24 @@ async def test_the_cost_of_an_image_that_the_caller_does_not_accept_is_counted(
     assert response.status_code == 406
     assert response.headers["x-should-retry"] == "false"
     assert response.headers["x-upstream-attempts"] == "1"
-    dollars = re.search(r"^gemini_images_cost_dollars_total\{.*\} (\S+)$", metrics, re.MULTILINE)
-    assert dollars
-    assert float(dollars[1]) > 0
+    assert counted_dollars(metrics) > 0
+
+
+async def test_the_cost_of_an_image_that_cannot_be_stored_is_counted(
+    serve: Serve, gemini: Emulator, tmp_path: Path
+) -> None:
+    gemini.faults.append(Fault(delay_seconds=0.3))
+    async with serve(data_dir=tmp_path) as client:
+        chat = (await client.post("/chats", json={})).headers["location"]
+        asking = asyncio.create_task(client.post(f"{chat}/turns", json={"prompt": "x"}))
+        await called(gemini)
+        await execute({"data_dir": tmp_path}, "DELETE FROM chats")
+        response = await asking
+        metrics = (await client.get("/metrics")).text
+
+    assert (response.status_code, response.json()["code"]) == (409, "turn_lost")
+    assert response.headers["x-should-retry"] == "false"
+    assert counted_dollars(metrics) > 0
 
 
 async def test_a_demo_s_costs_are_not_counted(serve: Serve) -> None:
@@ -303,9 +325,7 @@ async def test_a_demo_s_costs_are_not_counted(serve: Serve) -> None:
 
     assert response.status_code == 200
     assert "gemini_images_cost_dollars_total{" not in metrics
-    would_have = re.search(r"^gemini_images_demo_cost_dollars_total\{.*\} (\S+)$", metrics, re.MULTILINE)
-    assert would_have
-    assert float(would_have[1]) == response.json()["usage"]["estimatedCostUsd"] > 0
+    assert counted_dollars(metrics, "demo_cost_dollars") == response.json()["usage"]["estimatedCostUsd"] > 0
 
 
 EMPTY: dict[str, Any] = {

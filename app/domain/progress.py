@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.domain.generation import Image
+from app.domain.generation import Image, Usage
 from app.lib.byte_budget import Reservation
 
 _CLOCK_SECONDS = 0.005
@@ -89,6 +89,8 @@ class GenerationProgress:
         """Calls that broke off after they were sent, and may have been billed."""
         self.received_bytes = 0
         """Bytes that Gemini sent in the last attempt."""
+        self.usage: Usage | None = None
+        """Tokens and cost of Gemini's answer, also of a refusal; `None` until there is one."""
 
     @property
     def is_streaming(self) -> bool:

@@ -14,7 +14,6 @@ from pydantic.alias_generators import to_camel
 from app.domain.errors import (
     CallerDisconnected,
     CallerTooSlow,
-    GenerationRefused,
     Internal,
     NotAcceptable,
     Overloaded,
@@ -68,7 +67,6 @@ class GenerationRun:
         self._progress: GenerationProgress | None = None
         self._generation: Generation | None = None
         self._failure: ServiceError | None = None
-        self._refusal: GenerationRefused | None = None
         self._disconnected_in: str | None = None
         self._detached: Work | None = None
 
@@ -194,7 +192,6 @@ class GenerationRun:
         if not work.cancelled():
             error = work.exception()
             self._generation = work.result() if error is None else None
-            self._refusal = error if isinstance(error, GenerationRefused) else None
             if isinstance(error, Exception):
                 self._log_error(error)
         self._finish()
@@ -208,10 +205,7 @@ class GenerationRun:
             return
         progress.enter(progress.stage)
         generation = self._generation
-        usage = generation.usage if generation else None
-        refusal = self._refusal or self._failure
-        if usage is None and isinstance(refusal, GenerationRefused):
-            usage = refusal.usage
+        usage = progress.usage
         outcome = self._failure.code if self._failure else "ok"
         model = generation.model if generation else plan.model.id
         log.info(
@@ -233,7 +227,7 @@ class GenerationRun:
             },
         )
         self._metrics.record_generation(model, outcome, progress, usage, self._disconnected_in)
-        self._generation = self._failure = self._refusal = None
+        self._generation = self._failure = None
 
 
 def _by_stage(progress: GenerationProgress) -> dict[str, float]:

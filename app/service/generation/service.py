@@ -5,6 +5,7 @@ from functools import partial
 
 from app.domain.catalogue import Catalogue
 from app.domain.errors import (
+    GenerationRefused,
     Internal,
     InvalidRequest,
     InvalidThoughtSignature,
@@ -84,10 +85,14 @@ class ImageService:
                 generation = await self._ask_candidates(plan, progress)
         except TimeoutError as error:
             raise _deadline_exceeded(progress) from error
+        except GenerationRefused as error:
+            progress.usage = error.usage
+            raise
         except ServiceError:
             raise
         except Exception as error:
             raise Internal from error
+        progress.usage = generation.usage
         return replace(generation, attempts=progress.attempts)
 
     async def _ask_candidates(self, plan: GenerationPlan, progress: GenerationProgress) -> Generation:
