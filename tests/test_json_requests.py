@@ -207,18 +207,21 @@ async def test_a_body_with_very_many_members_does_not_block_the_event_loop(
     assert not gemini.calls
 
 
-async def test_a_request_with_many_unknown_fields_is_rejected_within_milliseconds(client: httpx2.AsyncClient) -> None:
+async def test_many_unknown_fields_are_rejected_about_as_fast_as_one(client: httpx2.AsyncClient) -> None:
     """
-    (The log's check of the names of fields once took 40 ms for each such request.)
+    (The log's check of the names of fields once took 40 ms for each such request, several times as long as all else.)
     """
-    body = {"prompt": "x"} | {f"unknown{number}": 1 for number in range(20)}
-    await client.post("/generate-image", json=body)
-    begun = time.perf_counter()
+    one: dict[str, object] = {"prompt": "x", "unknown": 1}
+    many: dict[str, object] = {"prompt": "x"} | {f"unknown{number}": 1 for number in range(20)}
 
-    responses = [await client.post("/generate-image", json=body) for _ in range(20)]
+    async def seconds(body: dict[str, object]) -> float:
+        begun = time.process_time()
+        responses = [await client.post("/generate-image", json=body) for _ in range(20)]
+        assert {response.status_code for response in responses} == {422}
+        return time.process_time() - begun
 
-    assert {response.status_code for response in responses} == {422}
-    assert time.perf_counter() - begun < 0.4
+    await seconds(one)
+    assert await seconds(many) < 4 * await seconds(one)
 
 
 async def test_texts_of_the_maximum_length_are_accepted(client: httpx2.AsyncClient, gemini: Emulator) -> None:
