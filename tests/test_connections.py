@@ -11,43 +11,22 @@ import pytest
 from app.gemini.transport.http import ConnectionPool
 from app.gemini.transport.http.parser import MAX_HEAD_BYTES
 from app.lib.event_loop_scheduler import FairScheduler
-from tests.raw_servers import OK, Talk, with_late_surplus_response
+from tests.raw_servers import OK, Talk, ask, listening, with_late_surplus_response
 from tests.tls import authority, server_context
 
 
 @asynccontextmanager
-async def talking(talk: Talk, *, tls: bool = False) -> AsyncGenerator[tuple[ConnectionPool, str]]:
-    """A server that runs `talk` for each connection, and the network to reach it with."""
-
-    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await talk(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(served, "127.0.0.1", 0, ssl=server_context() if tls else None)
-    network = ConnectionPool(FairScheduler(), trust_env=False)
-    authority().configure_trust(network.tls)
-    async with server:
-        try:
-            yield network, f"http{'s' * tls}://localhost:{server.sockets[0].getsockname()[1]}/v1beta/x"
-        finally:
-            await network.aclose()
+async def serving(talk: Talk, *, tls: bool = False) -> AsyncGenerator[tuple[ConnectionPool, str]]:
+    """Run a server that handles each connection with `talk`. Yield a pool that trusts it, and its URL."""
+    async with (
+        listening(talk, server_context() if tls else None) as port,
+        aclosing(ConnectionPool(FairScheduler(), trust_env=False)) as pool,
+    ):
+        authority().configure_trust(pool.tls)
+        yield pool, f"http{'s' * tls}://localhost:{port}/v1beta/x"
 
 
-async def asked(network: ConnectionPool, url: str, body: bytes = b"{}") -> tuple[int | None, bytes]:
-    timeout = {"connect": 5.0, "read": 5.0, "write": 5.0}
-    answer = await network.send(httpx2.Request("POST", url, content=body, extensions={"timeout": timeout}))
-    try:
-        async with aclosing(answer.aiter_stream()) as pieces:
-            return answer.status, b"".join([piece async for piece in pieces])
-    finally:
-        await answer.aclose()
-
-
-def saying(*replies: bytes, hang_up: bool = False) -> tuple[Talk, list[int]]:
+def replying(*replies: bytes, close: bool = False) -> tuple[Talk, list[int]]:
     """Send one reply after another on each connection, each after a request; also return the number of connections."""
     connections: list[int] = []
 
@@ -59,7 +38,7 @@ def saying(*replies: bytes, hang_up: bool = False) -> tuple[Talk, list[int]]:
             connections[-1] += 1
             writer.write(reply)
             await writer.drain()
-        if not hang_up:
+        if not close:
             await reader.read()
 
     return talk, connections
@@ -75,11 +54,11 @@ def saying(*replies: bytes, hang_up: bool = False) -> tuple[Talk, list[int]]:
     ],
 )
 async def test_a_connection_is_reused_after_a_complete_response(reply: bytes) -> None:
-    talk, connections = saying(reply, reply, reply)
-    async with talking(talk) as (network, url):
-        answers = [await asked(network, url) for _ in range(3)]
+    talk, connections = replying(reply, reply, reply)
+    async with serving(talk) as (pool, url):
+        responses = [await ask(pool, url) for _ in range(3)]
 
-    assert answers == [(200, b"ok")] * 3
+    assert responses == [(200, b"ok")] * 3
     assert connections == [3]
 
 
@@ -96,11 +75,11 @@ async def test_a_connection_is_not_reused_after_an_irregular_response(reply: byt
     """
     Otherwise a surplus response could be taken for the response to another caller's request.
     """
-    talk, connections = saying(reply, reply)
-    async with talking(talk) as (network, url):
-        answers = [await asked(network, url) for _ in range(2)]
+    talk, connections = replying(reply, reply)
+    async with serving(talk) as (pool, url):
+        responses = [await ask(pool, url) for _ in range(2)]
 
-    assert answers == [(200, b"ok")] * 2
+    assert responses == [(200, b"ok")] * 2
     assert connections == [1, 1]
 
 
@@ -110,21 +89,21 @@ async def test_a_response_between_two_requests_is_used_for_neither(tls: bool) ->
     The TLS layer may already have it, so that the socket alone does not show it.
     """
     talk, connections = with_late_surplus_response()
-    async with talking(talk, tls=tls) as (network, url):
-        first = await asked(network, url)
+    async with serving(talk, tls=tls) as (pool, url):
+        first = await ask(pool, url)
         await asyncio.sleep(0.3)
-        second = await asked(network, url)
+        second = await ask(pool, url)
 
     assert [first, second] == [(200, b"ok")] * 2
     assert len(connections) == 2
 
 
 async def test_a_response_without_a_length_ends_with_its_connection() -> None:
-    talk, connections = saying(b"HTTP/1.1 200 OK\r\n\r\neverything", hang_up=True)
-    async with talking(talk) as (network, url):
-        answers = [await asked(network, url) for _ in range(2)]
+    talk, connections = replying(b"HTTP/1.1 200 OK\r\n\r\neverything", close=True)
+    async with serving(talk) as (pool, url):
+        responses = [await ask(pool, url) for _ in range(2)]
 
-    assert answers == [(200, b"everything")] * 2
+    assert responses == [(200, b"everything")] * 2
     assert connections == [1, 1]
 
 
@@ -143,10 +122,10 @@ async def test_a_response_without_a_length_ends_with_its_connection() -> None:
     ],
 )
 async def test_an_incomplete_or_missing_response_is_an_error(reply: bytes) -> None:
-    talk, _ = saying(reply, hang_up=True)
-    async with talking(talk) as (network, url):
+    talk, _ = replying(reply, close=True)
+    async with serving(talk) as (pool, url):
         with pytest.raises((httpcore2.RemoteProtocolError, httpcore2.ReadError)):
-            await asyncio.wait_for(asked(network, url), 4)
+            await asyncio.wait_for(ask(pool, url), 4)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +159,11 @@ async def test_endless_headers_and_trailers_are_an_error(begin: bytes, more: byt
             await writer.drain()
             await asyncio.sleep(0)
 
-    async with talking(talk) as (network, url):
+    async with serving(talk) as (pool, url):
         with pytest.raises((httpcore2.RemoteProtocolError, httpcore2.ReadError)):
-            await asyncio.wait_for(asked(network, url), 10)
+            await asyncio.wait_for(ask(pool, url), 10)
 
-    assert sent < 50 * MAX_HEAD_BYTES, "sockets hold a megabyte or two"
+    assert sent < 50 * MAX_HEAD_BYTES, "the buffers of the sockets hold 1 to 2 MB"
 
 
 async def test_a_response_before_the_end_of_the_request_is_received() -> None:
@@ -199,10 +178,10 @@ async def test_a_response_before_the_end_of_the_request_is_received() -> None:
         writer.write_eof()
         await reader.read()
 
-    async with talking(talk) as (network, url):
-        answer = await asked(network, url, b"x" * 8_000_000)
+    async with serving(talk) as (pool, url):
+        response = await ask(pool, url, b"x" * 8_000_000)
 
-    assert answer == (413, b"no")
+    assert response == (413, b"no")
 
 
 async def test_an_early_response_is_received_while_the_connection_stays_open() -> None:
@@ -219,19 +198,19 @@ async def test_an_early_response_is_received_while_the_connection_stays_open() -
         await writer.drain()
         await asyncio.sleep(3)
 
-    async with talking(talk) as (network, url):
-        answers = [await asyncio.wait_for(asked(network, url, b"x" * 20_000_000), 2) for _ in range(2)]
+    async with serving(talk) as (pool, url):
+        responses = [await asyncio.wait_for(ask(pool, url, b"x" * 20_000_000), 2) for _ in range(2)]
 
-    assert answers == [(503, b"no")] * 2
-    assert connections == 2, "what is left of the request would be taken for the next one"
+    assert responses == [(503, b"no")] * 2
+    assert connections == 2, "the server would take the rest of the first request for the second one"
 
 
 async def test_an_invalid_header_value_is_not_sent() -> None:
-    talk, connections = saying(OK)
-    async with talking(talk) as (network, url):
+    talk, connections = replying(OK)
+    async with serving(talk) as (pool, url):
         request = httpx2.Request("POST", url, headers={"X-Goog-Api-Key": "a\r\nHost: elsewhere"})
         with pytest.raises(httpcore2.LocalProtocolError):
-            await network.send(request)
+            await pool.send(request)
 
     assert sum(connections) == 0
 
@@ -240,7 +219,7 @@ async def test_an_invalid_header_value_is_not_sent() -> None:
 async def test_a_host_name_that_dns_cannot_carry_is_a_failed_connection(host: str) -> None:
     async with aclosing(ConnectionPool(FairScheduler(), trust_env=False)) as pool:
         with pytest.raises(httpcore2.ConnectError):
-            await asked(pool, f"http://{host}/v1beta/x")
+            await ask(pool, f"http://{host}/v1beta/x")
 
 
 async def test_idle_connections_are_closed() -> None:
@@ -252,6 +231,6 @@ async def test_idle_connections_are_closed() -> None:
         await reader.read()
         ended.set()
 
-    async with talking(talk) as (network, url):
-        await asked(network, url)
+    async with serving(talk) as (pool, url):
+        await ask(pool, url)
         await asyncio.wait_for(ended.wait(), 8)

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 import random
 import ssl
 from collections.abc import AsyncGenerator
@@ -20,37 +19,12 @@ from app.emulator.faults import Fault
 from app.gemini.transport.http import ConnectionPool
 from app.lib.event_loop_scheduler import FairScheduler
 from tests.conftest import Serve, called, picture
-from tests.raw_servers import OK, Talk, with_late_surplus_response
+from tests.raw_servers import OK, Talk, ask, listening, with_late_surplus_response
 from tests.tls import served_with_tls, server_context, write_certificate
 
 ASK = {"prompt": "A lighthouse"}
 JPEG = picture("JPEG", (1024, 768))
 NOISE = random.Random(3).randbytes(3_000_000)
-
-
-@asynccontextmanager
-async def listening(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncGenerator[int]:
-    """Run a server that treats each connection as `talk` says, and yield its port."""
-    tasks = set[asyncio.Task[None]]()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                await talk(reader, writer)
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass
@@ -143,16 +117,6 @@ async def behind(
         set_proxy(monkeypatch, f"http{'s' * way.proxy_tls}://{credentials}localhost:{proxy_port}")
         async with aclosing(ConnectionPool(FairScheduler(), trust_env=True)) as pool:
             yield pool, f"http{'s' * way.server_tls}://localhost:{port}/v1beta/x"
-
-
-async def ask(pool: ConnectionPool, url: str, body: bytes = b"{}", **timeouts: float) -> tuple[int, bytes]:
-    extensions = {"timeout": {"connect": 5.0, "read": 5.0, "write": 5.0, **timeouts}}
-    response = await pool.send(httpx2.Request("POST", url, content=body, extensions=extensions))
-    try:
-        async with aclosing(response.aiter_stream()) as pieces:
-            return response.status, b"".join([piece async for piece in pieces])
-    finally:
-        await response.aclose()
 
 
 @dataclass
