@@ -33,9 +33,9 @@ JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc000110803000400
 """A large image with a valid header; the remaining bytes are random."""
 
 
-def answer(image: str, **around: Any) -> str:
-    """Return a response with the base64 `image` as a JSON string; `around` extends the text part."""
-    parts = f'[{json.dumps({"text": "Here it is.", **around})}, {{"inlineData": {{"data": "{image}"}}}}]'
+def response_json(image: str, **text_fields: Any) -> str:
+    """Return a response with the base64 `image` as a JSON string; `text_fields` extend the text part."""
+    parts = f'[{json.dumps({"text": "Here it is.", **text_fields})}, {{"inlineData": {{"data": "{image}"}}}}]'
     return f'{{"candidates": [{{"content": {{"role": "model", "parts": {parts}}}, "finishReason": "STOP"}}]}}'
 
 
@@ -70,7 +70,7 @@ async def test_chunks_may_end_anywhere(
     ],
 )
 async def test_base64_may_be_written_in_any_way(client: httpx2.AsyncClient, gemini: Emulator, written: str) -> None:
-    gemini.faults.append(Fault(body=answer(written)))
+    gemini.faults.append(Fault(body=response_json(written)))
 
     response = await client.post("/generate-image", json=ASK)
 
@@ -81,28 +81,28 @@ async def test_text_that_looks_like_an_image_field_stays_text(client: httpx2.Asy
     """
     `"data"` inside a quoted prompt, a title or a text is not an image.
     """
-    said = 'The "data": "QUJD" you asked for, {"thoughtSignature": "no"}, \\ and a quote: "'
+    text = 'The "data": "QUJD" you asked for, {"thoughtSignature": "no"}, \\ and a quote: "'
     chunks = [{"web": {"uri": "https://example.com/?q=%22data%22:", "title": 'data": "QUJD'}}]
     gemini.faults.append(
-        Fault(text=said, patch={"candidates": {"0": {"groundingMetadata": {"groundingChunks": chunks}}}})
+        Fault(text=text, patch={"candidates": {"0": {"groundingMetadata": {"groundingChunks": chunks}}}})
     )
 
     response = await client.post("/generate-image", json=ASK)
 
-    assert response.json()["text"] == said
+    assert response.json()["text"] == text
     assert response.json()["grounding"]["sources"][0]["title"] == 'data": "QUJD'
 
 
 @pytest.mark.parametrize(
     "broken",
     [
-        pytest.param(answer("AAAA")[:-20], id="cut off behind the image"),
-        pytest.param(answer(base64.b64encode(JPEG).decode())[:1_000_000], id="cut off in the image"),
-        pytest.param(answer(base64.b64encode(JPEG).decode().replace("A", "!", 1)), id="not base64"),
-        pytest.param(answer(base64.b64encode(JPEG).decode().replace("A", "=", 1)), id="padding in the middle"),
-        pytest.param(answer(base64.b64encode(JPEG).decode() + "A"), id="a letter too many"),
-        pytest.param(answer(base64.b64encode(JPEG).decode().replace("A", "\\x", 1)), id="an escape that is none"),
-        pytest.param(answer(base64.b64encode(NOISE).decode()), id="no image"),
+        pytest.param(response_json("AAAA")[:-20], id="cut off behind the image"),
+        pytest.param(response_json(base64.b64encode(JPEG).decode())[:1_000_000], id="cut off in the image"),
+        pytest.param(response_json(base64.b64encode(JPEG).decode().replace("A", "!", 1)), id="not base64"),
+        pytest.param(response_json(base64.b64encode(JPEG).decode().replace("A", "=", 1)), id="padding in the middle"),
+        pytest.param(response_json(base64.b64encode(JPEG).decode() + "A"), id="one character too many"),
+        pytest.param(response_json(base64.b64encode(JPEG).decode().replace("A", "\\x", 1)), id="an invalid escape"),
+        pytest.param(response_json(base64.b64encode(NOISE).decode()), id="no image"),
     ],
 )
 async def test_a_damaged_response_is_an_error_and_never_a_wrong_image(
@@ -384,9 +384,9 @@ async def test_images_are_extracted_from_a_stream_while_it_arrives(gemini: Emula
                     if part.text:
                         texts.append(part.text)
                     elif part.inline_data and part.inline_data.data:
-                        token = base64.b64encode(part.inline_data.data).decode()
-                        assert len(token) == 36
-                        images.append(exchange.content_for(token).head(10**9))
+                        placeholder = base64.b64encode(part.inline_data.data).decode()
+                        assert len(placeholder) == 36
+                        images.append(exchange.content_for(placeholder).head(10**9))
 
     assert texts == ["Here it is."]
     assert [image[:3] for image in images] == [b"\xff\xd8\xff"]
@@ -467,7 +467,7 @@ async def test_an_idle_connection_that_the_server_closes_is_not_used_again(gemin
     The client notices the end even if the last response filled the buffer, so that reading was paused.
     """
     connections = 0
-    body = answer(base64.b64encode(JPEG[:BUFFER_BYTES]).decode()).encode()
+    body = response_json(base64.b64encode(JPEG[:BUFFER_BYTES]).decode()).encode()
     body += b" " * (4 * BUFFER_BYTES - len(body))
 
     async def serve_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

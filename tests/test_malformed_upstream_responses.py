@@ -24,7 +24,7 @@ PART = json.dumps({"inlineData": {"mimeType": "image/jpeg", "data": base64.b64en
 MIB = 2**20
 
 
-def answer(parts: str = PART, more: str = "") -> bytes:
+def response_body(parts: str = PART, more: str = "") -> bytes:
     return f'{{"candidates": [{{"content": {{"parts": [{parts}]}}, "finishReason": "STOP"{more}}}]}}'.encode()
 
 
@@ -37,20 +37,22 @@ class Upstream:
     """A server whose responses the test sets."""
 
     def __init__(self) -> None:
-        self.says(b"")
-        self.asked = 0
+        self.respond_with(b"")
+        self.request_count = 0
         """The number of requests received."""
 
-    def says(self, *pieces: bytes, then: Literal["reset", "close"] | None = None, pause_seconds: float = 0) -> None:
+    def respond_with(
+        self, *pieces: bytes, then: Literal["reset", "close"] | None = None, pause_seconds: float = 0
+    ) -> None:
         """Respond with these pieces from now on, then do `then` or serve the next request."""
-        self._pieces, self._then, self._pause_seconds, self.asked = pieces, then, pause_seconds, 0
+        self._pieces, self._then, self._pause_seconds, self.request_count = pieces, then, pause_seconds, 0
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
-                self.asked += 1
+                self.request_count += 1
                 for piece in self._pieces:
                     for start in range(0, len(piece), 64 * 1024):
                         writer.write(piece[start : start + 64 * 1024])
@@ -89,20 +91,24 @@ def client(_pair: tuple[Upstream, httpx2.AsyncClient]) -> httpx2.AsyncClient:
     return _pair[1]
 
 
-async def asked(
-    client: httpx2.AsyncClient, *, streamed: bool = False, same: bool = True, more: dict[str, str] | None = None
+async def post(
+    client: httpx2.AsyncClient,
+    *,
+    streamed: bool = False,
+    check_image: bool = True,
+    headers: dict[str, str] | None = None,
 ) -> tuple[int, str, list[str]]:
     """Return the status, the code (`ok` for an image) and the warnings of the response."""
-    headers = (EVENTS if streamed else {}) | (more or {})
+    headers = (EVENTS if streamed else {}) | (headers or {})
     async with client.stream("POST", "/generate-image", json=ASK, headers=headers) as response:
         if streamed:
-            found = {name: said async for name, said in read(response)}
+            found = {name: data async for name, data in read(response)}
             document = found.get("problem") or found["image"]
         else:
             document = json.loads(await response.aread())
     if "code" in document:
         return document["status"], document["code"], []
-    assert not same or base64.b64decode(document["image"]["data"]) == JPEG
+    assert not check_image or base64.b64decode(document["image"]["data"]) == JPEG
     return 200, "ok", document["warnings"]
 
 
@@ -129,23 +135,25 @@ PAUSE_SECONDS = 1.0
 """Longer than a slow machine needs for what the limits allow. Without limits each case takes longer."""
 
 TOO_MUCH = {
-    "words": answer(json.dumps({"text": "word " * 4 * MIB}) + f", {PART}"),
-    "words in a stream": b"data: " + answer(json.dumps({"text": "word " * 4 * MIB})) + b"\r\n\r\n",
+    "text": response_body(json.dumps({"text": "word " * 4 * MIB}) + f", {PART}"),
+    "text in a stream": b"data: " + response_body(json.dumps({"text": "word " * 4 * MIB})) + b"\r\n\r\n",
     "a line of a stream": b"data: " + b"x" * 20 * MIB,
     "comments": b": still here\r\n" * MIB,
     "empty lines": b"\n" * 20 * MIB,
-    "spaces": b" " * 20 * MIB + answer(),
-    "sources": answer(PART, f', "groundingMetadata": {{"searchEntryPoint": {{"renderedContent": "{"<b>" * MIB}"}}}}'),
-    "parts": answer(", ".join(["{}"] * 300_000)),
-    "parts in words": answer(", ".join(['{"text": "a"}'] * 40_000)),
+    "spaces": b" " * 20 * MIB + response_body(),
+    "sources": response_body(
+        PART, f', "groundingMetadata": {{"searchEntryPoint": {{"renderedContent": "{"<b>" * MIB}"}}}}'
+    ),
+    "parts": response_body(", ".join(["{}"] * 300_000)),
+    "parts with text": response_body(", ".join(['{"text": "a"}'] * 40_000)),
     "candidates": b'{"candidates": [' + b", ".join([b"{}"] * 90_000) + b"]}",
-    "images": answer(", ".join(['{"inlineData": {"data": "QQ=="}}'] * 100_000)),
+    "images": response_body(", ".join(['{"inlineData": {"data": "QQ=="}}'] * 100_000)),
     "events": b"data: {}\n\n" * 200_000,
     "documents in a line": b"{}" * 900_000,
     "brackets": b"[" * 5 * MIB,
-    "nesting": answer('{"x": ' + "[" * 2000 + "]" * 2000 + "}"),
+    "nesting": response_body('{"x": ' + "[" * 2000 + "]" * 2000 + "}"),
     "digits": b'{"x": ' + b"1" * MIB + b"}",
-    "quotation marks": answer(json.dumps({"text": '"' * 2 * MIB})),
+    "quotation marks": response_body(json.dumps({"text": '"' * 2 * MIB})),
 }
 
 
@@ -155,10 +163,10 @@ async def test_a_response_over_a_limit_is_an_error_and_blocks_no_other_request(
     client: httpx2.AsyncClient, upstream: Upstream, what: str, streamed: bool
 ) -> None:
     body = TOO_MUCH[what]
-    upstream.says(head(len(body)) + body)
+    upstream.respond_with(head(len(body)) + body)
 
     async with longest_pause() as pause:
-        outcome = await asyncio.wait_for(asked(client, streamed=streamed), 10)
+        outcome = await asyncio.wait_for(post(client, streamed=streamed), 10)
 
     assert outcome[:2] == INVALID
     assert pause[0] < PAUSE_SECONDS
@@ -170,11 +178,11 @@ async def test_a_search_for_images_in_long_text_is_fast(
     client: httpx2.AsyncClient, upstream: Upstream, word: str, streamed: bool
 ) -> None:
     text = json.dumps({"text": word * (3 * MIB // 2 // len(word)) + "a" * 100})
-    body = answer(f"{text}, {PART}")
-    upstream.says(head(len(body)) + body)
+    body = response_body(f"{text}, {PART}")
+    upstream.respond_with(head(len(body)) + body)
 
     async with longest_pause() as pause:
-        outcome = await asked(client, streamed=streamed)
+        outcome = await post(client, streamed=streamed)
 
     assert outcome[:2] == (200, "ok")
     assert pause[0] < PAUSE_SECONDS
@@ -198,10 +206,10 @@ async def test_a_search_for_images_in_long_text_is_fast(
 async def test_an_error_needs_only_its_status(
     client: httpx2.AsyncClient, upstream: Upstream, status: int, body: bytes, expected: tuple[int, str]
 ) -> None:
-    upstream.says(head(len(body), status) + body)
+    upstream.respond_with(head(len(body), status) + body)
 
     async with longest_pause() as pause:
-        outcome = await asyncio.wait_for(asked(client), 10)
+        outcome = await asyncio.wait_for(post(client), 10)
 
     assert outcome[:2] == expected
     assert pause[0] < PAUSE_SECONDS
@@ -211,9 +219,9 @@ async def test_an_error_needs_only_its_status(
 async def test_an_error_with_an_incomplete_body_is_known_by_its_status(
     client: httpx2.AsyncClient, upstream: Upstream, then: Literal["reset", "close"] | None
 ) -> None:
-    upstream.says(head(99, 503) + b'{"error": ', then=then, pause_seconds=0.01)
+    upstream.respond_with(head(99, 503) + b'{"error": ', then=then, pause_seconds=0.01)
 
-    outcome = await asyncio.wait_for(asked(client), 10)
+    outcome = await asyncio.wait_for(post(client), 10)
 
     assert outcome[:2] == (503, "upstream_busy")
 
@@ -223,11 +231,11 @@ async def test_an_error_with_an_incomplete_body_is_known_by_its_status(
 async def test_the_limit_counts_bytes_after_decompression(
     client: httpx2.AsyncClient, upstream: Upstream, part: object, streamed: bool
 ) -> None:
-    body = gzip.compress(answer(json.dumps(part)), 1)
-    upstream.says(head(len(body), 200, "Content-Encoding: gzip") + body)
+    body = gzip.compress(response_body(json.dumps(part)), 1)
+    upstream.respond_with(head(len(body), 200, "Content-Encoding: gzip") + body)
 
     async with longest_pause() as pause:
-        outcome = await asyncio.wait_for(asked(client, streamed=streamed), 10)
+        outcome = await asyncio.wait_for(post(client, streamed=streamed), 10)
 
     assert outcome[:2] == INVALID
     assert pause[0] < PAUSE_SECONDS
@@ -243,9 +251,9 @@ async def test_a_content_length_over_the_limit_is_an_error_at_once(
     """
     It reserves no memory, and no other request waits.
     """
-    upstream.says(head(length) + b"{")
+    upstream.respond_with(head(length) + b"{")
 
-    code = (await asyncio.wait_for(asked(client), 5))[1]
+    code = (await asyncio.wait_for(post(client), 5))[1]
     metrics = (await client.get("/metrics")).text
 
     assert code == "upstream_invalid_response" if length < 2**63 else code.startswith("upstream_")
@@ -256,9 +264,9 @@ async def test_a_content_length_over_the_limit_is_an_error_at_once(
 async def test_an_invalid_content_length_is_an_upstream_error(
     client: httpx2.AsyncClient, upstream: Upstream, length: str
 ) -> None:
-    upstream.says(head(length) + answer(), then="close")
+    upstream.respond_with(head(length) + response_body(), then="close")
 
-    status, code, _ = await asyncio.wait_for(asked(client), 10)
+    status, code, _ = await asyncio.wait_for(post(client), 10)
 
     assert (status, code) in ((502, "upstream_error"), INVALID)
 
@@ -268,14 +276,14 @@ async def test_a_content_length_alone_reserves_no_memory(serve: Serve) -> None:
     Two responses that announce 90 MB and send nothing leave enough memory for a third.
     """
     upstream = Upstream()
-    upstream.says(head(90 * MIB) + b"{")
+    upstream.respond_with(head(90 * MIB) + b"{")
     async with listening(upstream) as url, serve(google_gemini_base_url=url, max_buffered_bytes=100 * MIB) as client:
-        dripping = [asyncio.create_task(asked(client)) for _ in range(2)]
-        while upstream.asked < 2:  # noqa: ASYNC110 - it has no other way to tell
+        dripping = [asyncio.create_task(post(client)) for _ in range(2)]
+        while upstream.request_count < 2:  # noqa: ASYNC110 - it has no other way to tell
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        upstream.says(head(len(answer())) + answer())
-        outcome = await asyncio.wait_for(asked(client), 5)
+        upstream.respond_with(head(len(response_body())) + response_body())
+        outcome = await asyncio.wait_for(post(client), 5)
         for one in dripping:
             one.cancel()
         await asyncio.gather(*dripping, return_exceptions=True)
@@ -312,10 +320,10 @@ async def test_bytes_after_a_complete_response_do_not_affect_its_image(
     """
     The connection may break, be silent, or carry other bytes: the image has arrived and is paid.
     """
-    body = (b"data: " + answer() + b"\r\n\r\n" if streamed else answer()) + after
-    upstream.says(head(len(body) + announced) + body, then=then, pause_seconds=0.05)
+    body = (b"data: " + response_body() + b"\r\n\r\n" if streamed else response_body()) + after
+    upstream.respond_with(head(len(body) + announced) + body, then=then, pause_seconds=0.05)
 
-    status, code, warnings = await asyncio.wait_for(asked(client, streamed=streamed), 10)
+    status, code, warnings = await asyncio.wait_for(post(client, streamed=streamed), 10)
 
     assert (status, code) == (200, "ok")
     if not (streamed and after in (b"<html>", b" rubbish")):  # lines that no event stream has a use for
@@ -325,10 +333,10 @@ async def test_bytes_after_a_complete_response_do_not_affect_its_image(
 async def test_an_image_that_arrived_before_the_deadline_is_delivered(
     client: httpx2.AsyncClient, upstream: Upstream
 ) -> None:
-    body = b"data: " + answer() + b"\r\n\r\n"
-    upstream.says(head(len(body) + 1) + body)
+    body = b"data: " + response_body() + b"\r\n\r\n"
+    upstream.respond_with(head(len(body) + 1) + body)
 
-    outcome = await asyncio.wait_for(asked(client, streamed=True, more={"X-Timeout-Seconds": "0.5"}), 5)
+    outcome = await asyncio.wait_for(post(client, streamed=True, headers={"X-Timeout-Seconds": "0.5"}), 5)
 
     assert outcome[:2] == (200, "ok")
 
@@ -341,16 +349,16 @@ async def test_random_damage_ends_as_a_problem(client: httpx2.AsyncClient, upstr
     Responses are cut and changed at random, in headers and bodies. None becomes a 500.
     """
     chance = random.Random(14)
-    stream = b"data: " + answer() + b'\r\n\r\n{\r\n  "error": {\r\n    "code": 503\r\n  }\r\n}\r\n'
+    stream = b"data: " + response_body() + b'\r\n\r\n{\r\n  "error": {\r\n    "code": 503\r\n  }\r\n}\r\n'
     for number in range(60):
-        reply = bytearray(chance.choice([head(len(answer())) + answer(), head(len(stream)) + stream]))
+        reply = bytearray(chance.choice([head(len(response_body())) + response_body(), head(len(stream)) + stream]))
         for _ in range(chance.randint(1, 3)):
             place = chance.randrange(chance.choice([len(reply) + 1, 200]))
             inserted = chance.choice([b"", b"", b'"', b"\\", b"{", b"\n\n", b"data:", b"\xff", b"\r\n", b"]", b"\0"])
             reply[place : chance.choice([place, place + 1, len(reply)])] = inserted
-        upstream.says(bytes(reply), then="close")
+        upstream.respond_with(bytes(reply), then="close")
 
-        status = (await asyncio.wait_for(asked(client, streamed=number % 2 == 0, same=False), 10))[0]
+        status = (await asyncio.wait_for(post(client, streamed=number % 2 == 0, check_image=False), 10))[0]
 
         assert status in (200, 422, 429, 502, 503, 504), bytes(reply[:300])
 
@@ -359,11 +367,11 @@ async def test_random_damage_ends_as_a_problem(client: httpx2.AsyncClient, upstr
 async def test_a_response_that_breaks_off_inside_a_string_blocks_no_other_request(
     client: httpx2.AsyncClient, upstream: Upstream, streamed: bool
 ) -> None:
-    whole = answer(json.dumps({"text": '"' * 100_000}))
-    upstream.says(head(len(whole)) + whole[: len(whole) // 2], then="close")
+    whole = response_body(json.dumps({"text": '"' * 100_000}))
+    upstream.respond_with(head(len(whole)) + whole[: len(whole) // 2], then="close")
 
     async with longest_pause() as pause:
-        outcome = await asyncio.wait_for(asked(client, streamed=streamed), 10)
+        outcome = await asyncio.wait_for(post(client, streamed=streamed), 10)
 
     assert outcome[0] == 502
     assert pause[0] < PAUSE_SECONDS
