@@ -120,28 +120,28 @@ async def test_cancelled_waiters_lose_no_slot() -> None:
 
 
 async def test_the_byte_budget_is_granted_in_order_and_released() -> None:
-    room = ByteBudget(100)
-    one, two, three = Reservation(room), Reservation(room), Reservation(room)
+    budget = ByteBudget(100)
+    one, two, three = Reservation(budget), Reservation(budget), Reservation(budget)
     await one.acquire(80)
     waiting = [asyncio.create_task(two.acquire(50)), asyncio.create_task(three.acquire(10))]
     await asyncio.sleep(0)
-    assert room.used == 80
-    assert not room.fits(1), "a new request must not overtake a waiting one"
+    assert budget.used == 80
+    assert not budget.fits(1), "a new request must not overtake a waiting one"
 
     one.resize(20)
     await asyncio.gather(*waiting)
 
-    assert room.used == 80
+    assert budget.used == 80
     for share in (one, two, three):
         share.resize(0)
-    assert room.used == 0
+    assert budget.used == 0
     await one.acquire(1000)  # alone, anything fits
     cancelled = asyncio.create_task(two.acquire(1))
     await asyncio.sleep(0)
     cancelled.cancel()
     await asyncio.gather(cancelled, return_exceptions=True)
     one.resize(0)
-    assert room.used == 0
+    assert budget.used == 0
 
 
 # The service under overload.
