@@ -461,6 +461,18 @@ async def test_a_second_ambiguous_failure_is_not_retried_on_another_model(serve:
     assert len(gemini.calls) == 3
 
 
+async def test_a_call_that_may_have_been_billed_discourages_a_retry_after_later_calls_that_cost_nothing(
+    serve: Serve, gemini: Emulator
+) -> None:
+    gemini.faults.extend([Fault(reset="in_body"), replace(BUSY, times=2)])
+    async with serve() as client:
+        response = await client.post("/generate-image", json=ASK)
+
+    assert (response.status_code, response.json()["code"]) == (503, "upstream_busy")
+    assert response.headers["x-upstream-attempts"] == "3"
+    assert response.headers["x-should-retry"] == "false"
+
+
 # Metrics, logs and traces.
 
 

@@ -165,7 +165,8 @@ class GenerationRun:
         if progress is None:
             return
         error.attempts = progress.attempts or None
-        if progress.attempts and isinstance(error, _ERRORS_OF_THIS_SERVICE):
+        # An earlier call may have been billed, even if the last one certainly cost nothing.
+        if progress.ambiguous_failures or (progress.attempts and isinstance(error, _ERRORS_OF_THIS_SERVICE)):
             error.may_have_cost = True
         if isinstance(error, CallerDisconnected | CallerTooSlow):
             self._disconnected_in = str(progress.stage)
