@@ -14,8 +14,8 @@ from app.domain.generation import GenerationRequest, Part, Reference, Role
 from app.gemini.transport.exchange import ImageExchange
 
 CONTENTS_IN_CONFIG = "in the config"
-"""A dummy for the SDK's `contents` argument. The real contents go into the config as JSON, because the SDK takes 1 ms
-for each further turn of a chat to turn its own types into JSON."""
+"""A dummy for the SDK's `contents` argument. The real contents go into the config as JSON. The SDK would take 1 ms for
+each further turn of a chat to turn its own types into JSON."""
 
 _WIRE_NAMES = {name: to_camel(name) for name in types.Part.model_fields}
 

@@ -180,8 +180,8 @@ class ImageExchange:
     def parse(self, json: bytes) -> bytes:
         """Parse the next piece of the JSON, and return what the SDK gets.
 
-        The SDK gets an empty event for each piece with complete documents, because its own parser fails on any line
-        that is not data. `documents` returns the documents. Without a generation the SDK gets the JSON itself.
+        The SDK's parser fails on any line that is not data. So the SDK gets an empty event for each piece with complete
+        documents, and `documents` returns the documents. Without a generation the SDK gets the JSON itself.
         """
         return json if self._parser is None else self._collect(self._parser.feed(json))
 

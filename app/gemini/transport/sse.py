@@ -10,8 +10,8 @@ import re
 from contextlib import suppress
 
 _STRING = re.compile(rb'"(?:[^"\\]++|(?:\\.)++)*+"?+', re.DOTALL)
-"""A JSON string, which may be cut off. A pattern that required the end of the string would try each escaped quotation
-mark in an unfinished string as a new beginning, which takes quadratic time."""
+"""A JSON string, which may be cut off. If the pattern required the end of the string, an unfinished string would take
+quadratic time: each escaped quotation mark would be tried as a new beginning."""
 
 _BEGINS_JSON = re.compile(rb"\s*+[{\[]")
 _CONTINUES_JSON = re.compile(rb'\s*+["{}\[\],]')

@@ -6,8 +6,8 @@ import secrets
 class Placeholders:
     """Creates placeholders for one message. The random part differs for each message, so that no prompt can guess it.
 
-    A placeholder is 36 hexadecimal digits. That is valid base64 in both alphabets and decodes to 27 bytes, so that code
-    that expects the base64 of an image accepts it.
+    A placeholder is 36 hexadecimal digits. That is valid base64 in both alphabets and decodes to 27 bytes. So code that
+    expects the base64 of an image accepts it.
     """
 
     LENGTH = 36

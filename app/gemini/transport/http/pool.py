@@ -48,8 +48,8 @@ class ConnectionPool:
     async def send(self, request: httpx2.Request) -> RawResponse:
         """Send `request` and read the headers of its response. The caller must read and close the response.
 
-        The request's extension `timeout` limits opening a connection (`connect`), the write of each piece (`write`) and
-        the silence before the headers (`read`), in seconds.
+        The request's extension `timeout` has limits in seconds. `connect` limits opening a connection, `write` limits
+        the write of each piece, and `read` limits the silence before the headers.
         """
         route = Route.to(request.url, _proxy_for(request.url) if self._trust_env else None)
         head = route.request_head(request)

@@ -38,8 +38,9 @@ class Route:
     def request_head(self, request: httpx2.Request) -> bytes:
         """Return the request line and headers.
 
-        A proxy forwards a request for an http:// URL, so the request line names the server and the proxy's credentials
-        are a header. A request for an https:// URL passes through a tunnel and looks as if no proxy were there.
+        A proxy forwards a request for an http:// URL. Its request line names the server, and a header has the
+        credentials for the proxy. A request for an https:// URL passes through a tunnel, in the same form as
+        without a proxy.
 
         Raises:
             httpcore2.LocalProtocolError: a header contains a line break or a null byte.
