@@ -14,7 +14,7 @@ from app.emulator import Emulator, Fault
 from tests.conftest import Serve, noise, picture
 
 KB = 1000
-ROOM = {"max_buffered_bytes": 4000 * KB, "service_api_keys": "a:key-a,b:key-b,c:key-c,d:key-d,e:key-e,f:key-f"}
+LIMITS = {"max_buffered_bytes": 4000 * KB, "service_api_keys": "a:key-a,b:key-b,c:key-c,d:key-d,e:key-e,f:key-f"}
 """Half of the memory is for uploads."""
 
 PART = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'
@@ -97,7 +97,7 @@ async def all_let_go(client: httpx2.AsyncClient) -> None:
 async def test_a_content_length_without_data_does_not_block_other_uploads(
     serve: Serve, announced: bool, way: Any
 ) -> None:
-    async with serve(**ROOM) as client, dripping(client, "a", announced=announced, sent=0):
+    async with serve(**LIMITS) as client, dripping(client, "a", announced=announced, sent=0):
         other, same = await way(client, "b", 1900 * KB), await way(client, "a", 1900 * KB)
 
     assert (other.status_code, same.status_code) == (200, 200), other.text
@@ -108,7 +108,7 @@ async def test_stalled_uploads_are_rejected_in_favour_of_other_callers(serve: Se
     """
     The stalled uploads use all memory for uploads. Only as many are rejected as the other callers need.
     """
-    async with serve(**ROOM) as client, dripping(client, "a", announced=True, sent=450 * KB) as stalled:
+    async with serve(**LIMITS) as client, dripping(client, "a", announced=True, sent=450 * KB) as stalled:
         full = await held(client)
         small, large = await way(client, "b", 400 * KB), await way(client, "c", 800 * KB)
         refused = [one.result() for one in stalled if one.done()]
@@ -128,7 +128,7 @@ async def test_a_caller_cannot_displace_uploads_beyond_an_equal_share(serve: Ser
     """
     A caller's uploads are rejected until both callers hold the same. An upload never displaces one of the same caller.
     """
-    async with serve(**ROOM) as client, dripping(client, "a", announced=False, sent=950 * KB, count=2) as stalled:
+    async with serve(**LIMITS) as client, dripping(client, "a", announced=False, sent=950 * KB, count=2) as stalled:
         own = await upload(client, "a", 500 * KB)
         before = [one for one in stalled if one.done()]
         other = await upload(client, "b", 1900 * KB)
@@ -141,7 +141,7 @@ async def test_a_caller_cannot_displace_uploads_beyond_an_equal_share(serve: Ser
 
 
 async def test_a_single_caller_may_use_all_memory_for_uploads(serve: Serve) -> None:
-    async with serve(**ROOM) as client:
+    async with serve(**LIMITS) as client:
         assert (await upload(client, "a", 1990 * KB)).status_code == 200
         assert (await inline(client, "a", 1990 * KB)).status_code == 200
         await all_let_go(client)
@@ -153,7 +153,7 @@ async def test_many_large_uploads_succeed_or_are_rejected_with_503(serve: Serve,
     """
     gemini.faults.clear()
     gemini.faults.append(Fault(times=1000, delay_seconds=0.2, image_base64=base64.b64encode(picture("JPEG")).decode()))
-    async with serve(**ROOM) as client:
+    async with serve(**LIMITS) as client:
         answers = await asyncio.gather(
             *(way(client, key, 500 * KB) for key in "abcdef" for way in (upload, inline)), return_exceptions=True
         )

@@ -19,7 +19,7 @@ TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 SMALL = picture(size=(1, 1))
 
 Part = tuple[str | bytes, str | bytes]
-"""What stands behind `Content-Disposition: form-data; `, further header lines included, and the content."""
+"""The rest of a part's header after `Content-Disposition: form-data; `, and the content of the part."""
 
 
 def form(parts: Iterable[Part], end: bytes = f"--{BOUNDARY}--\r\n".encode()) -> bytes:

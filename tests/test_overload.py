@@ -132,8 +132,8 @@ async def test_the_byte_budget_is_granted_in_order_and_released() -> None:
     await asyncio.gather(*waiting)
 
     assert budget.used == 80
-    for share in (one, two, three):
-        share.resize(0)
+    for reservation in (one, two, three):
+        reservation.resize(0)
     assert budget.used == 0
     await one.acquire(1000)  # alone, anything fits
     cancelled = asyncio.create_task(two.acquire(1))

@@ -41,10 +41,10 @@ async def test_a_problem_is_the_same_in_every_kind_of_response(client: httpx2.As
     recorded = [one["problem"] for one in (await client.get(turns.removesuffix("/turns"))).json()["turns"]]
     in_json = (await client.post("/generate-image", json=ASK)).json()
 
-    told = [*plain, *events]
-    assert {one["code"] for one in (*told, *recorded)} == {"invalid_request"}
-    assert {one["errors"][0]["field"] for one in told} == {"images"}
-    assert len({one["detail"] for one in (*told, *recorded)}) == 1
+    problems = [*plain, *events]
+    assert {one["code"] for one in (*problems, *recorded)} == {"invalid_request"}
+    assert {one["errors"][0]["field"] for one in problems} == {"images"}
+    assert len({one["detail"] for one in (*problems, *recorded)}) == 1
     assert in_json["errors"][0]["field"] == "referenceImages"
 
 

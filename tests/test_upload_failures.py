@@ -44,13 +44,13 @@ async def test_a_full_temporary_folder_is_an_error_of_the_service(
             small = await upload(client, noise(2, 1000))
             metrics = (await client.get("/metrics")).text
 
-    told = failed.json()
+    problem = failed.json()
     expected = (507, "storage_full") if fault == "full" else (503, "storage_unavailable")
-    assert (failed.status_code, told["code"], told["part"]) == (*expected, "uploads"), failed.text
+    assert (failed.status_code, problem["code"], problem["part"]) == (*expected, "uploads"), failed.text
     assert str(tmp_path) not in failed.text
     assert failed.headers["retry-after"]
     assert small.status_code == 200
-    assert f'gemini_images_rejections_total{{code="{told["code"]}"}} 1.0' in metrics
+    assert f'gemini_images_rejections_total{{code="{problem["code"]}"}} 1.0' in metrics
     assert len(gemini.calls) == 1
 
 

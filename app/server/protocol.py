@@ -180,7 +180,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if not self._head_is_counted:  # a second request in one piece with a chunked body
             self._stop_reading()
-            raise InvalidHttp("The next request must wait for the response.")
+            raise InvalidHttp("The next request must wait for the response.")  # stops the parser; it is not sent
         self._head_is_counted, self._fields = False, 0
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: {"connection": self}}
