@@ -5,8 +5,8 @@ part. There are two exceptions:
 
 - Another model is asked, Gemini rejects the signatures, or stored content is missing. Then only the images are sent,
   as references within the new turn.
-- The turns exceed the model's input limits. Then the oldest turns are left out. The first uploads and the newest image
-  are sent always.
+- The turns exceed the model's input limits. Then the oldest turns are left out. The newest image is always sent, and
+  the first uploads are sent as far as they fit.
 
 docs/chats.md tells callers the same.
 """

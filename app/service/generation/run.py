@@ -40,7 +40,7 @@ class GenerationRun:
 
     def __init__(
         self,
-        admission: AdmissionController,
+        controller: AdmissionController,
         caller: Caller,
         memory: Reservation,
         seconds: float,
@@ -49,14 +49,14 @@ class GenerationRun:
     ) -> None:
         """
         Args:
-            admission: decides whether the generation may start.
+            controller: decides whether the generation may start.
             caller: who asked.
             memory: reservation for Gemini's response. Released when the run ends.
             seconds: time limit, from the end of the request's body to the image.
             metrics: where the generation is recorded.
             log_error: logs an error that no response can report.
         """
-        self._controller = admission
+        self._controller = controller
         self._caller = caller
         self._memory = memory
         self._seconds = seconds
@@ -157,7 +157,10 @@ class GenerationRun:
             work.exception()  # retrieved, so that asyncio does not log it
 
     def fail(self, error: ServiceError) -> None:
-        """Record the first error as the outcome. Later errors are consequences of it."""
+        """Record the first error as the outcome, and set its calls and whether it may have cost.
+
+        Later errors are ignored: they are consequences of the first.
+        """
         if self._failure is not None:
             return
         self._failure = error
