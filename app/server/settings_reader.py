@@ -26,7 +26,7 @@ _SIMILARITY_IN_ENV_FILE = 0.7
 """The same for a name in `.env`. It is lower because such a name is certainly wrong."""
 
 _PLACEHOLDERS = {"gemini_api_key": "placeholder", "google_cloud_project": "placeholder"}
-"""Replace invalid settings that have no default, so that later checks do not report them as missing."""
+"""Values for invalid settings whose default is `None`. Without them, later checks would report missing settings."""
 
 
 def read_settings() -> tuple[Settings, list[SettingError]]:
