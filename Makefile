@@ -1,4 +1,4 @@
-# `make run` and `make test` need make and a Python from 3.11 on, nothing else; the rest comes into .venv.
+# `make run` and `make test` need only make and Python 3.11 or newer. They install everything else into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 EMULATOR_PORT ?= 9000
@@ -13,7 +13,7 @@ help: ## show this list
 run: .venv/run.stamp ## serve on HOST and PORT (127.0.0.1:8000): on Gemini with GEMINI_API_KEY, else on the emulator
 	@$(BIN)/python -m app --demo-without-key
 
-emulator: .venv/run.stamp ## emulate the Gemini API alone on EMULATOR_PORT (9000), with faults to order
+emulator: .venv/run.stamp ## serve only the emulator of the Gemini API, on EMULATOR_PORT (9000)
 	@$(BIN)/python -m app.emulator --port $(EMULATOR_PORT)
 
 test: .venv/dev.stamp ## run every test that needs no key
@@ -30,10 +30,10 @@ check: .venv/dev.stamp ## check types, style and format
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-live: .venv/dev.stamp ## compare the emulator with Google: a dozen calls with your GEMINI_API_KEY, about 0.35 USD
+test-live: .venv/dev.stamp ## compare the emulator with Google: about twelve calls with your GEMINI_API_KEY, about 0.35 USD
 	$(BIN)/python -m pytest -m live -s
 
-bench: .venv/bench.stamp ## measure this service beside its peers, about 30 minutes; ROUNDS=1 is rougher and faster
+bench: .venv/bench.stamp ## measure this service beside other implementations, about 30 minutes; ROUNDS=1 is faster and less exact
 	$(BIN)/python -m benchmarks --rounds $(ROUNDS)
 
 fuzz: .venv/fuzz.stamp ## search for inputs that break the base64 extractor or the response parser, FUZZ_SECONDS (60) each
@@ -41,7 +41,7 @@ fuzz: .venv/fuzz.stamp ## search for inputs that break the base64 extractor or t
 	$(BIN)/python -m tests.fuzz_base64_json -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz/base64_json
 	$(BIN)/python -m tests.fuzz_responses -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 .fuzz/responses
 
-container: .venv/dev.stamp ## build the image, run it, compose.yaml and the Kubernetes demo; needs root and podman
+container: .venv/dev.stamp ## build the container; run it, compose.yaml and the Kubernetes demo; needs root and podman
 	$(BIN)/python -m tests.containers
 
 sbom: .venv/sbom.stamp ## write sbom.cdx.json (CycloneDX) and docs/licences.md: what is in the container
@@ -53,10 +53,10 @@ sbom: .venv/sbom.stamp ## write sbom.cdx.json (CycloneDX) and docs/licences.md: 
 		} > docs/licences.md
 	@rm -rf .sbom
 
-doctor: .venv/run.stamp ## check settings, credentials, models, storage and clock, for nothing
+doctor: .venv/run.stamp ## check settings, credentials, models, storage and clock, without paid calls
 	@$(BIN)/python -m app doctor
 
-lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions and their hashes
+lock: .venv/dev.stamp ## write requirements/*.txt again, with the newest versions and their hashes
 	$(BIN)/python -m pip install --quiet uv
 	@for lock in 'service' 'demo --extra demo' 'container --extra demo --extra telemetry' 'dev --extra dev' \
 		'bench --extra bench' 'fuzz --extra fuzz' 'sbom --extra sbom'; do \
@@ -66,7 +66,7 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 			"$$@" pyproject.toml -o requirements/$$name.txt; \
 	done
 
-# A lock file is complete: without --no-deps an older pip looks for newer versions all the same, finds one, and gives up.
+# A lock file is complete: without --no-deps an older pip looks for newer versions, finds one, and fails.
 .venv/run.stamp: requirements/demo.txt | .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
@@ -82,6 +82,6 @@ lock: .venv/dev.stamp ## write requirements/*.txt anew, with the newest versions
 .venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.13")'
 	@echo 'Installing into .venv, once; it takes about 20 seconds.'
-	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .PHONY: help run emulator test test-slow test-install test-live check bench fuzz container sbom doctor lock

@@ -21,7 +21,7 @@ def main() -> None:
         nargs="?",
         choices=["serve", "doctor", "migrate"],
         default="serve",
-        help="serve (the default); doctor: check the settings and what they name; migrate: update the database",
+        help="serve (the default); doctor: check settings, credentials and storage; migrate: update the database",
     )
     parser.add_argument(
         "--demo-without-key",
@@ -70,7 +70,8 @@ def _allow_many_connections() -> None:
 
 
 def _describe(settings: Settings, why: str) -> str:
-    url = f"http://{settings.host}:{settings.port}, documented at /docs"
+    address = f"http://{settings.host}:{settings.port}" if settings.port else f"a free port of {settings.host}"
+    url = f"{address}, documented at /docs"
     if settings.demo:
         return f"Running on the built-in emulator, {why}: {url}"
     vertex = settings.google_genai_use_vertexai

@@ -127,6 +127,8 @@ class Settings(BaseSettings):
     """Time limit until Gemini's response begins, in seconds. In a stream it also limits the time between two events."""
     upstream_stall_seconds: float = Field(default=30, gt=0, le=3600)
     """Longest pause within Gemini's response, in seconds. In a stream it applies inside an event."""
+    max_upstream_body_bytes: int = Field(default=96 * MIB, ge=1)
+    """Largest response of Gemini in bytes, including thought signatures."""
     retry_initial_backoff_seconds: float = Field(default=1, ge=0, le=60)
     """Upper bound of the wait before the second call, in seconds. It doubles for each further call. The actual wait is
     a random part of it. If Gemini names a delay, that delay applies instead."""
@@ -173,9 +175,6 @@ class Settings(BaseSettings):
     that a load balancer can notice."""
     shutdown_grace_seconds: float = Field(default=300, ge=0, le=7200)
     """Time that running generations may still take after SIGTERM, in seconds."""
-
-    max_upstream_body_bytes: int = Field(default=96 * MIB, ge=1)
-    """Largest response of Gemini in bytes, including thought signatures."""
 
     service_api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(parse_named_secrets)] = ()
     """Callers and their secrets, comma-separated: `web:secret1,batch:secret2`. Without keys only loopback is served. A

@@ -73,7 +73,7 @@ async def test_another_content_type_is_rejected_and_quoted(
     )
 
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
-    assert f"says {', '.join(types)}." in response.json()["detail"]
+    assert f"is {', '.join(types)}." in response.json()["detail"]
     assert not gemini.calls
 
 

@@ -28,6 +28,47 @@ def last_event(response: httpx2.Response) -> dict[str, Any]:
     return event
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("DELETE", "/chats", "GET, POST"),
+        ("PUT", "/chats/chat_1", "GET, DELETE"),
+        ("GET", "/generate-image", "POST"),
+        ("POST", "/docs/assets/x.js", "GET"),
+    ],
+)
+async def test_a_wrong_method_is_refused_with_all_methods_of_the_path(
+    client: httpx2.AsyncClient, method: str, path: str, allow: str
+) -> None:
+    response = await client.request(method, path)
+
+    assert (response.status_code, response.headers["allow"]) == (405, allow)
+    assert response.json()["detail"] == f"This route accepts {allow.replace(', ', ' and ')}."
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ("[]", "body: must be a JSON object"),
+        ('{"prompt": 5}', "prompt: must be text"),
+        ('{"prompt": "x", "seed": "a"}', "seed: must be a whole number"),
+        ('{"prompt": "x", "seed": 9999999999}', "seed: must be less than or equal to 2147483647"),
+        ('{"prompt": "x", "includeThoughts": "a"}', "includeThoughts: must be true or false"),
+        ('{"prompt": "x", "responseFormat": "a"}', "responseFormat: must be 'data_url' or 'b64'"),
+        ('{"prompt": "x", "referenceImages": {}}', "referenceImages: must be a list"),
+        (
+            '{"prompt": "x", "model": "nano banana"}',
+            "model: is not a model's id or alias, such as gemini-3-pro-image; GET /models lists them",
+        ),
+        ('{"prompt": "x"', "The body is not valid JSON. The error is at line 1, column 15."),
+    ],
+)
+async def test_invalid_bodies_are_described_in_plain_words(client: httpx2.AsyncClient, body: str, detail: str) -> None:
+    response = await client.post("/generate-image", content=body, headers={"Content-Type": "application/json"})
+
+    assert response.json()["detail"] == detail
+
+
 async def test_a_problem_is_the_same_in_every_kind_of_response(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     """
     For a form, its field is named as in the form, also in the chat.

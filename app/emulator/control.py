@@ -1,5 +1,6 @@
 """The routes `/emulator/faults` and `/emulator/calls`: script faults and read calls over HTTP."""
 
+import inspect
 import re
 from collections import deque
 from dataclasses import asdict, fields
@@ -41,7 +42,7 @@ async def _add_fault(request: Request, faults: deque[Fault]) -> Response:
     try:
         fault = _FAULT.validate_json(await request.body())
     except ValidationError as error:
-        known = {one.name: str(one.type) for one in fields(Fault)}
+        known = {one.name: inspect.formatannotation(one.type) for one in fields(Fault)}
         wrong = error.errors(include_url=False, include_input=False, include_context=False)
         return JSONResponse({"error": "The fault is not valid.", "wrong": wrong, "fields": known}, 422)
     faults.append(fault)

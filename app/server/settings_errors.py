@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import AliasChoices, ValidationError
 
 from app.domain.catalogue import MODEL_ID_PATTERN
+from app.lib.validation_messages import plain_message
 from app.settings import Settings
 
 
@@ -40,16 +41,17 @@ def describe_errors(error: ValidationError) -> list[SettingError]:
 
 def _to_setting_error(error: dict[str, Any]) -> SettingError:
     location: tuple[Any, ...] = error["loc"]
-    message = str(error["msg"]).removeprefix("Value error, ")
     if not location:
+        message = str(error["msg"]).removeprefix("Value error, ")
         return SettingError(message.partition(":")[0], message)
+    message = plain_message(error)
     if error.get("ctx", {}).get("pattern") == MODEL_ID_PATTERN:
         message = "is not a model's id or alias, such as gemini-3-pro-image"
     name = next((name for name in Settings.model_fields if location[0] in (name, *env_names(name))), None)
-    length = f" (it has {len(error['input'])} characters)" if isinstance(error["input"], str) else ""
+    length = f" (the value has {len(error['input'])} characters)" if isinstance(error["input"], str) else ""
     purpose = " ".join((Settings.model_fields[name].description or "").split()) if name else ""
     variable = _variable_in_use(name) if name else str(location[0])
-    return SettingError(variable, f"{variable}: {message[:1].lower() + message[1:]}{length}. {purpose}".rstrip())
+    return SettingError(variable, f"{variable}: {message}{length}. {purpose}".rstrip())
 
 
 def _variable_in_use(name: str) -> str:

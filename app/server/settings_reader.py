@@ -111,5 +111,7 @@ def _check_line(line: Binding) -> SettingError | None:
     nearest = _nearest(line.key, _SIMILARITY_IN_ENV_FILE)
     # Other text may be a key that was pasted without a name. Some keys end in an equals sign.
     is_name = nearest or re.fullmatch("[A-Z_][A-Z0-9_]*", line.key)
-    hint = f"Is {nearest} meant?" if nearest else "Set variables of other programs in the environment."
+    hint = "Set variables of other programs in the environment."
+    if nearest:
+        hint = f"Is {nearest} meant? CHANGELOG.md lists renamed settings."
     return SettingError.of(line.key if is_name else f"Line {number}", f"in .env does not name a setting. {hint}")

@@ -185,7 +185,7 @@ def _url_of(url: str | None, directory: Path) -> URL:
     drivers = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
     driver = drivers.get(parsed.drivername.partition("+")[0])
     if driver is None:
-        detail = "DATABASE_URL names neither SQLite nor PostgreSQL."
+        detail = "DATABASE_URL must start with sqlite:/// or postgresql://."
         raise StorageUnavailable(detail, part="database", cause=parsed.drivername)
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
         detail = "DATABASE_URL must name a file. SQLite in memory is not supported."

@@ -89,7 +89,7 @@ def forbidden_origin(origin: str) -> ForbiddenOrigin:
     """Return the error for a page of `origin`."""
     page = "A page whose origin is null" if origin == "null" else f"A page of {origin[:200]}"
     return ForbiddenOrigin(
-        f"{page} may not call this service. Its operator can name the page's origin in CORS_ALLOW_ORIGINS.",
+        f"{page} may not call this service. The service's operator can add the page's origin to CORS_ALLOW_ORIGINS.",
         cause=f"origin {origin[:200]!a} is not in CORS_ALLOW_ORIGINS",
     )
 

@@ -134,6 +134,7 @@ def require_content_type(type_: str, *, optional: bool = False) -> Callable[[Req
         if optional and not sent and not content_length(request.scope):
             return
         if not content_type.matches(content_type.media_type(request.headers), type_):
-            raise UnsupportedMediaType(f"Send the body as {type_}: Content-Type says {sent[:200] or 'nothing'}.")
+            found = f"Its Content-Type is {sent[:200]}" if sent else "It has no Content-Type"
+            raise UnsupportedMediaType(f"Send the body as {type_}. {found}.")
 
     return check

@@ -96,7 +96,10 @@ async def read_form(
         await parser.parse()
     except MultiPartException as error:
         if error.message.startswith(("Too many", "Part exceeded")):
-            raise TooLarge("The form has too many parts, or a text field that is too long.") from error
+            raise TooLarge(
+                f"The form exceeds a limit: {max_files:g} files, {max_fields:g} text fields, {max_part_size:,} bytes "
+                f"in one text field, or {MAX_TEXT_BYTES:,} bytes in all of them."
+            ) from error
         raise InvalidForm("The body is not a well-formed multipart form.") from error
     except OSError as error:
         raise _storage_error(error) from error
@@ -255,6 +258,8 @@ def _content(part: _Part, codec: str) -> str | UploadFile:
     try:
         return _decoded(part.content, codec)
     except ValueError as error:
+        if b"charset" in options and _label(options[b"charset"]) not in CODECS:
+            raise ValueError("declares a charset that is not supported; send text in UTF-8") from error
         charset = "UTF-8" if codec == UTF_8 else "the charset that it declares"
         raise ValueError(f"is not text in {charset}; a file needs a file name") from error
 

@@ -6,6 +6,7 @@ image.
 
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
+from json import JSONDecodeError
 from typing import Any
 
 from fastapi import Request, Response
@@ -46,9 +47,19 @@ class ExtractingRequest(Request):
         try:
             parsed = await super().json()
         except (ValueError, RecursionError) as error:
-            raise InvalidJson("The body is not valid JSON.") from error
+            raise InvalidJson(self._describe_invalid_json(error)) from error
         self._body = b""  # free the text: generating the image takes a minute
         return parsed
+
+    def _describe_invalid_json(self, error: Exception) -> str:
+        if "content-encoding" in self.headers:
+            return "The body is not valid JSON. It has a Content-Encoding; send it without compression."
+        if isinstance(error, UnicodeDecodeError):
+            return "The body is not valid JSON, because it is not text in UTF-8."
+        has_images = self._extractor is not None and self._extractor.extracted
+        if isinstance(error, JSONDecodeError) and not has_images:  # without its images the text has other positions
+            return f"The body is not valid JSON. The error is at line {error.lineno}, column {error.colno}."
+        return "The body is not valid JSON."
 
     async def _get_form(
         self, *, max_files: float = 1000, max_fields: float = 1000, max_part_size: int = 1024 * 1024

@@ -15,10 +15,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Mount
 
 from app.api.http.schema import request_field_names
+from app.domain.catalogue import MODEL_ID_PATTERN
 from app.domain.errors import (
     CallerDisconnected,
     FieldError,
@@ -35,6 +38,7 @@ from app.domain.errors import (
 )
 from app.lib import logs
 from app.lib.tracebacks import clear_traceback_frames
+from app.lib.validation_messages import plain_message
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +47,8 @@ MAX_ERRORS = 20
 
 MEDIA_TYPE = "application/problem+json"
 
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PARAMETERS = {"body", "cursor", "limit", "number"}
-_MESSAGES = {
-    "string_pattern_mismatch": "has characters that are not allowed",
-    "extra_forbidden": "there is no such field",
-    "missing": "is required",
-}
-"""Messages that replace those of Pydantic, by its error type."""
 
 
 class Problem(BaseModel):
@@ -122,7 +121,9 @@ class Reporter:
 def install(app: FastAPI, reporter: Reporter) -> None:
     """Make the app answer every expected error with a problem document."""
 
-    async def handle(_request: Request, error: Exception) -> Response:
+    async def handle(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            return reporter.response(_method_not_allowed(request))
         return reporter.response(error)
 
     for expected in (ServiceError, RequestValidationError, HTTPException):
@@ -225,10 +226,25 @@ def _field(location: Sequence[str | int]) -> str:
 
 
 def _message(found: dict[str, Any]) -> str:
-    message = _MESSAGES.get(found["type"]) or str(found["msg"]).removeprefix("Value error, ")
-    if message.startswith("Expected UploadFile"):
+    if str(found["msg"]).removeprefix("Value error, ").startswith("Expected UploadFile"):
         return "must be a file"
-    return message[:1].lower() + message[1:]
+    if isinstance(found.get("input"), UploadFile):
+        return "must be text, not a file"
+    if found.get("ctx", {}).get("pattern") == MODEL_ID_PATTERN:
+        return "is not a model's id or alias, such as gemini-3-pro-image; GET /models lists them"
+    return plain_message(found)
+
+
+def _method_not_allowed(request: Request) -> MethodNotAllowed:
+    """Return the error with the methods of all routes of the path. Starlette names those of one route only."""
+    allowed = [method for method in _METHODS if _is_routed(request, method)] or ["GET"]  # static files take only GET
+    return MethodNotAllowed(f"This route accepts {' and '.join(allowed)}.", allow=", ".join(allowed))
+
+
+def _is_routed(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    # A mount matches every method.
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes if not isinstance(route, Mount))
 
 
 def _from_http(error: HTTPException) -> ServiceError:
@@ -238,9 +254,6 @@ def _from_http(error: HTTPException) -> ServiceError:
         return CallerDisconnected("The caller disconnected before the end of the body.")
     if error.status_code == 404:
         return NotFound("There is no such route; /docs lists them.")
-    if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        return MethodNotAllowed(f"This route accepts {allow or 'another method'}.", allow=allow)
     if error.status_code == 413:
         return TooLarge("The request body is larger than this service accepts.")
     return _unexpected(error)

@@ -88,9 +88,9 @@ class ChatLimitReached(CallerError):
 
 
 class StaleTurn(CallerError):
-    """The chat has a newer turn than the caller expects."""
+    """The turn that the caller names is not the latest one of the chat."""
 
-    status, code, title = 412, "stale_turn", "The chat has newer turns"
+    status, code, title = 412, "stale_turn", "The turn that you named is not the latest"
 
     def __init__(self, detail: str, *, last_turn: int) -> None:
         super().__init__(detail)
