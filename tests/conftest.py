@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import base64
 import io
 import os
 import random
@@ -25,7 +26,7 @@ from app.main import create_app
 from app.server.exit import exit_process
 from app.server.lifecycle import Server, create_server
 from app.settings import Settings
-from tests.storages import S3, Knobs, Postgres, postgres, s3
+from tests.storages import S3, Overrides, Postgres, postgres, s3
 
 _real = dotenv_values(".env") | os.environ
 REAL_KEY = _real.get("GOOGLE_API_KEY") or _real.get("GEMINI_API_KEY") or ""
@@ -35,7 +36,7 @@ REAL_BASE_URL = _real.get("GOOGLE_GEMINI_BASE_URL") or "https://generativelangua
 for _name in [name for name in os.environ if name.startswith(("GOOGLE_", "GEMINI_"))]:
     del os.environ[_name]  # tests must not use a developer's real key
 
-KEY = "test-gemini-key-that-nobody-may-see"
+KEY = "test-gemini-key-that-must-stay-secret"
 
 DATA_DIR = Path(tempfile.mkdtemp(prefix="gemini-images-"))
 atexit.register(shutil.rmtree, DATA_DIR, ignore_errors=True)
@@ -75,7 +76,7 @@ def settings(gemini_url: str) -> Settings:
     return settings_for(gemini_url)
 
 
-def settings_for(gemini_url: str, **knobs: Any) -> Settings:
+def settings_for(gemini_url: str, **overrides: Any) -> Settings:
     """Return settings that depend only on the arguments.
 
     Waits are short. The circuit breaker is off and the retry budget is large, so that tests do not affect each other.
@@ -86,7 +87,9 @@ def settings_for(gemini_url: str, **knobs: Any) -> Settings:
         "retry_budget": 10,
         "data_dir": DATA_DIR,
     }
-    return Settings(_env_file=None, **{"gemini_api_key": KEY, "google_gemini_base_url": gemini_url, **calm, **knobs})
+    return Settings(
+        _env_file=None, **{"gemini_api_key": KEY, "google_gemini_base_url": gemini_url, **calm, **overrides}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +97,8 @@ def serve(settings: Settings) -> Serve:
     """Return a function that runs another service with other settings within a block, and yields a client of it."""
 
     @asynccontextmanager
-    async def start(served_on: str = "127.0.0.1", **knobs: Any) -> AsyncGenerator[httpx2.AsyncClient]:
-        changed = Settings.model_validate({**dict(settings), **knobs})
+    async def start(served_on: str = "127.0.0.1", **overrides: Any) -> AsyncGenerator[httpx2.AsyncClient]:
+        changed = Settings.model_validate({**dict(settings), **overrides})
         async with (
             served(create_app(changed), served_on) as url,
             httpx2.AsyncClient(
@@ -125,9 +128,9 @@ async def running(server: Server) -> AsyncGenerator[int]:
 
 
 @asynccontextmanager
-async def under_our_own_server(settings: Settings, **knobs: object) -> AsyncGenerator[int]:
+async def under_our_own_server(settings: Settings, **overrides: object) -> AsyncGenerator[int]:
     """Run the service in this process as `python -m app` does; yield its port."""
-    changed = Settings.model_validate({**dict(settings), **knobs})
+    changed = Settings.model_validate({**dict(settings), **overrides})
     async with running(create_server(create_app(changed), changed)) as port:
         yield port
 
@@ -181,7 +184,7 @@ def client_of_either(request: pytest.FixtureRequest, gemini: Emulator) -> httpx2
 
 
 @pytest.fixture(params=STORAGES)
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Knobs:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Overrides:
     """An empty storage for chats: settings for `serve`."""
     if request.param == STORAGES[0]:
         return {"data_dir": tmp_path}
@@ -204,13 +207,13 @@ async def health_while(client: httpx2.AsyncClient, work: asyncio.Task[httpx2.Res
     return longest
 
 
-async def called(gemini: Emulator, times: int = 1) -> None:
+async def wait_for_calls(gemini: Emulator, times: int = 1) -> None:
     """Wait until Gemini has been called so many times."""
     while len(gemini.calls) < times:  # noqa: ASYNC110 - the emulator has no event to wait for
         await asyncio.sleep(0.01)
 
 
-def picture(format_: str = "PNG", size: tuple[int, int] = (64, 48), colour: str = "teal", **options: Any) -> bytes:
+def image_file(format_: str = "PNG", size: tuple[int, int] = (64, 48), colour: str = "teal", **options: Any) -> bytes:
     """Return an image file."""
     out = io.BytesIO()
     Image.new("RGB", size, colour).save(out, format_, **options)
@@ -222,7 +225,15 @@ _JPEG_START = bytes.fromhex(
 )
 
 
-def noise(seed: int, size: int) -> bytes:
+def image_of(response: httpx2.Response) -> bytes:
+    """Return the image of a JSON response, which must be a success."""
+    assert response.is_success, response.text[:500]
+    image = response.json()["image"]
+    assert image["url"] == f"data:{image['mimeType']};base64,{image['data']}"
+    return base64.b64decode(image["data"], validate=True)
+
+
+def noise_jpeg(seed: int, size: int) -> bytes:
     """Return a JPEG of about `size` bytes. Its header says 1024 × 1024; its pixels are noise."""
     return _JPEG_START + random.Random(seed).randbytes(size).replace(b"\xff", b"\xfe") + b"\xff\xd9"
 

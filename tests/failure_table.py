@@ -30,7 +30,7 @@ class FailureCase:
         return self.headers == _STREAM
 
     @property
-    def told(self) -> str:
+    def outcome(self) -> str:
         if self.code == "ok":
             return "the image" + (f"; a warning names {self.calls} attempts" if self.calls > 1 else "")
         wait = f", `Retry-After: {self.retry_after}`" if self.retry_after else ""
@@ -189,7 +189,7 @@ _OTHER_FAILURES = """
 
 def page() -> str:
     """Return docs/failures.md."""
-    rows = (f"| {one.what} | {one.told} | {one.calls} | {one.billed} |\n" for one in TABLE)
+    rows = (f"| {one.what} | {one.outcome} | {one.calls} | {one.billed} |\n" for one in TABLE)
     return _INTRODUCTION + "".join(rows) + _OTHER_FAILURES
 
 

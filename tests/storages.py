@@ -20,7 +20,7 @@ import psycopg
 
 from tests.programs import missing
 
-Knobs = dict[str, Any]
+Overrides = dict[str, Any]
 """Settings of a service, by name."""
 
 S3_ENVIRONMENT = {

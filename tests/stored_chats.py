@@ -12,16 +12,16 @@ import psycopg
 from app.store import Storage
 from app.store.chats import ChatStore
 from tests.conftest import settings_for
-from tests.storages import Knobs
+from tests.storages import Overrides
 
 
-def blob_files(storage: Knobs) -> dict[str, bytes]:
+def blob_files(storage: Overrides) -> dict[str, bytes]:
     """Return the blobs of a storage in a folder, by name."""
     folder = Path(storage["data_dir"]) / "blobs"
     return {path.name: path.read_bytes() for path in folder.glob("*/*")}
 
 
-async def execute(storage: Knobs, statement: str) -> None:
+async def execute(storage: Overrides, statement: str) -> None:
     """Run a statement on the database, without the service."""
     if "database_url" in storage:
         async with await psycopg.AsyncConnection.connect(storage["database_url"], autocommit=True) as connection:
@@ -31,7 +31,7 @@ async def execute(storage: Knobs, statement: str) -> None:
             connection.execute(statement)
 
 
-async def fetched(storage: Knobs, statement: str) -> list[Any]:
+async def fetched(storage: Overrides, statement: str) -> list[Any]:
     """Return the rows of a query on the database, without the service."""
     if "database_url" in storage:
         async with await psycopg.AsyncConnection.connect(storage["database_url"], autocommit=True) as connection:
@@ -40,7 +40,7 @@ async def fetched(storage: Knobs, statement: str) -> list[Any]:
         return database.execute(statement).fetchall()
 
 
-async def stored_characters(storage: Knobs) -> int:
+async def stored_characters(storage: Overrides) -> int:
     """Return the number of characters of all documents and texts in the database."""
     sums = await fetched(
         storage,
@@ -52,9 +52,9 @@ async def stored_characters(storage: Knobs) -> int:
 
 
 @asynccontextmanager
-async def open_store(storage: Knobs, **knobs: Any) -> AsyncGenerator[ChatStore]:
+async def open_store(storage: Overrides, **overrides: Any) -> AsyncGenerator[ChatStore]:
     """Open the store without a service."""
-    opened = Storage(settings_for("http://127.0.0.1:1", **storage, **knobs))
+    opened = Storage(settings_for("http://127.0.0.1:1", **storage, **overrides))
     try:
         yield await opened.chats()
     finally:

@@ -13,7 +13,7 @@ from app.emulator import Emulator
 from app.lib.loopback import is_loopback
 from app.server.start_checks import require_startable
 from app.settings import Settings, UnsafeConfiguration
-from tests.conftest import Serve, picture
+from tests.conftest import Serve, image_file
 
 KEYS = "web:first-secret,web:second-secret,batch:third:with:colons"
 BODY = {"prompt": "x"}
@@ -262,7 +262,7 @@ async def test_pages_of_other_sites_are_rejected_if_anonymous_callers_are_allowe
     The proxy in front accepts the browser's cookies, whichever page sends the request. Submitting a form, reading chats
     and deleting a chat are all rejected.
     """
-    files = {"images": ("a.png", picture(), "image/png")}
+    files = {"images": ("a.png", image_file(), "image/png")}
     found: dict[str, list[int]] = {}
     async with serve(allow_anonymous=True, cors_allow_origins=("https://app.example",)) as client:
         for page, (headers, _) in PAGES.items():
@@ -340,7 +340,7 @@ def _own_address() -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "names"),
+    ("overrides", "names"),
     [
         ({"gemini_api_key": None}, ["GEMINI_API_KEY", "DEMO"]),
         ({"gemini_api_key": None, "google_genai_use_vertexai": True}, ["GOOGLE_CLOUD_PROJECT", "DEMO"]),
@@ -349,8 +349,10 @@ def _own_address() -> str | None:
         ({"host": "example.com", "demo": True}, ["SERVICE_API_KEYS"]),
     ],
 )
-def test_an_unsafe_configuration_does_not_start(settings: Settings, knobs: dict[str, object], names: list[str]) -> None:
-    changed = settings.model_copy(update=knobs)
+def test_an_unsafe_configuration_does_not_start(
+    settings: Settings, overrides: dict[str, object], names: list[str]
+) -> None:
+    changed = settings.model_copy(update=overrides)
 
     with pytest.raises(UnsafeConfiguration) as refused:
         require_startable(changed, changed.host)
@@ -360,7 +362,7 @@ def test_an_unsafe_configuration_does_not_start(settings: Settings, knobs: dict[
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "overrides",
     [
         {"host": "::1"},
         {"host": "localhost"},
@@ -368,7 +370,7 @@ def test_an_unsafe_configuration_does_not_start(settings: Settings, knobs: dict[
         {"gemini_api_key": None, "demo": True},
     ],
 )
-def test_a_safe_configuration_starts(settings: Settings, knobs: dict[str, object]) -> None:
-    changed = settings.model_copy(update=knobs)
+def test_a_safe_configuration_starts(settings: Settings, overrides: dict[str, object]) -> None:
+    changed = settings.model_copy(update=overrides)
 
     require_startable(changed, changed.host)

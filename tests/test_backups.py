@@ -14,7 +14,7 @@ import pytest
 from app.emulator import Emulator
 from tests.conftest import Serve
 from tests.programs import require
-from tests.storages import Knobs, Postgres, postgres_programs
+from tests.storages import Overrides, Postgres, postgres_programs
 
 PAGE = (Path(__file__).parent.parent / "deploy" / "backup.md").read_text()
 
@@ -53,7 +53,7 @@ async def add_chat(client: httpx2.AsyncClient) -> tuple[str, bytes]:
 class BackedUp:
     """A chat database: the settings that select it, and the page's commands for it."""
 
-    knobs: Knobs
+    overrides: Overrides
     environment: dict[str, str]
     back_up: str
     restore: str
@@ -62,15 +62,15 @@ class BackedUp:
 @pytest.fixture(params=["SQLite", "SQLite with Python", "PostgreSQL"])
 def chat_database(request: pytest.FixtureRequest, tmp_path: Path) -> BackedUp:
     heading, _, means = request.param.partition(" with ")
-    knobs: Knobs = {"data_dir": tmp_path / "data"}
+    overrides: Overrides = {"data_dir": tmp_path / "data"}
     environment: dict[str, str] = {}
     if heading == "PostgreSQL":
         server: Postgres = request.getfixturevalue("_postgres")
-        knobs["database_url"] = environment["DATABASE_URL"] = server.database()
+        overrides["database_url"] = environment["DATABASE_URL"] = server.database()
     elif not means:
         require("sqlite3", "sqlite3")
     purpose = f"back up with {means}" if means else "back up"
-    return BackedUp(knobs, environment, commands(heading, purpose), commands(heading, "restore"))
+    return BackedUp(overrides, environment, commands(heading, purpose), commands(heading, "restore"))
 
 
 async def test_a_backup_restores_chats(serve: Serve, gemini: Emulator, tmp_path: Path, chat_database: BackedUp) -> None:
@@ -78,7 +78,7 @@ async def test_a_backup_restores_chats(serve: Serve, gemini: Emulator, tmp_path:
     The backup runs while the service runs, and some rows are only in SQLite's write-ahead log. A chat that is added
     after the backup is not restored.
     """
-    async with serve(**chat_database.knobs) as client:
+    async with serve(**chat_database.overrides) as client:
         chat, image = await add_chat(client)
         run(tmp_path, [chat_database.back_up, commands("A folder", "back up")], **chat_database.environment)
         later, _ = await add_chat(client)
@@ -87,7 +87,7 @@ async def test_a_backup_restores_chats(serve: Serve, gemini: Emulator, tmp_path:
     shutil.rmtree(tmp_path / "data" / "blobs")
     run(tmp_path, [commands("A folder", "restore"), chat_database.restore], **chat_database.environment)
 
-    async with serve(**chat_database.knobs) as client:
+    async with serve(**chat_database.overrides) as client:
         restored = await client.get(f"{chat}/turns/1/image")
         turn = await client.post(f"{chat}/turns", json={"prompt": "Blue, please"})
         assert (await client.get(later)).status_code == 404
@@ -107,7 +107,7 @@ async def test_other_users_of_the_machine_cannot_read_a_backup(
     """
     This holds for the backup, and for restored files before the service has used them.
     """
-    async with serve(**chat_database.knobs) as client:
+    async with serve(**chat_database.overrides) as client:
         await add_chat(client)
         run(tmp_path, [chat_database.back_up, commands("A folder", "back up")], **chat_database.environment)
     saved = sum(one.is_file() for one in (tmp_path / "backup").rglob("*"))

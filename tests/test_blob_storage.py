@@ -17,8 +17,8 @@ from app.emulator import Emulator, Fault
 from app.lib.base64_json import BufferContent
 from app.store.blobs import GRACE_SECONDS
 from app.store.chats import ChatStore
-from tests.conftest import Serve, noise, picture
-from tests.storages import Knobs
+from tests.conftest import Serve, image_file, noise_jpeg
+from tests.storages import Overrides
 from tests.stored_chats import blob_files, execute, open_store
 from tests.test_chats import begin
 
@@ -27,8 +27,8 @@ async def test_equal_bytes_are_stored_once(serve: Serve, gemini: Emulator, tmp_p
     """
     Two chats and a fork contain the same upload. Each blob is stored once, under the digest of its bytes.
     """
-    logo = picture(colour="red")
-    image = base64.b64encode(noise(1, 100_000)).decode()
+    logo = image_file(colour="red")
+    image = base64.b64encode(noise_jpeg(1, 100_000)).decode()
     gemini.faults.append(Fault(times=4, image_base64=image))
     async with serve(data_dir=tmp_path) as client:
         one, two = await begin(client), await begin(client)
@@ -46,7 +46,7 @@ async def test_equal_bytes_are_stored_once(serve: Serve, gemini: Emulator, tmp_p
     assert dict(known) == {name: len(content) for name, content in files.items()}
 
 
-async def test_a_cleanup_deletes_only_unreferenced_blobs(storage: Knobs) -> None:
+async def test_a_cleanup_deletes_only_unreferenced_blobs(storage: Overrides) -> None:
     def turn(number: int, *images: bytes) -> Turn:
         image = Image(BufferContent(images[0]), "image/png", 1, 1)
         return Turn(number, TurnState.SUCCEEDED, "A cat", "any", image=image, generation_id=f"gen_{number}")
@@ -72,7 +72,7 @@ async def test_a_cleanup_deletes_only_unreferenced_blobs(storage: Knobs) -> None
     assert there == [True, False]
 
 
-async def test_bytes_can_be_stored_again_after_a_cleanup(storage: Knobs) -> None:
+async def test_bytes_can_be_stored_again_after_a_cleanup(storage: Overrides) -> None:
     image = Image(BufferContent(os.urandom(1000)), "image/png", 1, 1)
     async with open_store(storage) as store:
         for number in range(2):
@@ -87,7 +87,7 @@ async def test_bytes_can_be_stored_again_after_a_cleanup(storage: Knobs) -> None
             assert (await store.cleanup()).blobs == 1
 
 
-async def test_a_service_deletes_expired_chats_by_itself(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_a_service_deletes_expired_chats_by_itself(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     """
     An expired chat is not found, even before the cleanup. The cleanup deletes its row, and later its blobs.
     """
@@ -118,7 +118,7 @@ async def test_a_cleanup_deletes_partial_files(tmp_path: Path) -> None:
     assert (partial.exists(), complete.exists()) == (False, True)
 
 
-async def test_large_blobs_are_written_and_read_in_pieces(storage: Knobs) -> None:
+async def test_large_blobs_are_written_and_read_in_pieces(storage: Overrides) -> None:
     """
     The blob is larger than the limit for one upload request.
     """
@@ -136,7 +136,7 @@ async def test_large_blobs_are_written_and_read_in_pieces(storage: Knobs) -> Non
     assert middle == data[5_000_000:9_999_999]
 
 
-async def test_bytes_that_are_being_deleted_are_stored_under_another_name(storage: Knobs) -> None:
+async def test_bytes_that_are_being_deleted_are_stored_under_another_name(storage: Overrides) -> None:
     """
     The blob is marked for deletion when the same bytes are needed again.
     """
@@ -160,7 +160,7 @@ async def test_bytes_that_are_being_deleted_are_stored_under_another_name(storag
     assert stored == image.content.head(1000)
 
 
-async def test_a_fork_during_a_deletion_is_complete_or_fails(storage: Knobs) -> None:
+async def test_a_fork_during_a_deletion_is_complete_or_fails(storage: Overrides) -> None:
     """
     The chat is forked and deleted at the same time, ten times. A fork that succeeds has all blobs of the chat.
     """
@@ -190,7 +190,7 @@ async def test_clients_that_do_not_read_an_image_use_little_memory(
     """
     Their memory is counted, and does not depend on the size of the file.
     """
-    gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 6_000_000)).decode()))
+    gemini.faults.append(Fault(image_base64=base64.b64encode(noise_jpeg(1, 6_000_000)).decode()))
     async with serve(data_dir=tmp_path, max_buffered_bytes=40_000_000, queue_timeout_seconds=0.5) as client:
         chat = await begin(client, prompt="A cat")
         host, port = client.base_url.host, client.base_url.port
@@ -223,7 +223,7 @@ async def _response_memory(client: httpx2.AsyncClient, at_least: int) -> float:
 
 
 async def test_clients_that_do_not_read_a_long_chat_use_little_memory(
-    serve: Serve, gemini: Emulator, storage: Knobs
+    serve: Serve, gemini: Emulator, storage: Overrides
 ) -> None:
     """
     A chat of 6 MB is sent a few turns at a time. 20 clients use some MB of the memory for responses. When that memory

@@ -29,15 +29,15 @@ async def test_a_preflight_needs_no_key(serve: Serve) -> None:
     assert "x-stainless-retry-count" in response.headers["access-control-allow-headers"]
 
 
-@pytest.mark.parametrize("knobs", [KEYED, {"service_api_keys": "web:secret"}, {"allow_anonymous": True}, {}])
+@pytest.mark.parametrize("overrides", [KEYED, {"service_api_keys": "web:secret"}, {"allow_anonymous": True}, {}])
 async def test_a_preflight_from_an_unlisted_origin_says_which_setting_allows_it(
-    serve: Serve, capfd: pytest.CaptureFixture[str], knobs: dict[str, Any]
+    serve: Serve, capfd: pytest.CaptureFixture[str], overrides: dict[str, Any]
 ) -> None:
     """
     The response tells the page's developer, and the log tells the operator. Neither contains a key.
     """
     pages = ["https://evil.example", "https://app.example.evil", "null", "https://\x9b" + "x" * 9000]
-    async with serve(**knobs, log_format="text") as client:
+    async with serve(**overrides, log_format="text") as client:
         for page in pages:
             asked = {b"Origin": page.encode("latin-1"), b"Access-Control-Request-Method": b"POST"}
             capfd.readouterr()

@@ -13,7 +13,7 @@ import pytest
 
 from app.emulator import Emulator, Fault
 from app.settings import Settings
-from tests.conftest import Serve, called, noise, under_our_own_server
+from tests.conftest import Serve, noise_jpeg, under_our_own_server, wait_for_calls
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 SLOW_READERS = 'gemini_images_generations_total{model="gemini-3-pro-image",outcome="slow_reader"}'
@@ -48,7 +48,7 @@ async def test_a_disconnect_releases_the_slot_the_connection_and_the_memory(
     gemini.faults.append(fault)
     async with serve() as client:
         asking = asyncio.create_task(client.post("/generate-image", json=ASK, headers={"Accept": accept}))
-        await called(gemini)
+        await wait_for_calls(gemini)
         await asyncio.sleep(0.3)
         in_flight = await metric(client, "gemini_images_in_flight")
         asking.cancel()
@@ -66,7 +66,7 @@ async def test_a_request_whose_caller_disconnects_in_the_queue_is_never_sent_to_
     gemini.faults.append(Fault(delay_seconds=1))
     async with serve(max_in_flight=1) as client:
         first = asyncio.create_task(client.post("/generate-image", json=ASK))
-        await called(gemini)
+        await wait_for_calls(gemini)
         second = asyncio.create_task(client.post("/generate-image", json=ASK))
         assert await soon(client, "gemini_images_queued", 1)
         second.cancel()
@@ -103,7 +103,7 @@ async def test_a_caller_who_reads_nothing_is_disconnected(settings: Settings, ge
     """
     The connection is closed and the memory of the response is released.
     """
-    large = base64.b64encode(noise(1, 12_000_000)).decode()
+    large = base64.b64encode(noise_jpeg(1, 12_000_000)).decode()
     gemini.faults.append(Fault(image_base64=large))
     async with (
         under_our_own_server(settings, caller_idle_timeout_seconds=0.5) as port,
@@ -121,7 +121,7 @@ async def test_a_caller_who_reads_nothing_is_disconnected(settings: Settings, ge
 
 
 async def test_a_caller_who_reads_slowly_gets_the_complete_response(settings: Settings, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 6_000_000)).decode()))
+    gemini.faults.append(Fault(image_base64=base64.b64encode(noise_jpeg(1, 6_000_000)).decode()))
     async with (
         under_our_own_server(settings, caller_idle_timeout_seconds=0.3) as port,
         asking_slowly(port, ASK | {"responseFormat": "b64"}, 65536) as sock,
@@ -138,7 +138,7 @@ async def test_a_caller_must_also_read_the_last_bytes_of_a_response(settings: Se
     """
     Bytes in the kernel's buffers are not read yet. A caller who leaves them there is disconnected.
     """
-    gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 2_300_000)).decode()))
+    gemini.faults.append(Fault(image_base64=base64.b64encode(noise_jpeg(1, 2_300_000)).decode()))
     async with (
         under_our_own_server(settings, caller_idle_timeout_seconds=0.4) as port,
         asking_slowly(port, ASK | {"responseFormat": "b64"}, 2048) as sock,
@@ -203,7 +203,7 @@ async def test_a_second_request_on_the_connection_does_not_hide_a_disconnect(
     ):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request(json.dumps(ASK).encode()))
-        await called(gemini)
+        await wait_for_calls(gemini)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await writer.drain()
         await asyncio.sleep(0.1)

@@ -62,7 +62,7 @@ def asked(*, uploads: int = 0, prompt: str = "new") -> GenerationRequest:
     return GenerationRequest(prompt, references=tuple(Reference(image()) for _ in range(uploads)))
 
 
-def told(chat_context: ChatContext) -> list[str]:
+def prompts_in(chat_context: ChatContext) -> list[str]:
     return [past.user[0].text for past in chat_context.turns]
 
 
@@ -88,7 +88,7 @@ def test_the_first_uploads_are_sent_even_if_their_turn_does_not_fit() -> None:
 
     chat_context, warnings = select_context(chain, asked(uploads=2), PRO)
 
-    assert told(chat_context) == [f"prompt {number}" for number in range(4, 13)]
+    assert prompts_in(chat_context) == [f"prompt {number}" for number in range(4, 13)]
     first, *rest = chat_context.turns
     assert [part.text for part in first.user[:2]] == ["prompt 4", "From the beginning of this conversation:"]
     assert pictures(first.user) == 3
@@ -113,7 +113,7 @@ def test_turns_before_one_that_does_not_fit_are_left_out() -> None:
 
     chat_context, warnings = select_context(chain, asked(), PRO)
 
-    assert told(chat_context) == ["prompt 4"]
+    assert prompts_in(chat_context) == ["prompt 4"]
     assert "Turns 1 to 3" in warnings[0]
 
 
@@ -171,7 +171,7 @@ def test_a_conversation_starts_at_the_last_inlined_turn() -> None:
 
     chat_context, warnings = select_context(chain, asked(), PRO)
 
-    assert (told(chat_context), warnings) == (["prompt 2", "prompt 3"], [])
+    assert (prompts_in(chat_context), warnings) == (["prompt 2", "prompt 3"], [])
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import pytest
 
 from app.emulator import Emulator
 from app.settings import Settings
-from tests.conftest import Serve, noise
-from tests.storages import Knobs
+from tests.conftest import Serve, noise_jpeg
+from tests.storages import Overrides
 from tests.test_chats import begin
 
 
-async def test_the_number_of_chats_per_caller_is_limited(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_the_number_of_chats_per_caller_is_limited(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     keys = "anna:anna-secret-anna-secret,ben:ben-secret-ben-secret"
     async with serve(**storage, max_chats_per_caller=3, service_api_keys=keys) as client:
         client.headers["X-API-Key"] = "anna-secret-anna-secret"
@@ -35,7 +35,7 @@ async def test_the_number_of_chats_per_caller_is_limited(serve: Serve, gemini: E
     assert (turn.status_code, other.status_code, again.status_code) == (200, 201, 201)
 
 
-async def test_expired_chats_do_not_count(serve: Serve, storage: Knobs) -> None:
+async def test_expired_chats_do_not_count(serve: Serve, storage: Overrides) -> None:
     async with serve(**storage, max_chats_per_caller=1, chat_ttl="1s") as client:
         first = await client.post("/chats", json={})
         await asyncio.sleep(1.05)
@@ -44,18 +44,18 @@ async def test_expired_chats_do_not_count(serve: Serve, storage: Knobs) -> None:
     assert (first.status_code, second.status_code) == (201, 201)
 
 
-async def test_the_stored_bytes_per_caller_are_limited(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_the_stored_bytes_per_caller_are_limited(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     """
     Uploads, images and texts count. A request that would exceed the limit is refused before Gemini is called.
     """
-    upload = noise(2, 300_000)
+    upload = noise_jpeg(2, 300_000)
     async with serve(**storage, max_stored_bytes_per_caller=900_000) as client:
         chat = await begin(client)
         first = await chat.upload("A cat", upload)
         fork = await client.post(f"{chat.url}/fork")
         calls = len(gemini.calls)
         refused = [
-            await chat.upload("Another", noise(3, 300_000)),
+            await chat.upload("Another", noise_jpeg(3, 300_000)),
             await client.post(f"{chat.url}/fork"),
             await client.post(
                 "/chats", json={"prompt": "A cat", "referenceImages": [{"data": base64.b64encode(upload).decode()}]}

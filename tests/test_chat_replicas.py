@@ -11,36 +11,36 @@ import pytest
 from app.domain.chat import ChatDefaults, Turn, TurnState
 from app.domain.errors import LeaseLost
 from app.emulator import Emulator, served
-from tests.conftest import Serve, picture
+from tests.conftest import Serve, image_file, image_of
 from tests.processes import process
-from tests.storages import S3_ENVIRONMENT, Knobs
+from tests.storages import S3_ENVIRONMENT, Overrides
 from tests.stored_chats import open_store
-from tests.test_chats import Chat, begin, contents, drawn, images_in
+from tests.test_chats import Chat, begin, contents, images_in
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("turns", [2, 12])
-async def test_a_chat_survives_many_crashes(storage: Knobs, turns: int) -> None:
+async def test_a_chat_survives_many_crashes(storage: Overrides, turns: int) -> None:
     """
     Each turn is sent to one of two replicas (on SQLite, to the only process). The replica is killed during the turn and
     started again. Every acknowledged turn is stored without a changed bit, and Gemini accepts every signature.
     """
     chance = random.Random(20261125 + turns)
     emulator = Emulator(delay_seconds=0.1, signature_bytes=40_000, keep_calls=1000)
-    knobs = {**storage, "chat_lease_seconds": 1, **{name.lower(): value for name, value in S3_ENVIRONMENT.items()}}
-    knobs["aws_endpoint_url"] = os.environ.get("AWS_ENDPOINT_URL", "")
+    overrides = {**storage, "chat_lease_seconds": 1, **{name.lower(): value for name, value in S3_ENVIRONMENT.items()}}
+    overrides["aws_endpoint_url"] = os.environ.get("AWS_ENDPOINT_URL", "")
     replicas = 2 if "database_url" in storage else 1
     acknowledged: dict[int, bytes] = {}
     crashes = 0
 
     async with served(emulator) as gemini_url:
-        running = [process(gemini_url, **knobs) for _ in range(replicas)]
+        running = [process(gemini_url, **overrides) for _ in range(replicas)]
         at = [await one.__aenter__() for one in running]
         try:
             async with httpx2.AsyncClient(timeout=30) as client:
                 url = (await client.post(f"{at[0][1]}/chats", json={"imageSize": "1K"})).headers["location"]
                 for number in range(1, turns + 1):
-                    uploads = [picture(colour=f"#{number}00000"[:7])] if number in (1, 5) else []
+                    uploads = [image_file(colour=f"#{number}00000"[:7])] if number in (1, 5) else []
                     crash = True
                     while True:
                         which = chance.randrange(replicas)
@@ -61,12 +61,12 @@ async def test_a_chat_survives_many_crashes(storage: Knobs, turns: int) -> None:
                             response = None
                         if crash:
                             await running[which].__aexit__(None, None, None)
-                            running[which] = process(gemini_url, **knobs)
+                            running[which] = process(gemini_url, **overrides)
                             at[which] = await running[which].__aenter__()
                             crash = False
                         if response is not None and response.is_success:
                             assert response.json()["warnings"] == []
-                            acknowledged[number] = drawn(response)
+                            acknowledged[number] = image_of(response)
                             break
                         if response is not None and response.json()["code"] == "stale_turn":
                             break  # the turn was saved before the crash, but its response was lost
@@ -88,11 +88,11 @@ async def test_a_chat_survives_many_crashes(storage: Knobs, turns: int) -> None:
     assert sent == stored[:-1]
 
 
-async def test_replicas_share_their_chats(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_replicas_share_their_chats(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     async with serve(**storage) as here, serve(**storage) as there:
         chat = await begin(here)
-        first = drawn(await chat.say("A cat"))
-        second = drawn(await Chat(there, chat.url).say("Blue, please"))
+        first = image_of(await chat.say("A cat"))
+        second = image_of(await Chat(there, chat.url).say("Blue, please"))
         third = await chat.say("Larger")
         image = (await there.get(f"{chat.url}/turns/1/image")).content
 
@@ -101,7 +101,7 @@ async def test_replicas_share_their_chats(serve: Serve, gemini: Emulator, storag
     assert [images_in(content) for content in contents(gemini)] == [[], [first], [], [second], []]
 
 
-async def test_a_turn_that_lost_its_lease_is_not_saved(storage: Knobs) -> None:
+async def test_a_turn_that_lost_its_lease_is_not_saved(storage: Overrides) -> None:
     """
     The turn took longer than its lease, and another replica has added a turn meanwhile. Only that turn is stored.
     """
@@ -124,7 +124,7 @@ async def test_a_turn_that_lost_its_lease_is_not_saved(storage: Knobs) -> None:
     assert [one.prompt for one in found.turns] == ["A cat"]
 
 
-async def test_saving_a_turn_twice_stores_it_once(storage: Knobs) -> None:
+async def test_saving_a_turn_twice_stores_it_once(storage: Overrides) -> None:
     turn = Turn(number=1, state=TurnState.SUCCEEDED, prompt="A cat", model="any", generation_id="gen_1")
     async with open_store(storage) as store:
         empty = await store.add("anna", ChatDefaults())

@@ -5,7 +5,7 @@ from app.domain.chat import ChatDefaults, Turn, TurnState
 from app.store.blobs import GRACE_SECONDS
 from app.store.chats import ChatStore
 from tests.conftest import Serve
-from tests.storages import Knobs
+from tests.storages import Overrides
 from tests.stored_chats import execute, open_store, stored_characters
 from tests.test_chats import begin
 
@@ -21,7 +21,7 @@ async def add_chat_with_long_texts(store: ChatStore) -> Chats:
     return await store.get(chat.id, "anna")
 
 
-async def test_lists_have_an_excerpt_of_a_long_system_instruction(serve: Serve, storage: Knobs) -> None:
+async def test_lists_have_an_excerpt_of_a_long_system_instruction(serve: Serve, storage: Overrides) -> None:
     instruction = LONG.encode("utf-8", "replace").decode()
     async with serve(**storage) as client:
         for _ in range(3):
@@ -37,7 +37,7 @@ async def test_lists_have_an_excerpt_of_a_long_system_instruction(serve: Serve, 
     assert full["defaults"]["systemInstruction"] == instruction
 
 
-async def test_forks_share_long_texts(storage: Knobs) -> None:
+async def test_forks_share_long_texts(storage: Overrides) -> None:
     async with open_store(storage) as store:
         chat = await add_chat_with_long_texts(store)
         before = await stored_characters(storage)
@@ -52,7 +52,7 @@ async def test_forks_share_long_texts(storage: Knobs) -> None:
     assert [(one.prompt, one.text) for one in fork.turns] == [(LONG, LONG)]
 
 
-async def test_a_cleanup_deletes_unreferenced_texts(storage: Knobs) -> None:
+async def test_a_cleanup_deletes_unreferenced_texts(storage: Overrides) -> None:
     async with open_store(storage) as store:
         chat = await add_chat_with_long_texts(store)
         fork = await store.fork(chat.id, "anna", None)

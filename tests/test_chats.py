@@ -18,8 +18,8 @@ from google.genai import types
 from PIL import Image
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, called, picture
-from tests.storages import Knobs
+from tests.conftest import Serve, image_file, image_of, wait_for_calls
+from tests.storages import Overrides
 
 PRO = "gemini-3-pro-image"
 NEWER = "gemini-nano-banana-2.1"
@@ -68,11 +68,6 @@ def client(client_of_either: httpx2.AsyncClient) -> httpx2.AsyncClient:
 @pytest.fixture
 async def chat(client: httpx2.AsyncClient) -> Chat:
     return await begin(client)
-
-
-def drawn(response: httpx2.Response) -> bytes:
-    assert response.is_success, response.text
-    return base64.b64decode(response.json()["image"]["data"])
 
 
 def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -146,7 +141,7 @@ async def test_a_turn_edits_the_image_of_the_previous_turn(chat: Chat, gemini: E
     assert (turn["turn"], turn["text"]) == (2, "Here it is, changed (turn 2).")
     user, model, asked = contents(gemini)
     assert [one["role"] for one in (user, model, asked)] == ["user", "model", "user"]
-    assert images_in(model) == [drawn(first)]
+    assert images_in(model) == [image_of(first)]
     assert asked["parts"] == [{"text": "Now in Spanish, keep everything else"}]
 
 
@@ -159,7 +154,7 @@ async def test_gemini_gets_the_same_parts_as_from_google_s_own_chat(
     """
     faults = [None, Fault(shape="unflagged_drafts"), Fault(shape="image_first"), None, Fault(text="A cat."), None]
     thoughts = [False, True, False, False, True, False]
-    uploads = [[picture()], [], [], [], [picture(colour="red"), picture("JPEG")], []]
+    uploads = [[image_file()], [], [], [], [image_file(colour="red"), image_file("JPEG")], []]
     config = types.GenerateContentConfig(
         response_modalities=["TEXT", "IMAGE"], image_config=types.ImageConfig(image_size="1K")
     )
@@ -207,7 +202,7 @@ def _without_thoughts(said: list[dict[str, Any]]) -> Any:
 
 
 async def test_uploads_are_sent_again_in_their_own_turns(chat: Chat, gemini: Emulator) -> None:
-    logo, mug = picture(colour="red"), picture("JPEG", colour="blue")
+    logo, mug = image_file(colour="red"), image_file("JPEG", colour="blue")
 
     await chat.upload("Put the logo on the mug", logo, mug, roles=["object", ""], names=["the logo", ""])
     await chat.say("Make it larger")
@@ -221,7 +216,7 @@ async def test_uploads_are_sent_again_in_their_own_turns(chat: Chat, gemini: Emu
 
 
 async def test_a_turn_takes_inline_references(chat: Chat, gemini: Emulator) -> None:
-    logo = picture(colour="red")
+    logo = image_file(colour="red")
 
     response = await chat.say("A mug", referenceImages=[{"data": base64.b64encode(logo).decode()}])
 
@@ -292,7 +287,7 @@ async def test_creating_a_chat_can_return_events(client: httpx2.AsyncClient, gem
 async def test_a_chat_can_be_read(chat: Chat, gemini: Emulator) -> None:
     gemini.faults.append(Fault(finish_reason="IMAGE_SAFETY", finish_message="No."))
     refused = await chat.say("Something awful")
-    image = drawn(await chat.say("A   cat\n with a hat"))
+    image = image_of(await chat.say("A   cat\n with a hat"))
 
     response = await chat.client.get(chat.url)
 
@@ -327,9 +322,9 @@ async def test_a_chat_can_be_read(chat: Chat, gemini: Emulator) -> None:
 async def test_a_turn_without_an_image_is_stored_and_not_used_as_context(
     chat: Chat, gemini: Emulator, fault: Fault, state: str, code: str
 ) -> None:
-    first = drawn(await chat.say("A cat"))
+    first = image_of(await chat.say("A cat"))
     gemini.faults.append(fault)
-    failed = await chat.upload("A hat", picture())
+    failed = await chat.upload("A hat", image_file())
 
     third = await chat.say("Blue, please")
 
@@ -358,7 +353,7 @@ async def test_a_chat_continues_after_unknown_kinds_of_parts(
     chat: Chat, gemini: Emulator, patch: dict[str, Any]
 ) -> None:
     gemini.faults.append(Fault(patch={"candidates": {"0": {"content": {"parts": {"1": patch}}}}}))
-    first = drawn(await chat.say("A cat"))
+    first = image_of(await chat.say("A cat"))
 
     second = await chat.say("Blue, please")
 
@@ -371,22 +366,22 @@ async def test_a_chat_continues_after_empty_parts(chat: Chat, gemini: Emulator) 
     Gemini sends `{}` and `{"text": ""}`, and rejects both in a request. An empty text with a signature is kept.
     """
     gemini.faults.append(Fault(shape="empty_parts", times=2))
-    first = drawn(await chat.say("A cat"))
+    first = image_of(await chat.say("A cat"))
 
     second = await chat.say("Blue, please")
     third = await chat.say("Larger", headers={"Accept": "text/event-stream"})
 
     assert (second.status_code, second.json()["warnings"]) == (200, [])
     assert [name for name, _ in events_of(third.text)][-1] == "done"
-    told = contents(gemini)
-    assert len(told) == 5
-    for content in (told[1], told[3]):
+    sent = contents(gemini)
+    assert len(sent) == 5
+    for content in (sent[1], sent[3]):
         text, image, empty = content["parts"]
         assert text["text"].startswith("Here it is")
         assert image["inlineData"]
         assert empty.keys() == {"text", "thoughtSignature"}
         assert empty["text"] == ""
-    assert images_in(told[1]) == [first]
+    assert images_in(sent[1]) == [first]
 
 
 @pytest.mark.parametrize(
@@ -407,9 +402,9 @@ async def test_a_part_that_becomes_empty_is_not_sent_back(
     client: httpx2.AsyncClient, gemini: Emulator, part: dict[str, Any]
 ) -> None:
     chat = await begin(client, model=UNSIGNED)
-    image = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(picture()).decode()}}
+    image = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(image_file()).decode()}}
     gemini.faults.append(Fault(patch={"candidates": {"0": {"content": {"parts": [part, image, part]}}}}))
-    first = drawn(await chat.say("A cat"))
+    first = image_of(await chat.say("A cat"))
 
     second = await chat.say("Blue, please")
 
@@ -422,7 +417,7 @@ async def test_a_signature_without_data_is_sent_back_with_an_empty_text(
     client: httpx2.AsyncClient, gemini: Emulator
 ) -> None:
     chat = await begin(client, model=UNSIGNED)
-    image = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(picture()).decode()}}
+    image = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(image_file()).decode()}}
     signature = {"thoughtSignature": "c2lnbmVk"}
     gemini.faults.append(Fault(patch={"candidates": {"0": {"content": {"parts": [image, signature]}}}}))
     await chat.say("A cat")
@@ -441,7 +436,7 @@ async def test_a_chat_that_was_stored_with_empty_parts_continues(
     """
     async with serve(data_dir=tmp_path) as client:
         chat = await begin(client)
-        first = drawn(await chat.say("A cat"))
+        first = image_of(await chat.say("A cat"))
     with closing(sqlite3.connect(tmp_path / "chats.db")) as database, database:
         (text,) = database.execute("select document from turns").fetchone()
         document = json.loads(text)
@@ -463,7 +458,7 @@ async def test_an_image_of_an_unacceptable_type_is_stored_before_the_406(
     An unlisted model returns a PNG, and the caller accepts only JPEG. The image is paid for, so it is stored.
     """
     chat = await begin(client, model="gemini-2.5-flash-image")
-    gemini.faults.append(Fault(image_base64=base64.b64encode(picture("WEBP")).decode()))
+    gemini.faults.append(Fault(image_base64=base64.b64encode(image_file("WEBP")).decode()))
 
     response = await chat.say("A cat", headers={"Accept": "image/png"})
 
@@ -532,7 +527,7 @@ async def test_a_chat_runs_one_turn_at_a_time(chat: Chat, gemini: Emulator) -> N
     """
     gemini.faults.append(Fault(delay_seconds=0.5))
     first = asyncio.create_task(chat.say("A cat"))
-    await called(gemini)
+    await wait_for_calls(gemini)
 
     others = await asyncio.gather(*(chat.say("A dog") for _ in range(5)))
 
@@ -555,7 +550,7 @@ async def test_simultaneous_requests_create_one_turn(chat: Chat, gemini: Emulato
     assert [turn["turn"] for turn in (await chat.read())["turns"]] == [1]
 
 
-async def test_a_lease_is_renewed_during_a_generation(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_a_lease_is_renewed_during_a_generation(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     """
     Two replicas share the chat. The generation takes longer than a lease.
     """
@@ -563,7 +558,7 @@ async def test_a_lease_is_renewed_during_a_generation(serve: Serve, gemini: Emul
     async with serve(**storage, chat_lease_seconds=1) as here, serve(**storage, chat_lease_seconds=1) as there:
         chat = await begin(here)
         first = asyncio.create_task(chat.say("A cat"))
-        await called(gemini)
+        await wait_for_calls(gemini)
         codes = []
         while not first.done():
             codes.append((await Chat(there, chat.url).say("A dog")).status_code)
@@ -581,7 +576,7 @@ async def test_a_turn_is_stored_if_its_caller_disconnects_during_the_generation(
     """
     gemini.faults.append(Fault(delay_seconds=0.4))
     asking = asyncio.create_task(chat.say("A cat"))
-    await called(gemini)
+    await wait_for_calls(gemini)
 
     asking.cancel()
     await asyncio.sleep(0.1)
@@ -599,7 +594,7 @@ async def test_a_turn_is_stored_if_its_caller_disconnects_from_the_event_stream(
     async with chat.client.stream(
         "POST", f"{chat.url}/turns", json={"prompt": "A cat"}, headers={"Accept": "text/event-stream"}
     ):
-        await called(gemini)
+        await wait_for_calls(gemini)
 
     await asyncio.sleep(0.1)
     await chat.quiet()
@@ -612,7 +607,7 @@ async def test_a_disconnect_before_the_call_to_gemini_stores_nothing(serve: Serv
     async with serve(max_in_flight=1) as client:
         chat = await begin(client)
         other = asyncio.create_task(client.post("/generate-image", json={"prompt": "A dog"}))
-        await called(gemini)
+        await wait_for_calls(gemini)
         asking = asyncio.create_task(chat.say("A cat"))
         await asyncio.sleep(0.1)
 
@@ -626,15 +621,15 @@ async def test_a_disconnect_before_the_call_to_gemini_stores_nothing(serve: Serv
 
 
 async def test_a_turn_can_replace_the_latest_turn(chat: Chat, gemini: Emulator) -> None:
-    first = drawn(await chat.say("A cat"))
-    replaced = drawn(await chat.say("Blue, please"))
+    first = image_of(await chat.say("A cat"))
+    replaced = image_of(await chat.say("Blue, please"))
 
     response = await chat.say("Red, please", replaceTurn=2)
     following = await chat.say("Larger")
 
     assert response.json()["turn"] == 3
     assert following.json()["turn"] == 4
-    assert [images_in(one) for one in contents(gemini) if one["role"] == "model"] == [[first], [drawn(response)]]
+    assert [images_in(one) for one in contents(gemini) if one["role"] == "model"] == [[first], [image_of(response)]]
     turns = (await chat.read())["turns"]
     assert [turn["replacedBy"] for turn in turns] == [None, 3, None, None]
     assert (await chat.client.get(turns[1]["image"]["url"])).content == replaced
@@ -664,7 +659,7 @@ async def test_only_the_latest_turn_can_be_replaced(chat: Chat, gemini: Emulator
 
 
 async def test_a_fork_and_its_original_are_independent(chat: Chat, gemini: Emulator) -> None:
-    first = drawn(await chat.say("A cat"))
+    first = image_of(await chat.say("A cat"))
     await chat.say("Blue, please")
     await chat.say("Red, please", replaceTurn=2)
 
@@ -714,7 +709,7 @@ async def test_a_fork_keeps_a_turn_that_is_replaced_later(chat: Chat, gemini: Em
     assert (await chat.client.post(f"{chat.url}/fork", json={"fromTurn": 4})).status_code == 422
 
 
-async def test_chats_are_listed_page_by_page(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_chats_are_listed_page_by_page(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     async with serve(**storage) as client:
         made = [(await begin(client)).url.removeprefix("/chats/") for _ in range(7)]
         oldest = Chat(client, f"/chats/{made[0]}")
@@ -755,7 +750,7 @@ async def test_a_deleted_chat_is_not_found(chat: Chat) -> None:
         assert (response.status_code, response.json()["code"]) == (404, "chat_not_found")
 
 
-async def test_only_its_owner_finds_a_chat(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_only_its_owner_finds_a_chat(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     """
     A key with the name of callers without keys does not see their chats.
     """
@@ -796,9 +791,9 @@ async def test_another_model_gets_the_images_as_references(chat: Chat, gemini: E
     """
     Signatures are valid for one model only. After that each model has a conversation of its own.
     """
-    logo = picture(colour="red")
-    one = drawn(await chat.upload("A mug with the logo", logo))
-    two = drawn(await chat.say("Larger"))
+    logo = image_file(colour="red")
+    one = image_of(await chat.upload("A mug with the logo", logo))
+    two = image_of(await chat.say("Larger"))
 
     switched = await chat.say("Blue, please", model=NEWER)
     third = contents(gemini)
@@ -814,13 +809,13 @@ async def test_another_model_gets_the_images_as_references(chat: Chat, gemini: E
     assert third[0]["parts"][0] == {"text": "Blue, please"}
     assert {"text": "Drawn in turn 1 for: A mug with the logo"} in third[0]["parts"]
     assert following.json()["warnings"] == []
-    assert [images_in(content) for content in fourth] == [[logo, one, two], [drawn(switched)], []]
+    assert [images_in(content) for content in fourth] == [[logo, one, two], [image_of(switched)], []]
     assert back.json()["warnings"]
-    assert [images_in(content) for content in fifth] == [[logo, one, two, drawn(switched), drawn(following)]]
+    assert [images_in(content) for content in fifth] == [[logo, one, two, image_of(switched), image_of(following)]]
 
 
 async def test_a_fallback_model_gets_the_images_as_references(chat: Chat, gemini: Emulator) -> None:
-    first = drawn(await chat.say("A cat"))
+    first = image_of(await chat.say("A cat"))
     gemini.faults.append(Fault(status=503, times=2))
 
     response = await chat.say("Blue, please", fallbackModel=NEWER)
@@ -841,7 +836,7 @@ async def test_a_fallback_model_gets_the_images_as_references(chat: Chat, gemini
     ],
 )
 async def test_a_chat_continues_if_gemini_rejects_its_signatures(chat: Chat, gemini: Emulator, fault: Fault) -> None:
-    first = drawn(await chat.say("A cat"))
+    first = image_of(await chat.say("A cat"))
     gemini.faults.append(fault)
 
     response = await chat.say("Blue, please")
@@ -856,7 +851,7 @@ async def test_a_chat_continues_if_gemini_rejects_its_signatures(chat: Chat, gem
 
 async def test_an_image_that_was_a_thought_is_sent_as_a_reference(chat: Chat, gemini: Emulator) -> None:
     gemini.faults.append(Fault(shape="image_in_thought"))
-    first = drawn(await chat.say("A cat"))
+    first = image_of(await chat.say("A cat"))
 
     response = await chat.say("Blue, please")
 
@@ -873,7 +868,7 @@ async def test_a_model_without_signatures_can_continue_a_conversation(
     following = await chat.say("Blue, please")
 
     assert following.json()["warnings"] == response.json()["warnings"]
-    assert [images_in(content) for content in contents(gemini)] == [[], [drawn(response)], []]
+    assert [images_in(content) for content in contents(gemini)] == [[], [image_of(response)], []]
 
 
 async def test_an_image_is_sent_back_with_the_type_that_gemini_declared(chat: Chat, gemini: Emulator) -> None:
@@ -894,8 +889,8 @@ async def test_the_oldest_turns_of_a_long_chat_are_not_sent(chat: Chat, gemini: 
     """
     Nano Banana Pro accepts 14 images. The first uploads and the newest images are among them.
     """
-    logo = picture(colour="red")
-    small = base64.b64encode(picture("JPEG")).decode()
+    logo = image_file(colour="red")
+    small = base64.b64encode(image_file("JPEG")).decode()
     gemini.faults.append(Fault(times=100, image_base64=small))
     await chat.upload("Turn 1", logo)
     for number in range(2, 15):
@@ -913,7 +908,7 @@ async def test_the_oldest_turns_of_a_long_chat_are_not_sent(chat: Chat, gemini: 
 
 
 async def test_uploads_must_leave_one_input_image_for_the_image_to_edit(chat: Chat, gemini: Emulator) -> None:
-    files = [picture(colour=colour) for colour in ["red", "blue"] * 7]
+    files = [image_file(colour=colour) for colour in ["red", "blue"] * 7]
     first = await chat.upload("A crowd", *files)
 
     beyond = await chat.upload("Another crowd", *files)
@@ -928,7 +923,7 @@ async def test_uploads_must_leave_one_input_image_for_the_image_to_edit(chat: Ch
 
 @pytest.fixture
 async def image_url(chat: Chat) -> tuple[Chat, str, bytes]:
-    image = drawn(await chat.say("A cat"))
+    image = image_of(await chat.say("A cat"))
     return chat, f"{chat.url}/turns/1/image", image
 
 
@@ -1015,7 +1010,7 @@ async def test_a_missing_chat_is_not_found(client: httpx2.AsyncClient, chat_id: 
 
 
 async def test_texts_with_nul_and_lone_surrogates_are_stored_unchanged(
-    serve: Serve, gemini: Emulator, storage: Knobs
+    serve: Serve, gemini: Emulator, storage: Overrides
 ) -> None:
     """
     PostgreSQL's text type accepts no NUL, and its JSON no lone surrogate. Prompts and Gemini's texts may contain both.

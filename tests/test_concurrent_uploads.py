@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, noise, picture
+from tests.conftest import Serve, image_file, noise_jpeg
 
 KB = 1000
 LIMITS = {"max_buffered_bytes": 4000 * KB, "service_api_keys": "a:key-a,b:key-b,c:key-c,d:key-d,e:key-e,f:key-f"}
@@ -22,20 +22,20 @@ PART = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\
 
 @pytest.fixture(autouse=True)
 def _small_images(gemini: Emulator) -> None:
-    gemini.faults.append(Fault(times=1000, image_base64=base64.b64encode(picture("JPEG")).decode()))
+    gemini.faults.append(Fault(times=1000, image_base64=base64.b64encode(image_file("JPEG")).decode()))
 
 
 async def upload(client: httpx2.AsyncClient, key: str, size: int) -> httpx2.Response:
     return await client.post(
         "/generate-image/with-references",
         data={"prompt": "x"},
-        files=[("images", ("a.jpg", noise(1, size)))],
+        files=[("images", ("a.jpg", noise_jpeg(1, size)))],
         headers={"X-API-Key": f"key-{key}"},
     )
 
 
 async def inline(client: httpx2.AsyncClient, key: str, size: int) -> httpx2.Response:
-    images = [{"data": base64.b64encode(noise(1, size * 3 // 4)).decode()}]
+    images = [{"data": base64.b64encode(noise_jpeg(1, size * 3 // 4)).decode()}]
     body = {"prompt": "x", "referenceImages": images}
     return await client.post("/generate-image", json=body, headers={"X-API-Key": f"key-{key}"})
 
@@ -152,7 +152,9 @@ async def test_many_large_uploads_succeed_or_are_rejected_with_503(serve: Serve,
     They need three times the available memory. Afterwards all memory is released.
     """
     gemini.faults.clear()
-    gemini.faults.append(Fault(times=1000, delay_seconds=0.2, image_base64=base64.b64encode(picture("JPEG")).decode()))
+    gemini.faults.append(
+        Fault(times=1000, delay_seconds=0.2, image_base64=base64.b64encode(image_file("JPEG")).decode())
+    )
     async with serve(**LIMITS) as client:
         answers = await asyncio.gather(
             *(way(client, key, 500 * KB) for key in "abcdef" for way in (upload, inline)), return_exceptions=True

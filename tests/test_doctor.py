@@ -76,16 +76,16 @@ async def test_a_failing_check_does_not_stop_the_others(gemini_url: str, tmp_pat
     assert "Traceback" not in said
 
 
-async def run_doctor(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool, str]:
+async def run_doctor(gemini_url: str, folder: Path, **overrides: Any) -> tuple[bool, str]:
     """Run the checks in this process. Return whether the service would work, and the findings as text."""
     said: list[str] = []
-    settings = settings_for(gemini_url, **{"data_dir": folder, **knobs})
+    settings = settings_for(gemini_url, **{"data_dir": folder, **overrides})
     works = await run_checks(settings, lambda finding: said.append(str(finding)))
     return works, "\n".join(said)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "words"),
+    ("overrides", "words"),
     [
         ({"gemini_api_key": "invalid-very-secret"}, ["FAILURE  credentials", "API_KEY_INVALID"]),
         (
@@ -103,9 +103,9 @@ async def run_doctor(gemini_url: str, folder: Path, **knobs: Any) -> tuple[bool,
     ],
 )
 async def test_settings_that_would_not_work_are_a_failure(
-    gemini: Emulator, gemini_url: str, tmp_path: Path, knobs: dict[str, Any], words: list[str]
+    gemini: Emulator, gemini_url: str, tmp_path: Path, overrides: dict[str, Any], words: list[str]
 ) -> None:
-    works, said = await run_doctor(gemini_url, tmp_path, **knobs)
+    works, said = await run_doctor(gemini_url, tmp_path, **overrides)
 
     assert not works
     for word in words:

@@ -16,7 +16,7 @@ from PIL import Image, ImageFont
 
 from app.emulator import Emulator, Fault, served
 from app.emulator.drawing import drawable_text
-from tests.conftest import picture
+from tests.conftest import image_file
 
 PRO = "gemini-3-pro-image"
 KEY = {"x-goog-api-key": "k"}
@@ -37,9 +37,9 @@ def image_of(response: types.GenerateContentResponse) -> Image.Image:
     return Image.open(io.BytesIO(blob.data))
 
 
-def config(**knobs: Any) -> types.GenerateContentConfig:
+def config(**overrides: Any) -> types.GenerateContentConfig:
     disabled = types.AutomaticFunctionCallingConfig(disable=True)
-    return types.GenerateContentConfig(automatic_function_calling=disabled, **knobs)
+    return types.GenerateContentConfig(automatic_function_calling=disabled, **overrides)
 
 
 @pytest.mark.parametrize("official", ["v1", "v1beta"], indirect=True)
@@ -48,7 +48,7 @@ async def test_google_s_client_gets_an_image(official: genai.Client) -> None:
         model=PRO,
         contents=types.Content(
             role="user",
-            parts=[types.Part(text="A cat"), types.Part.from_bytes(data=picture(), mime_type="image/png")],
+            parts=[types.Part(text="A cat"), types.Part.from_bytes(data=image_file(), mime_type="image/png")],
         ),
         config=config(image_config=types.ImageConfig(aspect_ratio="16:9", image_size="1K")),
     )
@@ -118,7 +118,7 @@ async def test_a_missing_or_exchanged_signature_is_google_s_400(
 
 
 @pytest.mark.parametrize(
-    ("model", "knobs", "code", "text"),
+    ("model", "overrides", "code", "text"),
     [
         ("gemini-3-pro-image-preview", {}, 404, "is not found for API version v1beta"),
         (PRO, {"imageConfig": {"aspectRatio": "16x9"}}, 400, 'aspect_ratio\' (TYPE_STRING), "16x9"'),
@@ -134,9 +134,9 @@ async def test_a_missing_or_exchanged_signature_is_google_s_400(
     ],
 )
 async def test_invalid_requests_get_google_s_error_texts(
-    gemini_url: str, model: str, knobs: dict[str, Any], code: int, text: str
+    gemini_url: str, model: str, overrides: dict[str, Any], code: int, text: str
 ) -> None:
-    body = {"contents": [{"parts": [{"text": "x"}]}], "generationConfig": knobs}
+    body = {"contents": [{"parts": [{"text": "x"}]}], "generationConfig": overrides}
     async with httpx2.AsyncClient(base_url=gemini_url) as client:
         response = await client.post(f"/v1beta/models/{model}:generateContent", json=body, headers=KEY)
 
@@ -173,10 +173,10 @@ async def test_parts_without_data_are_refused(gemini_url: str, parts: list[dict[
     [
         (
             "image/gif",
-            picture("GIF"),
+            image_file("GIF"),
             "MIME type must be image/png, image/jpeg, image/webp, image/heic, or image/heif.",
         ),
-        ("image/jpg", picture("JPEG"), "MIME type must be"),
+        ("image/jpg", image_file("JPEG"), "MIME type must be"),
         ("image/png", b"rubbish", "Unable to process input image"),
     ],
 )

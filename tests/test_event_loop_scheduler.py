@@ -10,7 +10,8 @@ import pytest
 from app.emulator import Emulator
 from app.emulator.faults import Fault
 from app.lib.event_loop_scheduler import WORK_PER_ITERATION, FairScheduler
-from tests.test_image_transport import JPEG, image_of
+from tests.conftest import image_of
+from tests.test_image_transport import JPEG
 
 
 async def _iterations(order: list[int], scheduler: FairScheduler, number: int, work: int) -> None:

@@ -14,12 +14,12 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, picture
+from tests.conftest import Serve, image_file
 from tests.programs import require
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 EVENTS = {"Accept": "text/event-stream"}
-JPEG = picture("JPEG", (1024, 1024), "navy")
+JPEG = image_file("JPEG", (1024, 1024), "navy")
 
 Event = tuple[str, dict[str, Any]]
 
@@ -103,7 +103,7 @@ async def test_uploads_can_be_streamed_too(client: httpx2.AsyncClient) -> None:
         "POST",
         "/generate-image/with-references",
         data={"prompt": "x", "imageSize": "1K"},
-        files=[("images", ("a.png", picture(), "image/png"))],
+        files=[("images", ("a.png", image_file(), "image/png"))],
         headers=EVENTS,
     ) as response:
         found = [event async for event in read(response)]

@@ -17,7 +17,7 @@ import trustme
 
 from app.emulator import Emulator, Fault
 from tests import failure_table
-from tests.conftest import Serve, called, noise
+from tests.conftest import Serve, noise_jpeg, wait_for_calls
 from tests.failure_table import TABLE, FailureCase
 from tests.test_event_stream import read
 from tests.tls import served_with_tls
@@ -167,7 +167,7 @@ async def test_the_stall_limit_applies_within_an_event_and_not_between_events(se
     """
     Gemini may compute for long between a thought and the image, but not in the middle of the image.
     """
-    image = base64.b64encode(noise(1, 6_000)).decode()
+    image = base64.b64encode(noise_jpeg(1, 6_000)).decode()
     parts = [{"text": "Hm.", "thought": True}], [{"inlineData": {"mimeType": "image/jpeg", "data": image}}]
     thought, drawn = (
         f"data: {json.dumps({'candidates': [{'content': {'parts': one}, 'finishReason': reason}]})}\n\n"
@@ -419,7 +419,7 @@ async def test_the_deadline_applies_in_the_queue(serve: Serve, gemini: Emulator)
     gemini.faults.append(Fault(delay_seconds=30))
     async with serve(max_in_flight=1) as client:
         first = asyncio.create_task(client.post("/generate-image", json=ASK))
-        await called(gemini)
+        await wait_for_calls(gemini)
         began = time.perf_counter()
         second = await client.post("/generate-image", json=ASK, headers={"X-Timeout-Seconds": "0.4"})
         took = time.perf_counter() - began

@@ -11,12 +11,12 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import health_while, picture
+from tests.conftest import health_while, image_file
 
 ROUTE = "/generate-image/with-references"
 BOUNDARY = "----boundary"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
-SMALL = picture(size=(1, 1))
+SMALL = image_file(size=(1, 1))
 
 Part = tuple[str | bytes, str | bytes]
 """The rest of a part's header after `Content-Disposition: form-data; `, and the content of the part."""
@@ -40,7 +40,7 @@ WHOLE = form(PARTS)
 
 @pytest.fixture(autouse=True)
 def _small_images(gemini: Emulator) -> None:
-    gemini.faults.append(Fault(times=1000, image_base64=base64.b64encode(picture("JPEG")).decode()))
+    gemini.faults.append(Fault(times=1000, image_base64=base64.b64encode(image_file("JPEG")).decode()))
 
 
 async def send(

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, called
+from tests.conftest import Serve, wait_for_calls
 from tests.programs import require
 from tests.storages import free_port
 from tests.test_caller_disconnects import ASK, soon
@@ -156,7 +156,7 @@ async def test_closing_the_page_cancels_the_generation(
         frontend(str(service.base_url)) as page,
     ):
         asking = asyncio.create_task(page.post("/api/generate", json=ASK))
-        await called(gemini)
+        await wait_for_calls(gemini)
         assert await soon(service, "gemini_images_in_flight", 1)
         asking.cancel()
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, picture
+from tests.conftest import Serve, image_file
 
 POSTER = 'A poster.\n  Title: "Mañana — 明天会更好" 🎉\n\tFine print: it\'s 100% \\ done\r\nEnd '
 
@@ -30,7 +30,7 @@ async def test_the_next_js_route_s_request_gets_the_next_js_route_s_response(
     """
     `image.data`, `image.mimeType` and `image.url` exist, and the data is Gemini's, unchanged.
     """
-    sent = picture("JPEG", (1376, 768))
+    sent = image_file("JPEG", (1376, 768))
     gemini.faults.append(Fault(image_base64=base64.b64encode(sent).decode()))
 
     response = await client.post(
@@ -199,7 +199,7 @@ async def test_the_mime_type_is_read_from_the_bytes(client: httpx2.AsyncClient, 
 
 
 async def test_both_base64_alphabets_are_decoded(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    candidates = (picture("PNG", (64 + n, 64)) for n in range(999))
+    candidates = (image_file("PNG", (64 + n, 64)) for n in range(999))
     sent = next(data for data in candidates if b"-" in base64.urlsafe_b64encode(data))
     gemini.faults.append(Fault(image_base64=base64.urlsafe_b64encode(sent).decode().rstrip("=")))
 
@@ -246,7 +246,7 @@ async def test_an_image_in_an_unusual_part_is_found(client: httpx2.AsyncClient, 
 
 
 async def test_a_different_image_size_is_a_warning(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(image_base64=base64.b64encode(picture("JPEG", (1024, 1024))).decode()))
+    gemini.faults.append(Fault(image_base64=base64.b64encode(image_file("JPEG", (1024, 1024))).decode()))
 
     response = await client.post("/generate-image", json={"prompt": "x", "aspectRatio": "16:9", "imageSize": "4K"})
 
@@ -294,7 +294,7 @@ async def test_an_image_is_delivered_although_its_aspect_ratio_is_unknown(
     """
     The service cannot check the aspect ratios of an unlisted model.
     """
-    gemini.faults.append(answered_with(inline(picture("JPEG"))))
+    gemini.faults.append(answered_with(inline(image_file("JPEG"))))
 
     response = await client.post(
         "/generate-image", json={"prompt": "x", "model": "gemini-9-image", "aspectRatio": ratio}
@@ -317,7 +317,7 @@ async def test_an_image_is_delivered_although_its_aspect_ratio_is_unknown(
 async def test_an_image_is_delivered_although_other_parts_are_invalid(
     client: httpx2.AsyncClient, gemini: Emulator, parts: list[Any], accept: str
 ) -> None:
-    sent = picture("JPEG")
+    sent = image_file("JPEG")
     gemini.faults.append(answered_with(*(inline(sent) if part == "good" else part for part in parts)))
 
     response = await client.post(
@@ -333,10 +333,10 @@ async def test_an_image_is_delivered_although_other_parts_are_invalid(
 async def test_base64_in_a_text_beside_an_image_is_left_out(
     client: httpx2.AsyncClient, gemini: Emulator, width: int
 ) -> None:
-    letters = base64.b64encode(picture("JPEG")).decode()
+    letters = base64.b64encode(image_file("JPEG")).decode()
     wrapped = "\n".join(letters[n : n + width] for n in range(0, len(letters), width))
     text = f"Look: data:image/jpeg;base64,{wrapped}"
-    gemini.faults.append(answered_with({"text": text}, inline(picture("JPEG"))))
+    gemini.faults.append(answered_with({"text": text}, inline(image_file("JPEG"))))
 
     response = await client.post("/generate-image", json={"prompt": "x"})
 

@@ -19,7 +19,7 @@ from app.emulator import Emulator, Fault
 from app.server.lifecycle import create_server
 from app.service.resilience.admission import AdmissionController
 from app.settings import Settings
-from tests.conftest import picture, running, under_our_own_server
+from tests.conftest import image_file, running, under_our_own_server
 
 MAX_HEADER_BYTES = 20_000
 KEY = b"X-API-Key: a-key-of-somebody\r\n"
@@ -153,7 +153,7 @@ async def test_a_prompt_that_looks_like_a_head_reaches_gemini_unchanged(
     service: int, gemini: Emulator, cut: int
 ) -> None:
     prompt = "A sign that reads\r\nUpgrade: h2c\r\n\r\nand\r\nupgrade: websocket\r\n"
-    parts = [b'name="prompt"\r\n\r\n' + prompt.encode(), b'name="images"; filename="a.png"\r\n\r\n' + picture()]
+    parts = [b'name="prompt"\r\n\r\n' + prompt.encode(), b'name="images"; filename="a.png"\r\n\r\n' + image_file()]
     form = b"".join(b"--x\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts) + b"--x--\r\n"
     head = (
         b"POST /generate-image/with-references HTTP/1.1\r\n"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.lib.imagefile import UnreadableImage, find_end, read_header
-from tests.conftest import picture
+from tests.conftest import image_file
 
 pillow_heif.register_heif_opener()
 
@@ -24,7 +24,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("WEBP", {"exif": Image.Exif().tobytes()}),
     ("HEIF", {}),
 ]
-COMPLETE = [picture(format_, (40, 30), **options) for format_, options in VARIANTS]
+COMPLETE = [image_file(format_, (40, 30), **options) for format_, options in VARIANTS]
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,7 +37,7 @@ def test_sizes_equal_those_that_pillow_reads(
     variant: tuple[str, dict[str, Any]], size: tuple[int, int], colour: str
 ) -> None:
     format_, options = variant
-    data = picture(format_, size, colour, **options)
+    data = image_file(format_, size, colour, **options)
 
     header = read_header(data)
     assert find_end(data) == len(data)
@@ -126,7 +126,7 @@ def test_a_megabyte_of_metadata_before_the_size_is_skipped() -> None:
     """
     A segment holds at most 64 KiB; some encoders write many of them.
     """
-    plain = picture("JPEG", (40, 30))
+    plain = image_file("JPEG", (40, 30))
     padded = plain[:2] + (b"\xff\xe2\xff\xff" + b"\x00" * 65_533) * 16 + plain[2:]
 
     assert read_header(padded).width == Image.open(io.BytesIO(plain)).width

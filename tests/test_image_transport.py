@@ -24,7 +24,7 @@ from app.gemini.transport.http.connection import BUFFER_BYTES
 from app.gemini.transport.transport import ImageTransport
 from app.lib.base64_json import BufferContent, SegmentedContent
 from app.lib.event_loop_scheduler import FairScheduler
-from tests.conftest import Serve, called, picture
+from tests.conftest import Serve, image_file, image_of, wait_for_calls
 from tests.tls import served_with_tls, write_certificate
 
 ASK = {"prompt": "A lighthouse"}
@@ -37,13 +37,6 @@ def response_json(image: str, **text_fields: Any) -> str:
     """Return a response with the base64 `image` as a JSON string; `text_fields` extend the text part."""
     parts = f'[{json.dumps({"text": "Here it is.", **text_fields})}, {{"inlineData": {{"data": "{image}"}}}}]'
     return f'{{"candidates": [{{"content": {{"role": "model", "parts": {parts}}}, "finishReason": "STOP"}}]}}'
-
-
-def image_of(response: httpx2.Response) -> bytes:
-    assert response.status_code == 200, response.text[:500]
-    image = response.json()["image"]
-    assert image["url"] == f"data:{image['mimeType']};base64,{image['data']}"
-    return base64.b64decode(image["data"], validate=True)
 
 
 @pytest.mark.parametrize("chunk_bytes", [7, 100, 4096, 65_537])
@@ -182,7 +175,7 @@ def left() -> Iterator[Callable[[], list[str]]]:
     gc.enable()
 
 
-REFERENCE = {"data": base64.b64encode(picture(size=(300, 300))).decode()}
+REFERENCE = {"data": base64.b64encode(image_file(size=(300, 300))).decode()}
 
 
 @pytest.mark.parametrize("accept", ["application/json", "image/*", "text/event-stream"])
@@ -251,7 +244,7 @@ async def test_no_image_stays_in_memory_after_a_disconnect(
     asking = asyncio.create_task(
         client.post("/generate-image", json=ASK | {"referenceImages": [REFERENCE]}, headers={"Accept": accept})
     )
-    await called(gemini)
+    await wait_for_calls(gemini)
     await asyncio.sleep(0.3)
 
     asking.cancel()
@@ -288,19 +281,19 @@ async def test_a_large_upload_arrives_bit_for_bit(client: httpx2.AsyncClient, ge
     """
     Files over 8 MiB are sent from disk, others from memory. The length equals the announced one.
     """
-    large, huge = (picture(size=(side, side), format_="PNG", compress_level=0) for side in (1400, 1800))
+    large, huge = (image_file(size=(side, side), format_="PNG", compress_level=0) for side in (1400, 1800))
     assert len(large) < 8 * 1024 * 1024 < len(huge)
-    files = [("images", (str(number), image)) for number, image in enumerate([huge, picture(), large, huge])]
+    files = [("images", (str(number), image)) for number, image in enumerate([huge, image_file(), large, huge])]
 
     response = await client.post("/generate-image/with-references", data={"prompt": "All"}, files=files)
 
     assert response.status_code == 200, response.text
-    assert _images_sent(gemini) == [huge, picture(), large, huge]
+    assert _images_sent(gemini) == [huge, image_file(), large, huge]
     assert int(gemini.calls[-1].headers["content-length"]) > (2 * len(huge) + len(large)) * 4 / 3
 
 
 async def test_inline_references_arrive_bit_for_bit(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    large = picture(size=(1400, 1400), format_="PNG", compress_level=0)
+    large = image_file(size=(1400, 1400), format_="PNG", compress_level=0)
     written = base64.b64encode(large).decode()
     references = [
         {"data": written, "role": "style"},
@@ -321,13 +314,13 @@ async def test_a_prompt_that_looks_like_a_placeholder_stays_a_prompt(
     Placeholders are random for each message, so that a caller who has seen one cannot guess the next.
     """
     prompt = f'{"0" * 32}0001 "{"f" * 36}" "data": "QUJD"'
-    reference = {"data": base64.b64encode(picture()).decode(), "name": "0" * 36}
+    reference = {"data": base64.b64encode(image_file()).decode(), "name": "0" * 36}
 
     response = await client.post("/generate-image", json={"prompt": prompt, "referenceImages": [reference]})
 
     assert response.status_code == 200, response.text
     assert gemini.calls[-1].body["contents"][0]["parts"][0]["text"] == prompt
-    assert _images_sent(gemini) == [picture()]
+    assert _images_sent(gemini) == [image_file()]
 
 
 async def test_text_in_a_request_has_a_limit_of_its_own(client: httpx2.AsyncClient, gemini: Emulator) -> None:
@@ -396,7 +389,7 @@ async def test_an_exchange_may_be_sent_again(gemini: Emulator, gemini_url: str) 
     """
     Each attempt sends the references from their beginning, and drops what an earlier attempt received.
     """
-    content = picture(size=(900, 900), compress_level=0)
+    content = image_file(size=(900, 900), compress_level=0)
     config = types.GenerateContentConfig(response_modalities=["IMAGE"], should_return_http_response=True)
 
     async with sdk(gemini_url) as client:

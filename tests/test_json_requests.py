@@ -13,11 +13,11 @@ import pytest
 
 from app.emulator import Emulator
 from app.lib.base64_json import Base64Extractor
-from tests.conftest import health_while, picture
+from tests.conftest import health_while, image_file
 from tests.oracle import Kept
 from tests.test_references import inline_parts, sent_bytes
 
-PICTURE = picture("JPEG", (200, 200))
+PICTURE = image_file("JPEG", (200, 200))
 BASE64 = base64.b64encode(PICTURE).decode()
 WRAPPED = "\r\n".join(BASE64[start : start + 76] for start in range(0, len(BASE64), 76))
 
@@ -229,7 +229,7 @@ async def test_texts_of_the_maximum_length_are_accepted(client: httpx2.AsyncClie
     The limits allow 64 references, and 6 bytes for each character, as in ASCII-only JSON.
     """
     prompt = "字" * 200_000
-    references = [{"data": base64.b64encode(picture(size=(8, 8))).decode(), "role": None, "name": "n" * 100}] * 14
+    references = [{"data": base64.b64encode(image_file(size=(8, 8))).decode(), "role": None, "name": "n" * 100}] * 14
 
     response = await client.post(
         "/generate-image",

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, served
-from tests.conftest import REAL_BASE_URL, REAL_KEY, Serve, picture
+from tests.conftest import REAL_BASE_URL, REAL_KEY, Serve, image_file
 
 pytestmark = pytest.mark.live
 
@@ -46,7 +46,7 @@ CALLS: dict[str, tuple[str, Any]] = {
     "unknown knob": (f"{PRO}:generateContent", body(imageConfig={"imageOutputOptions": {}})),
     "thinking level": (f"{LITE}:generateContent", body(thinkingConfig={"thinkingLevel": "medium"})),
     "two candidates": (f"{LITE}:generateContent", body(candidateCount=2)),
-    "image type": (f"{LITE}:generateContent", body("x", inline("image/gif", picture("GIF")))),
+    "image type": (f"{LITE}:generateContent", body("x", inline("image/gif", image_file("GIF")))),
     "broken image": (f"{LITE}:generateContent", body("x", inline("image/png", b"rubbish"))),
     # These calls cost about 0.034 US dollars each, the last about 0.06.
     "picture": (f"{LITE}:generateContent", body(responseModalities=["TEXT", "IMAGE"])),
@@ -54,7 +54,7 @@ CALLS: dict[str, tuple[str, Any]] = {
         f"{LITE}:streamGenerateContent?alt=sse",
         body(thinkingConfig={"includeThoughts": True, "thinkingLevel": "high"}),
     ),
-    "edit": (f"{LITE}:generateContent", body("Make it blue", inline("image/png", picture()))),
+    "edit": (f"{LITE}:generateContent", body("Make it blue", inline("image/png", image_file()))),
     "search": (f"{NEW}:generateContent", body("Today's weather in Bern", tools=[{"googleSearch": {}}])),
 }
 

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault, served
-from tests.conftest import noise
+from tests.conftest import noise_jpeg
 from tests.failure_table import TABLE, FailureCase
 from tests.processes import process
 from tests.test_event_stream import read
@@ -66,7 +66,7 @@ async def test_2000_generations_behave_as_in_the_failure_table() -> None:
             return (response.status_code, document.get("code", "ok"), attempts), document
 
         async def generation(number: int, row: FailureCase, size: int) -> None:
-            prompt, sent = f"generation {number}", noise(number, size)
+            prompt, sent = f"generation {number}", noise_jpeg(number, size)
             image = base64.b64encode(sent).decode()
             async with places:
                 fault = replace(row.fault or Fault(), prompt=prompt)
@@ -134,7 +134,7 @@ async def test_throughput_and_memory_at_four_times_the_capacity() -> None:
     """
     seconds, places, drawing, limit = 60, 8, 0.25, 64_000_000
     offered = 4 * places / drawing
-    sent = noise(1, 500_000)
+    sent = noise_jpeg(1, 500_000)
     digest = hashlib.sha256(sent).digest()
     emulator = Emulator(keep_calls=0)
     emulator.faults.append(Fault(times=10**6, delay_seconds=drawing, image_base64=base64.b64encode(sent).decode()))

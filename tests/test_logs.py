@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from app.emulator import Emulator, Fault, served
 from app.main import create_app
 from app.settings import Settings
-from tests.conftest import KEY, Serve, called, picture
+from tests.conftest import KEY, Serve, image_file, wait_for_calls
 
 PROMPT = "A very secret plan of a lighthouse"
 SECRET = "service-secret-that-nobody-may-see"
@@ -59,7 +59,7 @@ async def test_no_key_prompt_or_image_is_ever_logged(
     """
     Not for any failure, even at debug level and with the loggers of all libraries enabled.
     """
-    data = base64.b64encode(picture()).decode()
+    data = base64.b64encode(image_file()).decode()
     key = {"X-API-Key": SECRET}
     async with serve(service_api_keys=f"web:{SECRET}", log_level="debug", log_format=log_format) as client:
         for fault in FAULTS:
@@ -136,9 +136,9 @@ async def test_gemini_s_message_is_logged_if_log_sensitive_is_set(
 
 
 @asynccontextmanager
-async def broken(settings: Settings, **knobs: Any) -> AsyncGenerator[httpx2.AsyncClient]:
+async def broken(settings: Settings, **overrides: Any) -> AsyncGenerator[httpx2.AsyncClient]:
     """A service in which every generation fails unexpectedly: no HTTP header can carry its key for Gemini."""
-    unchecked = settings.model_copy(update={"gemini_api_key": SecretStr("schlüssel\u2603"), **knobs})
+    unchecked = settings.model_copy(update={"gemini_api_key": SecretStr("schlüssel\u2603"), **overrides})
     async with (
         served(create_app(unchecked)) as url,
         httpx2.AsyncClient(base_url=url, timeout=30, trust_env=False) as client,
@@ -212,7 +212,7 @@ async def test_a_turn_that_fails_after_its_caller_has_left_is_logged(
     async with serve(log_sensitive=True) as client:
         url = (await client.post("/chats", json={})).json()["url"]
         leaving = asyncio.create_task(client.post(f"{url}/turns", json={"prompt": "x"}))
-        await called(gemini)
+        await wait_for_calls(gemini)
         leaving.cancel()
         while (await client.get(url)).json()["lastTurn"] == 0:  # noqa: ASYNC110 - nothing else tells
             await asyncio.sleep(0.05)

@@ -14,12 +14,12 @@ from typing import Literal
 import httpx2
 import pytest
 
-from tests.conftest import Serve, picture
+from tests.conftest import Serve, image_file
 from tests.test_event_stream import read
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 EVENTS = {"Accept": "text/event-stream"}
-JPEG = picture("JPEG", (1024, 1024), "navy")
+JPEG = image_file("JPEG", (1024, 1024), "navy")
 PART = json.dumps({"inlineData": {"mimeType": "image/jpeg", "data": base64.b64encode(JPEG).decode()}})
 MIB = 2**20
 
@@ -75,8 +75,8 @@ async def listening(upstream: Upstream) -> AsyncGenerator[str]:
 @pytest.fixture(scope="module")
 async def _pair(serve: Serve) -> AsyncGenerator[tuple[Upstream, httpx2.AsyncClient]]:
     upstream = Upstream()
-    knobs = {"upstream_stall_seconds": 0.3, "upstream_first_byte_seconds": 1, "max_upstream_body_bytes": 24 * MIB}
-    async with listening(upstream) as url, serve(google_gemini_base_url=url, **knobs) as client:
+    overrides = {"upstream_stall_seconds": 0.3, "upstream_first_byte_seconds": 1, "max_upstream_body_bytes": 24 * MIB}
+    async with listening(upstream) as url, serve(google_gemini_base_url=url, **overrides) as client:
         yield upstream, client
 
 

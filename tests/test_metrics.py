@@ -17,12 +17,12 @@ import pytest
 from app.emulator import Emulator, Fault, served
 from app.main import create_app
 from app.settings import Settings
-from tests.conftest import Serve, called, noise, picture, under_our_own_server
+from tests.conftest import Serve, image_file, noise_jpeg, under_our_own_server, wait_for_calls
 from tests.test_logs import broken
 
 PRO = "gemini-3-pro-image"
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
-UPLOAD: dict[str, Any] = {"data": ASK, "files": {"images": ("a.png", picture(), "image/png")}}
+UPLOAD: dict[str, Any] = {"data": ASK, "files": {"images": ("a.png", image_file(), "image/png")}}
 UNREACHABLE_DATABASE = "postgresql://user@127.0.0.1:1/database"
 SOME_CHAT = "/chats/chat_" + "0" * 32
 ACCEPT = {"JSON": "application/json", "bytes": "image/*", "events": "text/event-stream"}
@@ -243,7 +243,7 @@ async def test_a_full_queue_is_a_rejection_and_a_queue_timeout_is_a_generation(s
         asyncio.TaskGroup() as tasks,
     ):
         drawing = tasks.create_task(send(client, GENERATION))
-        await called(gemini)
+        await wait_for_calls(gemini)
         waiting = tasks.create_task(send(client, GENERATION))
         await asyncio.sleep(0.1)
         at_once = [await send(client, GENERATION), await client.post("/chats", json={})]
@@ -283,7 +283,7 @@ async def raw_request(client: httpx2.AsyncClient, request: bytes) -> AsyncGenera
     [
         (Fault(delay_seconds=20), "first_byte"),
         # With an image of its own, the emulator need not draw one, which can take longer than the test waits.
-        (Fault(stall_seconds=20, image_base64=base64.b64encode(picture()).decode()), "transfer"),
+        (Fault(stall_seconds=20, image_base64=base64.b64encode(image_file()).decode()), "transfer"),
     ],
 )
 async def test_a_disconnect_is_counted_with_the_stage(
@@ -293,7 +293,7 @@ async def test_a_disconnect_is_counted_with_the_stage(
     body = json.dumps(ASK).encode()
     async with Increases(client) as increases:
         async with raw_request(client, head("/generate-image", ACCEPT[kind], len(body)) + body):
-            await called(gemini)
+            await wait_for_calls(gemini)
             await asyncio.sleep(0.2)
 
         assert await increases.become(generation("caller_left", disconnected_in=stage))
@@ -304,7 +304,7 @@ async def test_a_disconnect_in_the_queue_counts_no_call(serve: Serve, gemini: Em
     body = json.dumps(ASK).encode()
     async with serve(max_in_flight=1) as client, asyncio.TaskGroup() as tasks, Increases(client) as increases:
         tasks.create_task(send(client, GENERATION))
-        await called(gemini)
+        await wait_for_calls(gemini)
         async with raw_request(client, head("/generate-image", ACCEPT["events"], len(body)) + body):
             await asyncio.sleep(0.2)
 
@@ -341,7 +341,7 @@ def parts(*images: bytes) -> str:
 async def test_a_caller_who_does_not_read_the_image_is_counted_as_slow_reader(
     settings: Settings, gemini: Emulator, kind: str
 ) -> None:
-    gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 12_000_000)).decode()))
+    gemini.faults.append(Fault(image_base64=base64.b64encode(noise_jpeg(1, 12_000_000)).decode()))
     body = json.dumps(ASK).encode()
     sent = head("/generate-image", ACCEPT[kind], len(body)) + body
     async with service_with_read_timeout(settings) as client, Increases(client) as increases, raw_request(client, sent):
@@ -355,7 +355,7 @@ async def test_a_caller_who_does_not_read_the_drafts_is_counted_as_slow_reader(
     The generation is then cancelled. The cancellation is not counted as a second failure.
     """
     stream = {"Content-Type": "text/event-stream"}
-    drafts = parts(*(noise(seed, 6_000_000) for seed in range(6)))
+    drafts = parts(*(noise_jpeg(seed, 6_000_000) for seed in range(6)))
     gemini.faults.append(Fault(body=drafts, headers=stream, chunk_bytes=1, stall_seconds=20))
     body = json.dumps(ASK | {"includeDrafts": True}).encode()
     sent = head("/generate-image", ACCEPT["events"], len(body)) + body
@@ -375,7 +375,7 @@ async def test_a_turn_whose_caller_disconnected_is_counted_once(
     async with serve(data_dir=tmp_path) as client, Increases(client) as increases:
         url = (await client.post("/chats", json={})).json()["url"]
         async with raw_request(client, head(f"{url}/turns", ACCEPT[kind], len(body)) + body):
-            await called(gemini)
+            await wait_for_calls(gemini)
 
         assert await increases.become(generation("caller_left", disconnected_in="first_byte"))
         assert (await client.get(url)).json()["turns"][0]["state"] == "succeeded"

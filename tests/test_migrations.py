@@ -19,13 +19,13 @@ from app.store.database import Database
 from app.store.migrate import HEAD, migrate
 from app.store.tables import metadata
 from tests.conftest import Serve, settings_for
-from tests.storages import Knobs
+from tests.storages import Overrides
 from tests.stored_chats import execute, fetched, stored_characters
 from tests.test_chats import Chat, begin
 
 
 @pytest.fixture
-async def database(storage: Knobs) -> AsyncGenerator[Database]:
+async def database(storage: Overrides) -> AsyncGenerator[Database]:
     database = Database.from_settings(settings_for("http://127.0.0.1:1", **storage))
     yield database
     await database.aclose()
@@ -40,7 +40,7 @@ async def test_migrations_make_the_tables_of_the_code(database: Database) -> Non
     assert await database.read(differences) == []
 
 
-async def test_replicas_can_migrate_at_the_same_time(storage: Knobs) -> None:
+async def test_replicas_can_migrate_at_the_same_time(storage: Overrides) -> None:
     databases = [Database.from_settings(settings_for("http://127.0.0.1:1", **storage)) for _ in range(4)]
 
     await asyncio.gather(*(migrate(one) for one in databases))
@@ -57,7 +57,7 @@ async def test_without_permission_to_migrate_an_old_database_is_an_error(databas
     await migrate(database, allowed=False)
 
 
-async def test_a_database_of_a_later_version_is_refused(database: Database, storage: Knobs) -> None:
+async def test_a_database_of_a_later_version_is_refused(database: Database, storage: Overrides) -> None:
     await migrate(database)
     await execute(storage, "UPDATE alembic_version SET version_num = '9999'")
 
@@ -71,7 +71,7 @@ def test_the_newest_migration_is_the_one_that_the_code_requires() -> None:
     assert ScriptDirectory(str(folder)).get_heads() == [HEAD]
 
 
-async def test_chats_of_the_previous_version_continue(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_chats_of_the_previous_version_continue(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     """
     The previous version stored long texts in the rows of chats and turns. The first fork moves them to `texts`.
     """
@@ -109,7 +109,7 @@ async def test_chats_of_the_previous_version_continue(serve: Serve, gemini: Emul
     assert size < 2 * (len(instruction) + len(long_text)) + 10_000
 
 
-async def drop_references(storage: Knobs) -> None:
+async def drop_references(storage: Overrides) -> None:
     """Remove the columns that refer to `texts`."""
     if "database_url" in storage:
         await execute(storage, "ALTER TABLE chats DROP COLUMN instruction_digest")

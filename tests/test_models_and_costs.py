@@ -14,7 +14,7 @@ from app.domain.catalogue import Catalogue
 from app.domain.generation import Usage
 from app.emulator import Emulator, Fault
 from app.server.settings_errors import describe_errors
-from tests.conftest import Serve, called, picture, settings_for
+from tests.conftest import Serve, image_file, settings_for, wait_for_calls
 from tests.stored_chats import execute
 
 CATALOGUE = Catalogue("gemini-3-pro-image")
@@ -143,14 +143,14 @@ async def test_the_list_of_models_has_everything_a_form_needs(client: httpx2.Asy
 
 
 async def test_settings_add_models_and_aliases(serve: Serve, gemini: Emulator) -> None:
-    knobs: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "extra_models": {
             "gemini-4-image": {"like": "gemini-3-pro-image", "image_sizes": ["1K", "8K"], "prices": {"input": 4}}
         },
         "model_aliases": {"house": "nano-banana-pro", "ours": "house"},
         "default_model": "house",
     }
-    async with serve(**knobs) as client:
+    async with serve(**overrides) as client:
         listed = {model["id"]: model for model in (await client.get("/models")).json()["models"]}
         aliased = await client.post("/generate-image", json={"prompt": "x", "model": "ours"})
         refused = await client.post(
@@ -187,7 +187,7 @@ def test_the_cost_follows_from_the_usage(model: str, usage: Usage, queries: int,
 
 async def test_usage_without_details_is_priced_as_an_image(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     usage = {"promptTokenCount": 12, "candidatesTokenCount": 1120, "thoughtsTokenCount": 200, "totalTokenCount": 1332}
-    sent = base64.b64encode(picture("JPEG", (2048, 2048))).decode()
+    sent = base64.b64encode(image_file("JPEG", (2048, 2048))).decode()
     part = {"inlineData": {"mimeType": "image/jpeg", "data": sent}}
     document = {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}], "usageMetadata": usage}
     gemini.faults.append(Fault(body=httpx2.Response(200, json=document).text))
@@ -227,7 +227,7 @@ async def test_usage_without_details_is_priced_as_an_image(client: httpx2.AsyncC
 async def test_tokens_missing_from_the_details_are_computed(
     client: httpx2.AsyncClient, gemini: Emulator, model: str, counted: dict[str, Any], usd: float | None
 ) -> None:
-    sent = base64.b64encode(picture("JPEG", (1024, 1024))).decode()
+    sent = base64.b64encode(image_file("JPEG", (1024, 1024))).decode()
     part = {"inlineData": {"mimeType": "image/jpeg", "data": sent}}
     usage = {"promptTokenCount": 5, **counted}
     document = {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}], "usageMetadata": usage}
@@ -290,7 +290,7 @@ async def test_a_refusal_may_have_no_output_tokens(
 async def test_the_cost_of_an_image_that_the_caller_does_not_accept_is_counted(
     serve: Serve, gemini: Emulator, tmp_path: Path, path: str
 ) -> None:
-    gemini.faults.append(Fault(image_base64=base64.b64encode(picture("PNG")).decode()))
+    gemini.faults.append(Fault(image_base64=base64.b64encode(image_file("PNG")).decode()))
     async with serve(data_dir=tmp_path) as client:
         response = await client.post(path, json={"prompt": "x"}, headers={"Accept": "image/jpeg"})
         metrics = (await client.get("/metrics")).text
@@ -308,7 +308,7 @@ async def test_the_cost_of_an_image_that_cannot_be_stored_is_counted(
     async with serve(data_dir=tmp_path) as client:
         chat = (await client.post("/chats", json={})).headers["location"]
         asking = asyncio.create_task(client.post(f"{chat}/turns", json={"prompt": "x"}))
-        await called(gemini)
+        await wait_for_calls(gemini)
         await execute({"data_dir": tmp_path}, "DELETE FROM chats")
         response = await asking
         metrics = (await client.get("/metrics")).text
@@ -348,7 +348,7 @@ async def test_a_model_may_have_an_empty_list_of_values(
     """
     An unsupported value is a 422 with an explanation, or is left to Gemini. It is never a 500.
     """
-    reference = {"data": base64.b64encode(picture()).decode(), "role": "character"}
+    reference = {"data": base64.b64encode(image_file()).decode(), "role": "character"}
     wanted: list[dict[str, Any]] = [
         {"thinkingLevel": "high"},
         {"aspectRatio": "16:9"},
@@ -358,7 +358,7 @@ async def test_a_model_may_have_an_empty_list_of_values(
         {},
     ]
     like = "gemini-nano-banana-2.1"
-    small = base64.b64encode(picture("JPEG")).decode()
+    small = base64.b64encode(image_file("JPEG")).decode()
     gemini.faults.extend([Fault(status=503, prompt="busy"), Fault(image_base64=small, times=99)])
     async with serve(extra_models={like: changes, "gemini-3-pro-image": changes}, retry_budget=0) as client:
         listed = await client.get("/models")
@@ -381,7 +381,7 @@ async def test_a_model_may_have_an_empty_list_of_values(
         ({"thinking_levels": []}, {"thinkingLevel": "high"}, "thinkingLevel", "m1 has no levels, not high"),
         (
             {"references_by_role": {}},
-            {"referenceImages": [{"data": base64.b64encode(picture()).decode(), "role": "style"}]},
+            {"referenceImages": [{"data": base64.b64encode(image_file()).decode(), "role": "style"}]},
             "referenceImages",
             "m1 takes no such references at most, not 1 style",
         ),

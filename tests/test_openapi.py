@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, picture
+from tests.conftest import Serve, image_file
 
 IMAGE_ROUTES = ["/generate-image", "/generate-image/with-references", "/generate-image/with-search"]
 CHAT_ROUTES = [
@@ -91,7 +91,7 @@ async def test_schemathesis_finds_no_5xx_and_no_undocumented_response(
     # Undocumented headers are not violations.
     (tmp_path / "schemathesis.toml").write_text('hooks = "hooks.py"\n[generation]\nallow-extra-parameters = false\n')
     (tmp_path / "hooks.py").write_text(_HOOKS)
-    gemini.faults.append(Fault(times=100_000, image_base64=base64.b64encode(picture("JPEG")).decode()))
+    gemini.faults.append(Fault(times=100_000, image_base64=base64.b64encode(image_file("JPEG")).decode()))
     async with serve() as client:
         report = await anyio.run_process(
             [

@@ -17,11 +17,11 @@ from app.domain.errors import Overloaded
 from app.emulator import Emulator, Fault
 from app.lib.byte_budget import ByteBudget, Reservation
 from app.service.resilience.admission import AdmissionController
-from tests.conftest import Serve, called, picture
+from tests.conftest import Serve, image_file, wait_for_calls
 from tests.processes import process
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
-JPEG = picture("JPEG", (1024, 1024), "navy")
+JPEG = image_file("JPEG", (1024, 1024), "navy")
 IMAGE = base64.b64encode(JPEG).decode()
 
 
@@ -174,11 +174,11 @@ async def test_uploads_above_the_memory_budget_are_rejected_unread(serve: Serve,
     A single upload may have any size. A second one that does not fit beside it is rejected.
     """
     gemini.faults.append(Fault(delay_seconds=1, image_base64=IMAGE))
-    large = picture(size=(900, 900), compress_level=0)
+    large = image_file(size=(900, 900), compress_level=0)
     async with serve(max_buffered_bytes=4_000_000) as client:
         upload = {"data": {"prompt": "x", "imageSize": "1K"}, "files": [("images", ("a.png", large))]}
         first = asyncio.create_task(client.post("/generate-image/with-references", **upload))  # type: ignore[arg-type]
-        await called(gemini)
+        await wait_for_calls(gemini)
         second = await client.post("/generate-image/with-references", **upload)  # type: ignore[arg-type]
         small = await client.post("/generate-image", json=ASK)
         assert (await first).status_code == 200
@@ -190,7 +190,7 @@ async def test_uploads_above_the_memory_budget_are_rejected_unread(serve: Serve,
 
 async def test_references_of_a_stream_stay_in_memory_during_the_generation(serve: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=0.5, image_base64=IMAGE))
-    files = [("images", ("a.png", picture(size=(300, 300), compress_level=0)))]
+    files = [("images", ("a.png", image_file(size=(300, 300), compress_level=0)))]
     async with serve() as client:
         asking = asyncio.create_task(
             client.post(
@@ -200,7 +200,7 @@ async def test_references_of_a_stream_stay_in_memory_during_the_generation(serve
                 headers={"Accept": "text/event-stream"},
             )
         )
-        await called(gemini)
+        await wait_for_calls(gemini)
         drawing = (await client.get("/metrics")).text
         await asking
         await asyncio.sleep(0.05)
@@ -290,7 +290,7 @@ async def test_a_request_that_is_rejected_at_once_is_counted(serve: Serve, gemin
     gemini.faults.append(Fault(delay_seconds=0.5))
     async with serve(max_in_flight=1, max_queued=0) as client:
         asking = asyncio.create_task(client.post("/generate-image", json=ASK))
-        await called(gemini)
+        await wait_for_calls(gemini)
         refused = await client.post("/generate-image", json=ASK)
         await asking
         metrics = (await client.get("/metrics")).text
@@ -309,7 +309,7 @@ async def test_requests_in_flight_are_finished_before_the_process_exits(gemini: 
         idle = httpx2.AsyncClient(base_url=url, timeout=30)
         assert (await idle.get("/readyz")).status_code == 200
         asked = [asyncio.create_task(client.post("/generate-image", json=ASK)) for _ in range(60)]
-        await called(gemini, 20)  # the emulator remembers no more
+        await wait_for_calls(gemini, 20)  # the emulator remembers no more
         await asyncio.sleep(0.7)
         assert "gemini_images_in_flight 60.0" in (await idle.get("/metrics")).text
         began = time.perf_counter()
@@ -338,7 +338,7 @@ async def test_requests_that_exceed_the_shutdown_grace_get_a_problem(gemini: Emu
         streamed = asyncio.create_task(
             client.post("/generate-image", json=ASK, headers={"Accept": "text/event-stream"})
         )
-        await called(gemini, 2)
+        await wait_for_calls(gemini, 2)
         service.send_signal(signal.SIGTERM)
         answers = await asyncio.gather(plain, streamed)
         code = await asyncio.wait_for(service.wait(), 10)
@@ -397,7 +397,7 @@ async def test_a_second_signal_ends_the_process_at_once(gemini: Emulator, gemini
     gemini.faults.append(Fault(delay_seconds=30))
     async with process(gemini_url) as (service, url), httpx2.AsyncClient(base_url=url, timeout=30) as client:
         asked = asyncio.create_task(client.post("/generate-image", json=ASK))
-        await called(gemini)
+        await wait_for_calls(gemini)
         service.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.3)
         began = time.perf_counter()

@@ -14,12 +14,12 @@ from app.gemini import GeminiClient
 from app.lib.byte_budget import ByteBudget, Reservation
 from app.lib.event_loop_scheduler import FairScheduler
 from app.settings import Settings
-from tests.conftest import picture
+from tests.conftest import image_file
 from tests.test_logs import broken
 
 OBJECTION = Fault(status=400, message="Unable to process input image.")
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
-FILES = {"images": ("a.png", picture(), "image/png")}
+FILES = {"images": ("a.png", image_file(), "image/png")}
 EVENTS = {"Accept": "text/event-stream"}
 
 
@@ -92,7 +92,7 @@ async def test_a_problem_is_the_same_in_every_kind_of_response(client: httpx2.As
 async def test_unsupported_values_of_a_form_are_reported_with_the_form_s_field_names(
     client: httpx2.AsyncClient,
 ) -> None:
-    files = [("images", (f"{number}.png", picture(), "image/png")) for number in range(20)]
+    files = [("images", (f"{number}.png", image_file(), "image/png")) for number in range(20)]
 
     response = await client.post("/generate-image/with-references", data=ASK, files=files, headers=EVENTS)
 

@@ -18,12 +18,12 @@ from app.emulator import Emulator
 from app.emulator.faults import Fault
 from app.gemini.transport.http import ConnectionPool
 from app.lib.event_loop_scheduler import FairScheduler
-from tests.conftest import Serve, called, picture
+from tests.conftest import Serve, image_file, image_of, wait_for_calls
 from tests.raw_servers import OK, Talk, ask, listening, with_late_surplus_response
 from tests.tls import served_with_tls, server_context, write_certificate
 
 ASK = {"prompt": "A lighthouse"}
-JPEG = picture("JPEG", (1024, 768))
+JPEG = image_file("JPEG", (1024, 768))
 NOISE = random.Random(3).randbytes(3_000_000)
 
 
@@ -288,11 +288,6 @@ async def test_a_broken_tunnel_is_an_error(way: Way, trusted: None, monkeypatch:
 # The service.
 
 
-def image_of(response: httpx2.Response) -> bytes:
-    assert response.status_code == 200, response.text[:500]
-    return base64.b64decode(response.json()["image"]["data"], validate=True)
-
-
 @pytest.fixture
 async def proxy(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[HttpProxy]:
     """A proxy that the environment names."""
@@ -404,8 +399,11 @@ async def test_a_proxy_that_opens_no_tunnel_in_time_is_tried_again(
 
     async with listening(talk) as port:
         set_proxy(monkeypatch, f"http://127.0.0.1:{port}")
-        knobs: dict[str, Any] = {"google_gemini_base_url": "https://gemini.invalid", "upstream_connect_seconds": 1.0}
-        async with serve(**knobs, upstream_attempts=2) as client:
+        overrides: dict[str, Any] = {
+            "google_gemini_base_url": "https://gemini.invalid",
+            "upstream_connect_seconds": 1.0,
+        }
+        async with serve(**overrides, upstream_attempts=2) as client:
             response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 10)
 
     assert (response.status_code, response.json()["waitedFor"]) == (504, "connection")
@@ -432,7 +430,7 @@ async def test_a_caller_who_disconnects_leaves_no_connection_open(
 
     async with serve(google_gemini_base_url=url) as client:
         asking = asyncio.create_task(client.post("/generate-image", json=ASK))
-        await called(gemini)
+        await wait_for_calls(gemini)
         asking.cancel()
         await asyncio.wait_for(proxy.client_left.wait(), 5)
         metrics = (await client.get("/metrics")).text

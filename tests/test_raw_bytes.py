@@ -8,14 +8,14 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import picture
+from tests.conftest import image_file
 
 
 @pytest.mark.parametrize(
     "accept", ["image/*", "image/jpeg", "image/avif,image/jpeg", "IMAGE/JPEG", "image/png;q=0.2,image/jpeg"]
 )
 async def test_raw_bytes_are_gemini_s_bytes(client: httpx2.AsyncClient, gemini: Emulator, accept: str) -> None:
-    sent = picture("JPEG", (2048, 2048))
+    sent = image_file("JPEG", (2048, 2048))
     gemini.faults.append(Fault(image_base64=base64.b64encode(sent).decode(), text="Voilà — 好\n2nd line"))
 
     response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": accept})
@@ -82,7 +82,7 @@ async def test_a_type_that_the_model_cannot_produce_is_rejected_before_the_call(
 
 
 async def test_an_unexpected_type_is_rejected_after_the_call(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(image_base64=base64.b64encode(picture("PNG")).decode()))
+    gemini.faults.append(Fault(image_base64=base64.b64encode(image_file("PNG")).decode()))
 
     response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "image/jpeg"})
 

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator
-from tests.conftest import picture
+from tests.conftest import image_file
 from tests.programs import require
 
 ROOT = Path(__file__).parent.parent
@@ -45,10 +45,10 @@ async def test_commands_can_be_pasted(
 ) -> None:
     require("curl", "curl")
     for name, format_ in (("anna.jpg", "JPEG"), ("anna-side.jpg", "JPEG"), ("ben.png", "PNG"), ("mug.webp", "WEBP")):
-        (tmp_path / name).write_bytes(picture(format_))
-    (tmp_path / "lighthouse.jpg").write_bytes(picture("JPEG"))
-    (tmp_path / "logo.png").write_bytes(picture("PNG"))
-    (tmp_path / "style.heic").write_bytes(picture("PNG"))  # the service recognises a file by its bytes
+        (tmp_path / name).write_bytes(image_file(format_))
+    (tmp_path / "lighthouse.jpg").write_bytes(image_file("JPEG"))
+    (tmp_path / "logo.png").write_bytes(image_file("PNG"))
+    (tmp_path / "style.heic").write_bytes(image_file("PNG"))  # the service recognises a file by its bytes
     commands = snippet.replace(SERVICE, str(client.base_url)).replace(EMULATOR, gemini_url)
 
     output = await run(tmp_path, "bash", "-euc", commands)

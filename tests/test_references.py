@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 
 from app.emulator import Emulator
-from tests.conftest import Serve, noise, picture
+from tests.conftest import Serve, image_file, noise_jpeg
 
 pillow_heif.register_heif_opener()
 
 MAKERS: dict[str, Callable[[], bytes]] = {
-    "image/png": lambda: picture("PNG"),
-    "image/jpeg": lambda: picture("JPEG"),
-    "image/webp": lambda: picture("WEBP"),
-    "image/heic": lambda: picture("HEIF"),
+    "image/png": lambda: image_file("PNG"),
+    "image/jpeg": lambda: image_file("JPEG"),
+    "image/webp": lambda: image_file("WEBP"),
+    "image/heic": lambda: image_file("HEIF"),
 }
 
 
@@ -58,7 +58,7 @@ async def test_the_type_of_a_file_is_read_from_its_bytes(
 async def test_files_may_be_sent_under_either_field_name(
     client: httpx2.AsyncClient, gemini: Emulator, field: str
 ) -> None:
-    files = [(field, (f"{colour}.png", picture(colour=colour), "image/png")) for colour in ("red", "green", "blue")]
+    files = [(field, (f"{colour}.png", image_file(colour=colour), "image/png")) for colour in ("red", "green", "blue")]
 
     response = await client.post("/generate-image/with-references", data={"prompt": "Mix them"}, files=files)
 
@@ -67,7 +67,7 @@ async def test_files_may_be_sent_under_either_field_name(
 
 
 async def test_files_under_both_field_names_are_one_list(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    files = [("images", ("a.png", picture(colour="red"))), ("images[]", ("b.png", picture(colour="blue")))]
+    files = [("images", ("a.png", image_file(colour="red"))), ("images[]", ("b.png", image_file(colour="blue")))]
 
     response = await client.post("/generate-image/with-references", data={"prompt": "Mix them"}, files=files)
 
@@ -76,7 +76,7 @@ async def test_files_under_both_field_names_are_one_list(client: httpx2.AsyncCli
 
 
 async def test_a_form_with_too_many_files_is_too_large(client: httpx2.AsyncClient) -> None:
-    files = [("images", (f"{n}.png", picture())) for n in range(65)]
+    files = [("images", (f"{n}.png", image_file())) for n in range(65)]
 
     response = await client.post("/generate-image/with-references", data={"prompt": "x"}, files=files)
 
@@ -95,7 +95,7 @@ async def test_gemini_gets_roles_and_names_before_each_image(client: httpx2.Asyn
             "names": ["Anna", "the logo"],
             "aspectRatio": "4:5",
         },
-        files=[("images", (f"{n}.png", picture(size=(8 + n, 8)), "image/png")) for n in range(4)],
+        files=[("images", (f"{n}.png", image_file(size=(8 + n, 8)), "image/png")) for n in range(4)],
     )
 
     assert response.status_code == 200
@@ -117,7 +117,7 @@ async def test_labels_may_be_a_json_list(client: httpx2.AsyncClient, gemini: Emu
     response = await client.post(
         "/generate-image/with-references",
         data={"prompt": "Both", "names": '["Anna", "Ben"]', "roles": '["character", "character"]'},
-        files=[("images", ("a.png", picture())), ("images", ("b.png", picture()))],
+        files=[("images", ("a.png", image_file())), ("images", ("b.png", image_file()))],
     )
 
     assert response.status_code == 200
@@ -125,13 +125,15 @@ async def test_labels_may_be_a_json_list(client: httpx2.AsyncClient, gemini: Emu
 
 
 async def test_with_references_the_model_chooses_the_aspect_ratio(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    await client.post("/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.png", picture()))])
+    await client.post(
+        "/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.png", image_file()))]
+    )
 
     assert gemini.calls[0].body["generationConfig"]["imageConfig"] == {"imageSize": "2K"}
 
 
 async def test_inline_references_may_be_data_urls_or_base64(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    data = picture("WEBP")
+    data = image_file("WEBP")
     encoded = base64.b64encode(data).decode()
     variants = [
         {"url": f"data:image/png;base64,{encoded}", "role": "object", "name": "mug"},
@@ -171,19 +173,19 @@ def bomb() -> bytes:
 REFUSED = {
     "text": (b"hello", 415),
     "nothing": (b"", 415),
-    "gif": (picture("GIF"), 415),
-    "tiff": (picture("TIFF"), 415),
-    "bmp": (picture("BMP"), 415),
-    "avif": (picture("AVIF"), 415),
+    "gif": (image_file("GIF"), 415),
+    "tiff": (image_file("TIFF"), 415),
+    "bmp": (image_file("BMP"), 415),
+    "avif": (image_file("AVIF"), 415),
     "svg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', 415),
     "pdf": (b"%PDF-1.7\n", 415),
     "animated png": (apng(), 415),
     "animated webp": (animated_webp(), 415),
-    "half a png": (picture("PNG", (200, 200), "red")[:-30], 415),
-    "half a jpeg": (picture("JPEG", (200, 200))[:-30], 415),
-    "half a webp": (picture("WEBP", (200, 200))[:-8], 415),
-    "half a heic": (picture("HEIF", (200, 200))[:-8], 415),
-    "jpeg without pixels": (picture("JPEG").partition(b"\xff\xda")[0] + b"\xff\xd9", 415),
+    "half a png": (image_file("PNG", (200, 200), "red")[:-30], 415),
+    "half a jpeg": (image_file("JPEG", (200, 200))[:-30], 415),
+    "half a webp": (image_file("WEBP", (200, 200))[:-8], 415),
+    "half a heic": (image_file("HEIF", (200, 200))[:-8], 415),
+    "jpeg without pixels": (image_file("JPEG").partition(b"\xff\xda")[0] + b"\xff\xd9", 415),
     "png header alone": (b"\x89PNG\r\n\x1a\n", 415),
     "jpeg header alone": (b"\xff\xd8\xff", 415),
     "riff alone": (b"RIFF\x00\x00\x00\x00WEBP", 415),
@@ -216,18 +218,20 @@ async def test_only_complete_still_images_are_accepted(client: httpx2.AsyncClien
 THUMBNAIL = Image.Exif()
 THUMBNAIL[0x010F] = "A maker\xff\xd9" + "x" * 100
 IMAGES = {
-    "png": picture("PNG"),
-    "jpeg": picture("JPEG", (200, 200)),
-    "progressive jpeg": picture("JPEG", (200, 200), progressive=True),
-    "jpeg with restart markers": picture("JPEG", (200, 200), restart_marker_rows=1),
-    "jpeg with an end marker in its metadata": picture("JPEG", exif=THUMBNAIL.tobytes() + picture("JPEG", (16, 16))),
-    "jpeg with fill bytes": picture("JPEG").replace(b"\xff\xda", b"\xff\xff\xff\xda"),
-    "webp": picture("WEBP"),
-    "heic": picture("HEIF"),
+    "png": image_file("PNG"),
+    "jpeg": image_file("JPEG", (200, 200)),
+    "progressive jpeg": image_file("JPEG", (200, 200), progressive=True),
+    "jpeg with restart markers": image_file("JPEG", (200, 200), restart_marker_rows=1),
+    "jpeg with an end marker in its metadata": image_file(
+        "JPEG", exif=THUMBNAIL.tobytes() + image_file("JPEG", (16, 16))
+    ),
+    "jpeg with fill bytes": image_file("JPEG").replace(b"\xff\xda", b"\xff\xff\xff\xda"),
+    "webp": image_file("WEBP"),
+    "heic": image_file("HEIF"),
 }
 FILM = b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom" + b"\x00\x00\x00\x10mdat" + b"film" * 2
 TAILS = {
-    "zeros and a second picture": b"\x00" * 123 + picture("JPEG", (32, 32)),
+    "zeros and a second picture": b"\x00" * 123 + image_file("JPEG", (32, 32)),
     "a film and a maker's words": FILM + b"LIVE_1234567890".ljust(40),
     "a maker's trailer": b"\x00\x00\x01\x0aImage_UTC_Data1700000000000SEFHk\x00\x00\x00SEFT",
     "a zip": b"PK\x03\x04rest\xff\xd9",
@@ -265,7 +269,7 @@ async def test_bytes_after_the_image_are_removed_with_a_warning(
 
 
 async def test_every_kind_of_response_has_the_warning_and_only_the_image_is_stored(client: httpx2.AsyncClient) -> None:
-    whole = picture("JPEG")
+    whole = image_file("JPEG")
     file = [("images", ("a.jpg", whole + b"PK\x03\x04rest"))]
     chat = (await client.post("/chats", json={})).json()["url"]
 
@@ -291,7 +295,7 @@ async def test_bytes_after_a_large_image_are_removed(client: httpx2.AsyncClient,
     """
     The form parser writes files above 8 MiB to disk.
     """
-    whole = noise(1, 9 * 1024 * 1024)
+    whole = noise_jpeg(1, 9 * 1024 * 1024)
 
     response = await client.post(
         "/generate-image/with-references",
@@ -304,24 +308,24 @@ async def test_bytes_after_a_large_image_are_removed(client: httpx2.AsyncClient,
 
 
 KNOWN = {
-    "AVIF": picture("AVIF"),
+    "AVIF": image_file("AVIF"),
     "JPEG XL": b"\xff\x0a\xfa\x1f",
     "JPEG XL in boxes": b"\x00\x00\x00\x0cJXL \r\n\x87\n\x00\x00\x00\x14ftypjxl ",
-    "JPEG 2000": picture("JPEG2000"),
+    "JPEG 2000": image_file("JPEG2000"),
     "video (MP4)": b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41",
     "MOV": b"\x00\x00\x00\x14ftypqt  \x00\x00\x02\x00qt  ",
     "PDF": b"%PDF-1.7\n",
-    "GIF": picture("GIF"),
-    "BMP": picture("BMP"),
-    "TIFF": picture("TIFF"),
+    "GIF": image_file("GIF"),
+    "BMP": image_file("BMP"),
+    "TIFF": image_file("TIFF"),
     "SVG": b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- made -->\n<svg xmlns="http://www.w3.org/2000/svg"/>',
     "XML": b'<?xml version="1.0"?><rss/>',
     "HTML": b"\n<!DOCTYPE html><html><title>404</title></html>",
     "ZIP": b"PK\x03\x04\x14\x00",
     "WebM": b"\x1aE\xdf\xa3\x01",
     "PSD": b"8BPS\x00\x01",
-    "icon": picture("ICO"),
-    "base64": base64.b64encode(picture("JPEG")),
+    "icon": image_file("ICO"),
+    "base64": base64.b64encode(image_file("JPEG")),
 }
 
 
@@ -338,7 +342,7 @@ async def test_an_unsupported_format_is_rejected_by_name(client: httpx2.AsyncCli
 async def test_metadata_is_unchanged(client: httpx2.AsyncClient, gemini: Emulator) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    data = picture("JPEG", exif=exif.tobytes())
+    data = image_file("JPEG", exif=exif.tobytes())
 
     await client.post("/generate-image/with-references", data={"prompt": "x"}, files=[("images", ("a.jpg", data))])
 
@@ -346,7 +350,7 @@ async def test_metadata_is_unchanged(client: httpx2.AsyncClient, gemini: Emulato
 
 
 @pytest.mark.parametrize(
-    ("knobs", "detail"),
+    ("overrides", "detail"),
     [
         ({"max_reference_bytes": 100}, "images[0] may have 100 bytes"),
         ({"max_references_bytes": 200}, "may have 200 bytes together"),
@@ -355,13 +359,13 @@ async def test_metadata_is_unchanged(client: httpx2.AsyncClient, gemini: Emulato
     ],
 )
 async def test_limits_come_from_settings_and_are_named_in_the_problem(
-    serve: Serve, gemini: Emulator, knobs: dict[str, int], detail: str
+    serve: Serve, gemini: Emulator, overrides: dict[str, int], detail: str
 ) -> None:
-    async with serve(**knobs) as client:
+    async with serve(**overrides) as client:
         response = await client.post(
             "/generate-image/with-references",
             data={"prompt": "x"},
-            files=[("images", ("a.png", picture())), ("images", ("b.png", picture()))],
+            files=[("images", ("a.png", image_file())), ("images", ("b.png", image_file()))],
         )
 
     assert response.status_code == 413
@@ -400,7 +404,7 @@ async def test_too_many_references_for_the_model_are_rejected(
     response = await client.post(
         "/generate-image/with-references",
         data={"prompt": "x", "model": model, "roles": roles, "names": names},
-        files=[("images", (f"{n}.png", picture())) for n in range(len(roles))],
+        files=[("images", (f"{n}.png", image_file())) for n in range(len(roles))],
     )
 
     assert response.status_code == 422
@@ -417,7 +421,7 @@ async def test_several_images_of_a_character_count_as_one_character(client: http
     response = await client.post(
         "/generate-image/with-references",
         data={"prompt": "x", "roles": ["character"] * 8, "names": ["Anna"] * 4 + ["Ben", "Cleo", "Dan", "Eva"]},
-        files=[("images", (f"{n}.png", picture())) for n in range(8)],
+        files=[("images", (f"{n}.png", image_file())) for n in range(8)],
     )
 
     assert response.status_code == 200
@@ -427,14 +431,14 @@ async def test_several_images_of_a_character_count_as_one_character(client: http
     ("data", "files", "field"),
     [
         ({"prompt": "x"}, [], "images"),
-        ({}, [("images", ("a.png", picture()))], "prompt"),
-        ({"prompt": "x", "referenceImages": "1"}, [("images", ("a.png", picture()))], "referenceImages"),
-        ({"prompt": "x", "bogus": "1"}, [("images", ("a.png", picture()))], "bogus"),
-        ({"prompt": "x", "roles": ["hero"]}, [("images", ("a.png", picture()))], "roles[0]"),
-        ({"prompt": "x", "names": ["a", "b"]}, [("images", ("a.png", picture()))], "names"),
-        ({"prompt": "x", "images": "text"}, [("file", ("a.png", picture()))], "images[0]"),
-        ({"prompt": "x", "safetySettings": "[" * 100_000}, [("images", ("a.png", picture()))], "safetySettings"),
-        ({"prompt": "x", "safetySettings": "[{"}, [("images", ("a.png", picture()))], "safetySettings"),
+        ({}, [("images", ("a.png", image_file()))], "prompt"),
+        ({"prompt": "x", "referenceImages": "1"}, [("images", ("a.png", image_file()))], "referenceImages"),
+        ({"prompt": "x", "bogus": "1"}, [("images", ("a.png", image_file()))], "bogus"),
+        ({"prompt": "x", "roles": ["hero"]}, [("images", ("a.png", image_file()))], "roles[0]"),
+        ({"prompt": "x", "names": ["a", "b"]}, [("images", ("a.png", image_file()))], "names"),
+        ({"prompt": "x", "images": "text"}, [("file", ("a.png", image_file()))], "images[0]"),
+        ({"prompt": "x", "safetySettings": "[" * 100_000}, [("images", ("a.png", image_file()))], "safetySettings"),
+        ({"prompt": "x", "safetySettings": "[{"}, [("images", ("a.png", image_file()))], "safetySettings"),
     ],
 )
 async def test_an_invalid_form_field_is_rejected_with_its_name(

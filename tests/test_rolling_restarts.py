@@ -13,11 +13,11 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, served
-from tests.conftest import Serve
+from tests.conftest import Serve, image_of
 from tests.processes import process
 from tests.programs import require
 from tests.storages import S3_ENVIRONMENT, Postgres, free_port
-from tests.test_chats import Chat, drawn, images_in
+from tests.test_chats import Chat, images_in
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,7 +105,7 @@ async def test_no_request_fails_while_both_replicas_restart(
                         response = await chat.say(f"Turn {number}", afterTurn=number)
                         assert response.is_success, response.text
                         assert response.json()["warnings"] == []
-                        images.append(drawn(response))
+                        images.append(image_of(response))
                         succeeded += 1
                         await asyncio.sleep(rng.uniform(0, 1))
                     return images

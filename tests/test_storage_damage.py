@@ -9,10 +9,10 @@ import pytest
 from obstore.store import from_url
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, noise
-from tests.storages import Knobs
+from tests.conftest import Serve, image_of, noise_jpeg
+from tests.storages import Overrides
 from tests.stored_chats import execute, storage_problem
-from tests.test_chats import begin, contents, drawn, images_in
+from tests.test_chats import begin, contents, images_in
 
 
 async def test_a_chat_continues_without_a_lost_image(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
@@ -21,8 +21,8 @@ async def test_a_chat_continues_without_a_lost_image(serve: Serve, gemini: Emula
     """
     async with serve(data_dir=tmp_path) as client:
         chat = await begin(client)
-        first = drawn(await chat.say("A cat"))
-        second = drawn(await chat.say("Blue, please"))
+        first = image_of(await chat.say("A cat"))
+        second = image_of(await chat.say("Blue, please"))
         name = hashlib.sha256(second).hexdigest()
         (tmp_path / "blobs" / name[:2] / name).unlink()
         response = await client.get(f"{chat.url}/turns/2/image")
@@ -37,7 +37,7 @@ async def test_a_chat_continues_without_a_lost_image(serve: Serve, gemini: Emula
     assert fourth.json()["warnings"] == []
 
 
-async def flip_a_bit(storage: Knobs, content: bytes, index: int) -> None:
+async def flip_a_bit(storage: Overrides, content: bytes, index: int) -> None:
     """Change one bit of a stored blob, without the service."""
     damaged = bytearray(content)
     damaged[index] ^= 1
@@ -53,15 +53,15 @@ async def flip_a_bit(storage: Knobs, content: bytes, index: int) -> None:
 
 @pytest.mark.parametrize("index", [0, -1])
 async def test_a_small_blob_that_was_changed_is_never_sent(
-    serve: Serve, gemini: Emulator, storage: Knobs, index: int
+    serve: Serve, gemini: Emulator, storage: Overrides, index: int
 ) -> None:
     """
     Neither the caller nor Gemini gets the image, and the chat continues without it.
     """
     async with serve(**storage) as client:
         chat = await begin(client)
-        first = drawn(await chat.say("A cat"))
-        second = drawn(await chat.say("Blue, please"))
+        first = image_of(await chat.say("A cat"))
+        second = image_of(await chat.say("Blue, please"))
         await flip_a_bit(storage, second, index)
         response = await client.get(f"{chat.url}/turns/2/image")
         third = await chat.say("Larger")
@@ -76,15 +76,15 @@ async def test_a_small_blob_that_was_changed_is_never_sent(
 
 @pytest.mark.parametrize("index", [100_000, 5_000_000])
 async def test_a_large_blob_that_was_changed_is_never_sent_completely(
-    serve: Serve, gemini: Emulator, storage: Knobs, index: int
+    serve: Serve, gemini: Emulator, storage: Overrides, index: int
 ) -> None:
     """
     The damage is found while the blob is being sent. The response and the request to Gemini end too early.
     """
-    gemini.faults.append(Fault(times=2, image_base64=base64.b64encode(noise(1, 6_000_000)).decode()))
+    gemini.faults.append(Fault(times=2, image_base64=base64.b64encode(noise_jpeg(1, 6_000_000)).decode()))
     async with serve(**storage) as client:
         chat = await begin(client)
-        image = drawn(await chat.say("A cat"))
+        image = image_of(await chat.say("A cat"))
         await flip_a_bit(storage, image, index)
         async with client.stream("GET", f"{chat.url}/turns/1/image") as response:
             with pytest.raises(httpx2.RemoteProtocolError):
@@ -123,7 +123,7 @@ async def test_a_damaged_database_is_reported_as_damaged(serve: Serve, tmp_path:
     assert storage_problem(response, tmp_path) == (500, "storage_damaged", "database")
 
 
-async def test_a_damaged_document_is_reported_as_damaged(serve: Serve, gemini: Emulator, storage: Knobs) -> None:
+async def test_a_damaged_document_is_reported_as_damaged(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     async with serve(**storage) as client:
         chat = await begin(client, prompt="A cat")
         await execute(storage, "UPDATE turns SET document = '{}'")
@@ -137,7 +137,7 @@ async def test_images_are_sent_as_references_when_a_signature_is_lost(
 ) -> None:
     async with serve(data_dir=tmp_path) as client:
         chat = await begin(client)
-        first = drawn(await chat.say("A cat"))
+        first = image_of(await chat.say("A cat"))
         for path in (tmp_path / "blobs").glob("*/*"):
             if path.stat().st_size == 256:
                 path.write_bytes(path.read_bytes()[:-1])

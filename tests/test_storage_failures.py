@@ -15,11 +15,11 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, noise
+from tests.conftest import Serve, image_of, noise_jpeg
 from tests.processes import process
-from tests.storages import Knobs, Postgres, postgres, s3
+from tests.storages import Overrides, Postgres, postgres, s3
 from tests.stored_chats import can_generate, storage_problem
-from tests.test_chats import Chat, begin, drawn
+from tests.test_chats import Chat, begin
 
 
 async def test_a_data_folder_that_cannot_be_made_is_a_database_error(serve: Serve, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ async def test_a_blob_folder_that_cannot_be_made_is_a_blob_error(serve: Serve, t
 
 
 @pytest.mark.parametrize(
-    ("knobs", "part"),
+    ("overrides", "part"),
     [
         ({"database_url": "postgresql://me:secret@127.0.0.1:1/chats"}, "database"),
         ({"database_url": "mysql://me:secret@127.0.0.1/chats"}, "database"),
@@ -57,9 +57,9 @@ async def test_a_blob_folder_that_cannot_be_made_is_a_blob_error(serve: Serve, t
     ],
 )
 async def test_callers_do_not_see_the_address_of_an_invalid_storage(
-    serve: Serve, tmp_path: Path, knobs: Knobs, part: str
+    serve: Serve, tmp_path: Path, overrides: Overrides, part: str
 ) -> None:
-    async with serve(**{"data_dir": tmp_path, **knobs}) as client:
+    async with serve(**{"data_dir": tmp_path, **overrides}) as client:
         response = await client.post("/chats", json={})
         alone = await can_generate(client)
 
@@ -81,7 +81,7 @@ async def test_a_full_disk_is_reported_before_gemini_is_called(
 ) -> None:
     async with serve(data_dir=small_disk) as client:
         chat = await begin(client)
-        first = drawn(await chat.say("A cat"))
+        first = image_of(await chat.say("A cat"))
         with (small_disk / "filler").open("wb") as filler, suppress(OSError):
             for _ in range(1000):
                 filler.write(bytes(100_000))
@@ -123,7 +123,7 @@ async def test_a_disk_that_fills_during_a_generation_loses_only_its_image(
     async with serve(data_dir=small_disk) as client:
         chat = await begin(client)
         await chat.say("A cat")
-        gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 30_000_000)).decode()))
+        gemini.faults.append(Fault(image_base64=base64.b64encode(noise_jpeg(1, 30_000_000)).decode()))
         full = await chat.say("Blue, please")
         read = await chat.read()
         after = await chat.say("Red, please")
@@ -188,7 +188,7 @@ async def test_turns_work_again_when_the_blob_folder_is_back(serve: Serve, gemin
     blobs = tmp_path / "blobs"
     async with serve(data_dir=tmp_path) as client:
         chat = await begin(client)
-        first = drawn(await chat.say("A cat"))
+        first = image_of(await chat.say("A cat"))
         blobs.rename(tmp_path / "elsewhere")
         gone = await chat.say("Blue, please")
         read = await chat.read()
@@ -204,7 +204,7 @@ async def test_turns_work_again_when_the_blob_folder_is_back(serve: Serve, gemin
 
 
 @pytest.fixture
-async def own_servers(tmp_path: Path) -> AsyncGenerator[tuple[Postgres, Any, Knobs]]:
+async def own_servers(tmp_path: Path) -> AsyncGenerator[tuple[Postgres, Any, Overrides]]:
     """PostgreSQL and S3 for one test only, so that it can stop them."""
     with postgres() as database, s3() as buckets:
         yield (
@@ -215,7 +215,7 @@ async def own_servers(tmp_path: Path) -> AsyncGenerator[tuple[Postgres, Any, Kno
 
 
 async def test_a_turn_is_saved_when_the_database_is_back(
-    serve: Serve, gemini: Emulator, own_servers: tuple[Postgres, Any, Knobs]
+    serve: Serve, gemini: Emulator, own_servers: tuple[Postgres, Any, Overrides]
 ) -> None:
     """
     If the database is down before a turn, Gemini is not called. If it goes down during the generation, the turn is
@@ -224,7 +224,7 @@ async def test_a_turn_is_saved_when_the_database_is_back(
     database, _, storage = own_servers
     async with serve(**storage) as client:
         chat = await begin(client)
-        first = drawn(await chat.say("A cat"))
+        first = image_of(await chat.say("A cat"))
         database.stop()
         gone = await chat.say("Blue, please")
         read = await client.get(chat.url)
@@ -272,7 +272,7 @@ async def test_a_missing_bucket_is_unavailable_not_damaged(
 
 @pytest.mark.slow
 async def test_a_bucket_that_does_not_answer_is_reported(
-    serve: Serve, gemini: Emulator, own_servers: tuple[Postgres, Any, Knobs]
+    serve: Serve, gemini: Emulator, own_servers: tuple[Postgres, Any, Overrides]
 ) -> None:
     _, buckets, storage = own_servers
     async with serve(**storage) as client:

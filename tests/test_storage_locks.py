@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, called
-from tests.storages import Knobs
+from tests.conftest import Serve, wait_for_calls
+from tests.storages import Overrides
 from tests.stored_chats import storage_problem
 from tests.test_chats import begin
 
@@ -22,7 +22,7 @@ LOCK_WAIT_SECONDS = 0.5
 
 
 @pytest.fixture
-def storage_with_short_lock_wait(storage: Knobs) -> Knobs:
+def storage_with_short_lock_wait(storage: Overrides) -> Overrides:
     """A storage whose database waits 0.5 s for a lock instead of 10 s."""
     if "database_url" in storage:
         wait = f"?options=-c%20lock_timeout%3D{LOCK_WAIT_SECONDS * 1000:.0f}ms"
@@ -32,7 +32,7 @@ def storage_with_short_lock_wait(storage: Knobs) -> Knobs:
 
 
 @contextmanager
-def locked(storage: Knobs) -> Iterator[None]:
+def locked(storage: Overrides) -> Iterator[None]:
     """Lock the database from another connection. SQLite still allows reads."""
     other: sqlite3.Connection | psycopg.Connection[Any]
     if storage["database_url"].startswith("sqlite"):
@@ -52,7 +52,7 @@ async def timed(asking: Awaitable[httpx2.Response]) -> tuple[httpx2.Response, fl
 
 
 async def test_a_locked_database_is_reported_after_one_wait(
-    serve: Serve, gemini: Emulator, storage_with_short_lock_wait: Knobs
+    serve: Serve, gemini: Emulator, storage_with_short_lock_wait: Overrides
 ) -> None:
     """
     No response waits for the release of its lease. When the lock is gone, turns work again.
@@ -84,7 +84,7 @@ async def test_a_locked_database_is_reported_after_one_wait(
 
 
 async def test_a_failed_turn_is_reported_before_its_lease_is_released(
-    serve: Serve, gemini: Emulator, storage_with_short_lock_wait: Knobs
+    serve: Serve, gemini: Emulator, storage_with_short_lock_wait: Overrides
 ) -> None:
     """
     The database is locked during the generation. The response does not wait until the lease is released.
@@ -93,7 +93,7 @@ async def test_a_failed_turn_is_reported_before_its_lease_is_released(
         chat = await begin(client)
         gemini.faults.append(Fault(status=400, delay_seconds=0.3))
         asking = asyncio.create_task(timed(chat.say("A cat")))
-        await called(gemini)
+        await wait_for_calls(gemini)
         with locked(storage_with_short_lock_wait):
             failed, seconds = await asking
         after = await chat.say("A cat")
@@ -107,7 +107,7 @@ async def test_a_failed_turn_is_reported_before_its_lease_is_released(
 
 
 async def test_many_requests_wait_for_a_lock_at_the_same_time(
-    serve: Serve, gemini: Emulator, storage_with_short_lock_wait: Knobs
+    serve: Serve, gemini: Emulator, storage_with_short_lock_wait: Overrides
 ) -> None:
     """
     Eight writers together take less than half of eight waits, although their leases must be released too.

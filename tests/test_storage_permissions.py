@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, noise, picture
+from tests.conftest import Serve, image_file, noise_jpeg
 from tests.processes import process
 from tests.test_chats import Chat, begin
 
@@ -38,8 +38,8 @@ async def test_other_users_of_the_machine_cannot_read_stored_chats(
     data = tmp_path / "new" / "data"
     async with serve(data_dir=data) as client:
         chat = await begin(client)
-        gemini.faults.append(Fault(image_base64=base64.b64encode(noise(1, 9_000_000)).decode()))
-        await chat.upload("A mug", picture(colour="red"))
+        gemini.faults.append(Fault(image_base64=base64.b64encode(noise_jpeg(1, 9_000_000)).decode()))
+        await chat.upload("A mug", image_file(colour="red"))
         found, wanted = permissions_in(data), private_permissions(data)
 
     assert {"chats.db", "chats.db-wal", "chats.db-shm", "blobs", "blobs/probe"} <= found.keys()

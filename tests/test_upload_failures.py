@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http import problems
 from app.emulator import Emulator, served
-from tests.conftest import noise
+from tests.conftest import noise_jpeg
 from tests.processes import process
 
-LARGE = noise(1, 10 * 1024 * 1024)
+LARGE = noise_jpeg(1, 10 * 1024 * 1024)
 
 
 async def upload(client: httpx2.AsyncClient, image: bytes = LARGE) -> httpx2.Response:
@@ -41,7 +41,7 @@ async def test_a_full_temporary_folder_is_an_error_of_the_service(
         async with httpx2.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
             failed = await upload(client)
         async with httpx2.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
-            small = await upload(client, noise(2, 1000))
+            small = await upload(client, noise_jpeg(2, 1000))
             metrics = (await client.get("/metrics")).text
 
     problem = failed.json()

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, picture
+from tests.conftest import Serve, image_file
 
 LOCAL_REASON = "Unable to show the generated image. Try rephrasing the prompt."
 
@@ -296,7 +296,7 @@ async def test_unreadable_usage_and_grounding_do_not_affect_the_image(
     """
     They are left out, and the image is delivered.
     """
-    sent = picture("JPEG", (2048, 2048))
+    sent = image_file("JPEG", (2048, 2048))
     patch = {
         "usageMetadata": {"totalTokenCount": "many"},
         "candidates": {"0": {"groundingMetadata": {"groundingChunks": "none"}, "finishReason": "STOP", "news": 1}},

@@ -9,10 +9,10 @@ import pytest
 
 from app.emulator import Emulator, Fault
 from app.gemini.transport.sse import SseParser
-from tests.conftest import picture
+from tests.conftest import image_file
 from tests.test_event_stream import ASK, events
 
-JPEG = picture("JPEG", (1024, 1024), "navy")
+JPEG = image_file("JPEG", (1024, 1024), "navy")
 THOUGHT = {"candidates": [{"content": {"parts": [{"text": "I plan.", "thought": True}]}, "index": 0}]}
 USAGE = {"promptTokenCount": 5, "candidatesTokenCount": 1120, "totalTokenCount": 1125}
 
@@ -187,7 +187,7 @@ async def test_an_error_in_a_stream_is_mapped_by_its_code(
     assert len(gemini.calls) == calls
 
 
-@pytest.mark.parametrize("image", [base64.b64encode(JPEG).decode(), base64.b64encode(picture("JPEG")).decode()])
+@pytest.mark.parametrize("image", [base64.b64encode(JPEG).decode(), base64.b64encode(image_file("JPEG")).decode()])
 @pytest.mark.parametrize("thought", [True, False])
 async def test_an_error_after_part_of_an_image_is_not_retried(
     client: httpx2.AsyncClient, gemini: Emulator, image: str, thought: bool

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from tests.conftest import noise
+from tests.conftest import noise_jpeg
 from tests.containers.engine import Containers, wait_until_up
 from tests.storages import free_port
 
@@ -43,7 +43,7 @@ async def check_basics(containers: Containers, service: httpx2.AsyncClient) -> N
 
 async def check_large_images(service: httpx2.AsyncClient, gemini: httpx2.AsyncClient) -> None:
     """Check 16 concurrent images of 8 MB each, in 512 MB of memory."""
-    expected = noise(1, IMAGE_BYTES)
+    expected = noise_jpeg(1, IMAGE_BYTES)
     await add_fault(gemini, times=CONCURRENT_IMAGES, delay_seconds=1, image_base64=base64.b64encode(expected).decode())
 
     async def request_image() -> bytes:
