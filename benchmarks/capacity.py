@@ -5,6 +5,7 @@ The formulas use measurements of `make bench` (benchmarks/results) and list pric
 """
 
 import argparse
+import functools
 import heapq
 import random
 from collections import deque
@@ -151,6 +152,7 @@ class SimulationResult:
     """Seconds that work waits for the CPU, 99th percentile."""
 
 
+@functools.lru_cache
 def simulate(load: Load, planned: Plan, *, hours: float = 1.0, seed: int = 1) -> SimulationResult:
     """Simulate requests at random times. Each goes to the replica with the fewest generations in flight.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import hypothesis
 import pytest
 from dotenv import dotenv_values
 from PIL import Image
@@ -35,6 +36,10 @@ REAL_BASE_URL = _real.get("GOOGLE_GEMINI_BASE_URL") or "https://generativelangua
 
 for _name in [name for name in os.environ if name.startswith(("GOOGLE_", "GEMINI_"))]:
     del os.environ[_name]  # tests must not use a developer's real key
+
+hypothesis.settings.register_profile("quick", deadline=None)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=600)  # `make test-slow` chooses it
+hypothesis.settings.load_profile("quick")
 
 KEY = "test-gemini-key-that-must-stay-secret"
 

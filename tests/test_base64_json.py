@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.lib.base64_json import Base64Decoder, Base64Encoded, Base64Extractor, BufferContent, SegmentedContent, decode
@@ -97,7 +97,6 @@ def mutated(draw: st.DrawFn) -> bytes:
 @given(split(documents().map(lambda text: text.encode(errors="surrogatepass"))))
 @example([b'{"data":"QUJ', b'D","thoughtSignature":"QU', b'I="}'])
 @example([b'{"data":"QU\\u00', b'4aD\\u003d","da', b'ta":"\\', b'/\\/8="}'])
-@settings(deadline=None, max_examples=400)
 def test_a_document_means_the_same_for_any_chunks(chunks: list[bytes]) -> None:
     """
     The remaining text is the same JSON with placeholders. The placeholders stand for the same bytes.
@@ -110,7 +109,6 @@ def test_a_document_means_the_same_for_any_chunks(chunks: list[bytes]) -> None:
 @example([b'{"data":"QU\\x4aD"}'])
 @example([b'{"data" "QUJD"}'])
 @example([b'{"data":"QUJD\\'])
-@settings(deadline=None, max_examples=400)
 def test_invalid_json_never_becomes_an_image(chunks: list[bytes]) -> None:
     """
     A damaged text is JSON after extraction only if it was JSON before, with the same content.
@@ -119,7 +117,6 @@ def test_invalid_json_never_becomes_an_image(chunks: list[bytes]) -> None:
 
 
 @given(split(documents().map(str.encode).filter(lambda text: b"thoughtSignature" in text)))
-@settings(deadline=None)
 def test_strings_without_a_sink_are_dropped_while_they_arrive(chunks: list[bytes]) -> None:
     """
     The remaining text has an empty string for each. No memory is used for them.

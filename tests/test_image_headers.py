@@ -5,7 +5,7 @@ from typing import Any
 
 import pillow_heif
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -27,7 +27,6 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 COMPLETE = [image_file(format_, (40, 30), **options) for format_, options in VARIANTS]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     variant=st.sampled_from(VARIANTS),
     size=st.tuples(st.integers(2, 300), st.integers(2, 300)),
@@ -48,7 +47,6 @@ def test_sizes_equal_those_that_pillow_reads(
     assert header.mime_type == ("image/heic" if format_ == "HEIF" else f"image/{format_.lower()}")
 
 
-@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_a_file_that_ends_early_is_never_complete(data: st.DataObject) -> None:
     whole = data.draw(st.sampled_from(COMPLETE))
@@ -58,7 +56,6 @@ def test_a_file_that_ends_early_is_never_complete(data: st.DataObject) -> None:
         find_end(cut)
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     whole=st.sampled_from(COMPLETE),
     tail=st.binary(min_size=1, max_size=80)
@@ -71,7 +68,6 @@ def test_bytes_after_the_image_do_not_change_where_it_ends(whole: bytes, tail: b
     assert read_header(whole + tail) == read_header(whole)
 
 
-@settings(max_examples=1500, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused_without_another_exception(data: st.DataObject) -> None:
     """
