@@ -19,7 +19,7 @@ emulator: .venv/run.stamp ## serve only the emulator of the Gemini API, on EMULA
 test: .venv/dev.stamp ## run every test that needs no key
 	$(BIN)/python -m pytest -n 3
 
-test-slow: .venv/dev.stamp ## 2,000 generations with every failure, overload, crashes, rolling restarts, chats on PostgreSQL and S3; five minutes
+test-slow: .venv/dev.stamp ## 2,000 generations with every failure, overload, crashes, rolling restarts, chats on PostgreSQL and S3; seven minutes
 	$(BIN)/python -m pytest -m slow -s
 	$(BIN)/python -m pytest --hypothesis-profile=thorough tests/test_base64_json.py tests/test_image_headers.py
 
