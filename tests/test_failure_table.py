@@ -147,17 +147,17 @@ async def test_a_retry_waits_as_long_as_gemini_says(client: httpx2.AsyncClient, 
 
 
 @pytest.mark.parametrize(
-    ("knob", "fault", "waited_for"),
+    ("setting", "fault", "waited_for"),
     [
         ("upstream_first_byte_seconds", Fault(delay_seconds=30), "first_byte"),
         ("upstream_stall_seconds", Fault(stall_seconds=30), "transfer"),
     ],
 )
 async def test_the_first_byte_and_pauses_have_time_limits(
-    serve: Serve, gemini: Emulator, knob: str, fault: Fault, waited_for: str
+    serve: Serve, gemini: Emulator, setting: str, fault: Fault, waited_for: str
 ) -> None:
     gemini.faults.append(fault)
-    async with serve(**{knob: 0.3}) as client:
+    async with serve(**{setting: 0.3}) as client:
         response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 10)
 
     assert (response.status_code, response.json()["waitedFor"]) == (504, waited_for)

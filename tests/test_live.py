@@ -43,7 +43,7 @@ CALLS: dict[str, tuple[str, Any]] = {
     "unknown model": ("gemini-0-image:generateContent", body()),
     "ratio": (f"{LITE}:generateContent", body(imageConfig={"aspectRatio": "16x9"})),
     "size": (f"{PRO}:generateContent", body(imageConfig={"imageSize": "512"})),
-    "unknown knob": (f"{PRO}:generateContent", body(imageConfig={"imageOutputOptions": {}})),
+    "unknown setting": (f"{PRO}:generateContent", body(imageConfig={"imageOutputOptions": {}})),
     "thinking level": (f"{LITE}:generateContent", body(thinkingConfig={"thinkingLevel": "medium"})),
     "two candidates": (f"{LITE}:generateContent", body(candidateCount=2)),
     "image type": (f"{LITE}:generateContent", body("x", inline("image/gif", image_file("GIF")))),

@@ -352,18 +352,18 @@ async def test_an_image_passes_a_proxy_unchanged(
 
 
 @pytest.mark.parametrize(
-    ("knob", "fault", "waited_for"),
+    ("setting", "fault", "waited_for"),
     [
         ("upstream_first_byte_seconds", Fault(delay_seconds=20), "first_byte"),
         ("upstream_stall_seconds", Fault(stall_seconds=20), "transfer"),
     ],
 )
 async def test_silence_has_limits_behind_a_proxy_too(
-    serve: Serve, url: str, proxy: HttpProxy, gemini: Emulator, knob: str, fault: Fault, waited_for: str
+    serve: Serve, url: str, proxy: HttpProxy, gemini: Emulator, setting: str, fault: Fault, waited_for: str
 ) -> None:
     gemini.faults.append(fault)
 
-    async with serve(google_gemini_base_url=url, **{knob: 0.5}) as client:
+    async with serve(google_gemini_base_url=url, **{setting: 0.5}) as client:
         response = await asyncio.wait_for(client.post("/generate-image", json=ASK), 10)
 
     assert (response.status_code, response.json().get("waitedFor")) == (504, waited_for)

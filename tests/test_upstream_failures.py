@@ -199,7 +199,7 @@ FAILURES: dict[str, tuple[Fault, int, str, str | None]] = {
         Fault(status=400, error_status="FAILED_PRECONDITION", message="User location is not supported."),
         502, "upstream_error", None,
     ),
-    "knob": (Fault(status=400, message="Thinking level MEDIUM is not supported"), 422, "invalid_request", None),
+    "setting": (Fault(status=400, message="Thinking level MEDIUM is not supported"), 422, "invalid_request", None),
     "web page instead of an error": (Fault(status=502, html=True), 502, "upstream_error", None),
     "web page instead of an answer": (Fault(html=True), 502, "upstream_invalid_response", None),
     "not json": (Fault(body="oops"), 502, "upstream_invalid_response", None),
