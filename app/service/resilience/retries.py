@@ -98,10 +98,12 @@ class Retrier:
             try:
                 return await attempt()
             except UpstreamError as error:
+                is_ambiguous = error.retry_safety is RetrySafety.ONCE
+                progress.ambiguous_failures += is_ambiguous
                 wait = self._backoff(error, number)
                 if not self._may_retry(error, wait, progress, has_fallback):
                     raise
-                self.ambiguous_retries += error.retry_safety is RetrySafety.ONCE
+                self.ambiguous_retries += is_ambiguous
                 progress.notify(Retrying(progress.attempts + 1, round(wait, 3), error.code))
                 progress.enter(Stage.RETRY)
             finally:
@@ -111,11 +113,10 @@ class Retrier:
             number += 1
 
     def _may_retry(self, error: UpstreamError, wait: float, progress: GenerationProgress, has_fallback: bool) -> bool:
-        ambiguous = error.retry_safety is RetrySafety.ONCE
-        progress.ambiguous_failures += ambiguous
+        is_first_ambiguous = error.retry_safety is RetrySafety.ONCE and progress.ambiguous_failures == 1
         reserved = 1 if has_fallback and error.allows_fallback else 0
         return (
-            (error.retry_safety is RetrySafety.SAFE or (ambiguous and progress.ambiguous_failures == 1))
+            (error.retry_safety is RetrySafety.SAFE or is_first_ambiguous)
             and progress.attempts < self._max_calls - reserved
             and (error.retry_delay or 0) <= self._max_backoff
             and wait < progress.remaining()
