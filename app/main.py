@@ -17,13 +17,8 @@ from app.api.chats.request import TurnForm
 from app.api.http import openapi, problems
 from app.api.http.authentication import AuthenticationMiddleware
 from app.api.http.cors import AllowedOrigins, CrossOriginMiddleware
-from app.api.http.middleware import (
-    PROBE_PATHS,
-    RequestHeadMiddleware,
-    RequestIdMiddleware,
-    UnexpectedErrorMiddleware,
-    route_path,
-)
+from app.api.http.middleware import RequestHeadMiddleware, RequestIdMiddleware, UnexpectedErrorMiddleware
+from app.api.http.paths import PROBE_PATHS, route_path
 from app.api.http.state import State
 from app.api.http.uploads import UploadLimiter
 from app.api.images import routes

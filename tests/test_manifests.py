@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.api.http.middleware import PROBE_PATHS
+from app.api.http.paths import PROBE_PATHS
 from app.server.settings_errors import env_names
 from app.server.start_checks import require_startable
 from app.settings import MIB, Settings

@@ -11,7 +11,7 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.api.http.middleware import PROBE_PATHS
+from app.api.http.paths import PROBE_PATHS
 from app.api.http.response_writer import CONNECTION
 from app.domain.errors import HeaderTooLarge, InvalidHttp, Overloaded, ServiceError
 from app.server.measured_transport import MeasuredTransport

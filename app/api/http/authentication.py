@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.http.cors import AllowedOrigins, is_loopback_authority
-from app.api.http.middleware import PROBE_PATHS, route_path
+from app.api.http.paths import PROBE_PATHS, route_path
 from app.api.http.problems import Reporter
 from app.api.http.state import request_state
 from app.domain.errors import CallerError, ForbiddenHost, Unauthorized

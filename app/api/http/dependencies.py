@@ -94,7 +94,7 @@ async def _generation_run(
         Reservation(state["response_memory"]),
         seconds,
         state["metrics"],
-        log_error=state["reporter"].document,
+        log_error=state["reporter"].report,
     )
     with state["memory_trimmer"].busy():
         try:

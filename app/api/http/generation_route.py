@@ -15,9 +15,9 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import FormData
 
 from app.api.http import content_type
+from app.api.http.error_conversion import as_service_error
 from app.api.http.forms import MAX_TEXT_BYTES, read_form
 from app.api.http.inline_images import InlineImage
-from app.api.http.problems import as_service_error
 from app.api.http.state import RequestState, request_state
 from app.domain.errors import CallerDisconnected, CallerError, InvalidJson, TooLarge
 from app.lib.base64_json import Base64Extractor, TooManyMembers

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http import content_type
+from app.api.http.paths import PROBE_PATHS, route_path
 from app.api.http.problems import Reporter
 from app.api.http.state import request_state
 from app.api.http.uploads import content_length
@@ -17,9 +18,6 @@ from app.domain.errors import CallerError, HeaderTooLarge, TooLarge
 from app.lib import logs
 
 log = logging.getLogger(__name__)
-
-PROBE_PATHS = ("/healthz", "/readyz")
-"""Orchestrators request these every few seconds. They need no key, and are logged at debug level."""
 
 MAX_FIELD_BYTES = 2_000
 """Limit for one parsed header, all its lines together. Browsers send about 200 bytes."""
@@ -37,12 +35,6 @@ _PARSED = (
 )
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
-
-
-def route_path(scope: Scope) -> str:
-    """Return the path as routes declare it: without the prefix under which a proxy serves the app."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
 
 
 def new_request_id() -> str:

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents.
+"""Errors as responses: RFC 9457 problem documents, or the error format of another API below a path.
 
 `report` turns an error into a problem document, response headers and a log entry. Routes, event streams and middleware
 use it through a `Reporter`; the HTTP server uses it directly for requests that never reach the app.
@@ -7,7 +7,7 @@ use it through a `Reporter`; the HTTP server uses it directly for requests that 
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,39 +15,27 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.routing import Match, Mount
+from starlette.types import Receive, Scope, Send
 
+from app.api.http.error_conversion import as_service_error, method_not_allowed
+from app.api.http.paths import route_path
 from app.api.http.schema import request_field_names
-from app.domain.catalogue import MODEL_ID_PATTERN
 from app.domain.errors import (
-    CallerDisconnected,
-    FieldError,
     Internal,
-    InvalidJson,
-    InvalidRequest,
     MethodNotAllowed,
-    NotFound,
     RangeNotSatisfiable,
     ServiceError,
-    TooLarge,
     Unauthorized,
     UploadTimeout,
 )
 from app.lib import logs
 from app.lib.tracebacks import clear_traceback_frames
-from app.lib.validation_messages import plain_message
 
 log = logging.getLogger(__name__)
 
-MAX_ERRORS = 20
-"""The most invalid fields that a problem lists. A body can have any number of them."""
-
 MEDIA_TYPE = "application/problem+json"
 
-_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PARAMETERS = {"body", "cursor", "limit", "number"}
 
 
@@ -77,6 +65,7 @@ class LogEntry:
 class Report:
     """An error as the caller sees it, and as the log has it."""
 
+    error: ServiceError
     status: int
     document: dict[str, Any]
     headers: dict[str, str]
@@ -92,60 +81,82 @@ def report(error: ServiceError, request_id: str, *, log_sensitive: bool) -> Repo
         log_sensitive: log Gemini's messages and the messages of exceptions, which can quote prompts.
     """
     document = problem_document(error, request_id)
-    return Report(error.status, document, _headers(error), _log_entry(error, log_sensitive))
+    return Report(error, error.status, document, _headers(error), _log_entry(error, log_sensitive))
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFormat:
+    """How the error responses of the routes below a path look."""
+
+    prefix: str
+    """The path, such as `/v1`."""
+    media_type: str
+    status: Callable[[ServiceError], int]
+    document: Callable[[ServiceError], dict[str, Any]]
+    """Returns the JSON body."""
+
+    def applies_to(self, path: str) -> bool:
+        return path == self.prefix or path.startswith(f"{self.prefix}/")
+
+    def response(self, reported: Report) -> Response:
+        body = json.dumps(self.document(reported.error))
+        return Response(body, self.status(reported.error), reported.headers, self.media_type)
 
 
 class Reporter:
     """Logs errors, and returns what the caller is told."""
 
-    def __init__(self, *, log_sensitive: bool) -> None:
+    def __init__(self, *, log_sensitive: bool, formats: Sequence[ErrorFormat] = ()) -> None:
+        """
+        Args:
+            log_sensitive: as in `report`.
+            formats: error formats other than problem documents.
+        """
         self._log_sensitive = log_sensitive
+        self.formats = formats
 
-    def document(self, error: Exception) -> dict[str, Any]:
-        """Log an error and return its problem document, for a response that has begun already."""
-        return self._logged(error).document
-
-    def response(self, error: Exception) -> Response:
-        """Log an error and return its problem response."""
-        reported = self._logged(error)
-        # `json.dumps` escapes lone surrogates, which a detail may quote from the request: the body is valid UTF-8.
-        return Response(json.dumps(reported.document), reported.status, reported.headers, MEDIA_TYPE)
-
-    def _logged(self, error: Exception) -> Report:
-        reported = report(as_service_error(error), logs.request_id.get(), log_sensitive=self._log_sensitive)
+    def report(self, error: Exception) -> Report:
+        """Log an error and return its report, for a response that has begun already."""
+        service_error = as_service_error(error)
+        reported = report(service_error, logs.request_id.get(), log_sensitive=self._log_sensitive)
         log.log(reported.entry.level, reported.entry.message, extra=reported.entry.extra)
         clear_traceback_frames(error)  # its frames refer to the request and its images
         return reported
 
+    def response(self, error: Exception) -> Response:
+        """Log an error and return its response. The path of the request decides on its format."""
+        return _ErrorResponse(self.report(error), self.formats)
+
+
+class _ErrorResponse(Response):
+    """A problem document, or an error in the format of the request's path.
+
+    All of them are encoded at once. A response that kept the error would refer to itself through its traceback.
+    """
+
+    def __init__(self, reported: Report, formats: Sequence[ErrorFormat]) -> None:
+        # `json.dumps` escapes lone surrogates, which a detail may quote from the request: the body is valid UTF-8.
+        super().__init__(json.dumps(reported.document), reported.status, reported.headers, MEDIA_TYPE)
+        self._others = [(one, one.response(reported)) for one in formats]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = route_path(scope)
+        other = next((response for format_, response in self._others if format_.applies_to(path)), None)
+        if other is None:
+            return await super().__call__(scope, receive, send)
+        await other(scope, receive, send)
+
 
 def install(app: FastAPI, reporter: Reporter) -> None:
-    """Make the app answer every expected error with a problem document."""
+    """Make the app answer every expected error with an error response."""
 
     async def handle(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException) and error.status_code == 405:
-            return reporter.response(_method_not_allowed(request))
+            return reporter.response(method_not_allowed(request))
         return reporter.response(error)
 
     for expected in (ServiceError, RequestValidationError, HTTPException):
         app.add_exception_handler(expected, handle)
-
-
-def as_service_error(error: Exception) -> ServiceError:
-    """Return `error` as a `ServiceError`. An unexpected exception becomes the cause of an `Internal`."""
-    match error:
-        case ServiceError():
-            return error
-        case RequestValidationError():
-            return _from_validation(error)
-        case HTTPException():
-            return _from_http(error)
-    return _unexpected(error)
-
-
-def _unexpected(error: Exception) -> ServiceError:
-    internal = Internal()
-    internal.__cause__ = error
-    return internal
 
 
 def problem_document(error: ServiceError, request_id: str) -> dict[str, Any]:
@@ -208,52 +219,3 @@ def _loggable_field(error: dict[str, str]) -> str:
     if all(name in known for name in names if name):
         return error["field"]
     return names[0] if names[0] in known else "?"
-
-
-def _from_validation(error: RequestValidationError) -> ServiceError:
-    found: Sequence[Any] = error.errors()
-    if any(tuple(one["loc"]) == ("body",) and one["type"] == "missing" for one in found):
-        return InvalidJson("The body is empty; send a JSON object.")
-    return InvalidRequest([FieldError(_field(one["loc"]), _message(one)) for one in found[:MAX_ERRORS]])
-
-
-def _field(location: Sequence[str | int]) -> str:
-    """Return `("body", "referenceImages", 0, "data")` as `referenceImages[0].data`."""
-    name = ""
-    for part in location[1:]:
-        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
-    return name[:200] or "body"
-
-
-def _message(found: dict[str, Any]) -> str:
-    if str(found["msg"]).removeprefix("Value error, ").startswith("Expected UploadFile"):
-        return "must be a file"
-    if isinstance(found.get("input"), UploadFile):
-        return "must be text, not a file"
-    if found.get("ctx", {}).get("pattern") == MODEL_ID_PATTERN:
-        return "is not a model's id or alias, such as gemini-3-pro-image; GET /models lists them"
-    return plain_message(found)
-
-
-def _method_not_allowed(request: Request) -> MethodNotAllowed:
-    """Return the error with the methods of all routes of the path. Starlette names those of one route only."""
-    allowed = [method for method in _METHODS if _is_routed(request, method)] or ["GET"]  # static files take only GET
-    return MethodNotAllowed(f"This route accepts {' and '.join(allowed)}.", allow=", ".join(allowed))
-
-
-def _is_routed(request: Request, method: str) -> bool:
-    scope = {**request.scope, "method": method}
-    # A mount matches every method.
-    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes if not isinstance(route, Mount))
-
-
-def _from_http(error: HTTPException) -> ServiceError:
-    if isinstance(error.__cause__, ServiceError):
-        return error.__cause__  # FastAPI turns every exception while it reads a body into a 400
-    if isinstance(error.__cause__, ClientDisconnect):
-        return CallerDisconnected("The caller disconnected before the end of the body.")
-    if error.status_code == 404:
-        return NotFound("There is no such route; /docs lists them.")
-    if error.status_code == 413:
-        return TooLarge("The request body is larger than this service accepts.")
-    return _unexpected(error)

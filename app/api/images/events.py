@@ -105,7 +105,7 @@ class EventStreamResponse(Response):
             except Exception as bug:
                 error = self._run.unexpected(bug)
         if isinstance(error, Exception):
-            await writer.send(_event("problem", state["reporter"].document(error)))
+            await writer.send(_event("problem", state["reporter"].report(error).document))
             return
         await writer.send_all(_pieces("image", document, state["scheduler"]), receive)
         await writer.send(_event("done", {}))

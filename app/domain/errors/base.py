@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +12,8 @@ class FieldError:
 
     field: str
     message: str
+    kind: Literal["invalid", "missing", "unknown", "unsupported"] = "invalid"
+    """`unknown`: there is no such field. `unsupported`: the field exists, but Gemini has nothing like it."""
 
 
 class RetrySafety(Enum):

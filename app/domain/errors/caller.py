@@ -1,6 +1,7 @@
 """Errors that the caller can correct."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from app.domain.errors.base import FieldError, ServiceError
@@ -168,7 +169,7 @@ class InvalidRequest(CallerError):
         Args:
             names: new names by the present ones.
         """
-        errors = [FieldError(names.get(error.field, error.field), error.message) for error in self.errors]
+        errors = [replace(error, field=names.get(error.field, error.field)) for error in self.errors]
         renamed = InvalidRequest(errors, cause=self.cause)
         renamed.upstream_message = self.upstream_message
         return renamed
