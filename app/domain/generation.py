@@ -129,7 +129,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that Gemini counted for a call. `image_tokens` are those of `output_tokens` that encode images."""
+    """Tokens that Gemini counted for a call.
+
+    `image_tokens` are those of `output_tokens` that encode images, `prompt_image_tokens` those of `prompt_tokens`.
+    """
 
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -137,6 +140,7 @@ class Usage:
     total_tokens: int = 0
     image_tokens: int = 0
     tool_tokens: int = 0
+    prompt_image_tokens: int = 0
     estimated_cost_usd: float | None = None
 
     def with_cost(self, usd: float | None) -> "Usage":

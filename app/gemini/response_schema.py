@@ -170,6 +170,7 @@ class UsageMetadata(_Wire):
     thoughts_token_count: Lenient[Count] = None
     tool_use_prompt_token_count: Lenient[Count] = None
     total_token_count: Lenient[Count] = None
+    prompt_tokens_details: Lenient[Items[ModalityTokens]] = None
     candidates_tokens_details: Lenient[Items[ModalityTokens]] = None
 
 

@@ -1,11 +1,12 @@
 """Tokens and cost of a response."""
 
 import re
+from collections.abc import Sequence
 
 from app.domain.catalogue import Model
 from app.domain.generation import Usage
 from app.gemini import grounding
-from app.gemini.response_schema import Candidate, GenerateContentResponse, UsageMetadata
+from app.gemini.response_schema import Candidate, GenerateContentResponse, ModalityTokens, UsageMetadata
 
 _NOT_CHARGED = re.compile(r"(\bnot|n['’]t) (be |been |being )?(charged|billed)\b", re.IGNORECASE)
 
@@ -41,6 +42,7 @@ def _count_tokens(metadata: UsageMetadata, candidate: Candidate, tokens_per_imag
         total_tokens=metadata.total_token_count or prompt + generated + tools,
         image_tokens=_image_tokens(metadata, candidate, tokens_per_image),
         tool_tokens=tools,
+        prompt_image_tokens=_listed_image_tokens(metadata.prompt_tokens_details),
     )
 
 
@@ -51,13 +53,17 @@ def _image_tokens(metadata: UsageMetadata, candidate: Candidate, tokens_per_imag
     or else all output tokens that are not listed as something else.
     """
     details = [d for d in metadata.candidates_tokens_details or [] if d.token_count]
-    listed = sum(d.token_count or 0 for d in details if d.modality == "IMAGE")
+    listed = _listed_image_tokens(details)
     if listed or not candidate.images:
         return listed
     output, others = metadata.candidates_token_count or 0, sum(d.token_count or 0 for d in details)
     most = output - others if output > others else output
     billed_images = sum(not part.thought for part in candidate.images) or 1
     return min(most, billed_images * tokens_per_image) if tokens_per_image else most
+
+
+def _listed_image_tokens(details: Sequence[ModalityTokens] | None) -> int:
+    return sum(one.token_count or 0 for one in details or () if one.modality == "IMAGE")
 
 
 def _only_size(model: Model) -> str:

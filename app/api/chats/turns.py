@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Header, Request, Response
-from starlette.datastructures import Headers
-from starlette.routing import Match
-from starlette.types import Scope
 
 from app.api.chats.parameters import ChatId
 from app.api.chats.request import TurnCreate, TurnForm
 from app.api.chats.response import TURN_RESPONSES
-from app.api.http import content_type
 from app.api.http.dependencies import CallerDep, ChatsDep, ReferencesDep, RunDep, caller, require_content_type
-from app.api.http.generation_route import GenerationRoute
+from app.api.http.generation_route import FormRoute, GenerationRoute
 from app.api.http.negotiation import AcceptedFormats, FormatsDep
 from app.api.images.references import inline_references, uploaded_references
 from app.api.images.request import ParsedRequest
@@ -107,19 +103,6 @@ async def respond_with_turn(
     return await respond(request, run, turn.plan, parsed.formats, turn)
 
 
-class _FormRoute(GenerationRoute):
-    """A route for forms whose path a JSON route has too.
-
-    FastAPI 0.165 selects a route by path and method only, and one route cannot take both a JSON body and form fields.
-    """
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child = super().matches(scope)
-        if match is Match.FULL and content_type.media_type(Headers(scope=scope)) != content_type.FORM:
-            return Match.NONE, {}
-        return match, child
-
-
 async def _add_turn_with_files(
     chat_id: ChatId,
     parsed: Annotated[ParsedTurn, Depends(_from_form)],
@@ -137,7 +120,7 @@ router.add_api_route(
     _add_turn_with_files,
     methods=["POST"],
     include_in_schema=False,  # the JSON route describes both
-    route_class_override=_FormRoute,
+    route_class_override=FormRoute,
 )
 
 

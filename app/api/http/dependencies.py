@@ -83,31 +83,42 @@ async def _seconds(
     return min(x_timeout_seconds or (float(wait[1]) if wait else 0) or most, most)
 
 
-async def _generation_run(
+async def _generation_runs(
     request: Request, seconds: Annotated[float, Depends(_seconds)]
-) -> AsyncGenerator[GenerationRun]:
-    """Yield the run of this request, and finish it after the response has been sent."""
+) -> AsyncGenerator[Callable[[], GenerationRun]]:
+    """Yield a function that begins a run, and finish all runs after the response has been sent."""
     state = request_state(request.scope)
-    run = GenerationRun(
-        state["admission"],
-        state["caller"],
-        Reservation(state["response_memory"]),
-        seconds,
-        state["metrics"],
-        log_error=state["reporter"].report,
-    )
+    runs: list[GenerationRun] = []
+
+    def begin() -> GenerationRun:
+        run = GenerationRun(
+            state["admission"],
+            state["caller"],
+            Reservation(state["response_memory"]),
+            seconds,
+            state["metrics"],
+            log_error=state["reporter"].report,
+        )
+        runs.append(run)
+        return run
+
     with state["memory_trimmer"].busy():
         try:
-            yield run
+            yield begin
         except ServiceError as error:
-            run.fail(error)
+            for run in runs:
+                run.fail(error)
             raise
         except (HTTPException, RequestValidationError):
             raise
         except Exception as error:
-            raise run.unexpected(error) from error
+            failures = [run.unexpected(error) for run in runs]
+            if not failures:
+                raise
+            raise failures[0] from error
         finally:
-            run.finish()
+            for run in runs:
+                run.finish()
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
@@ -118,6 +129,14 @@ CatalogueDep = Annotated[Catalogue, Depends(_catalogue)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 AdmissionDep = Annotated[AdmissionController, Depends(_admission)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
+RunsDep = Annotated[Callable[[], GenerationRun], Depends(_generation_runs)]
+"""Begins a run of this request. Each image has a run of its own."""
+
+
+async def _generation_run(begin: RunsDep) -> GenerationRun:
+    return begin()
+
+
 RunDep = Annotated[GenerationRun, Depends(_generation_run)]
 
 

@@ -59,12 +59,11 @@ def _from_validation(error: RequestValidationError) -> ServiceError:
     found: Sequence[Any] = error.errors()
     if any(tuple(one["loc"]) == ("body",) and one["type"] == "missing" for one in found):
         return InvalidJson("The body is empty; send a JSON object.")
-    return InvalidRequest(
-        [
-            FieldError(_field(one["loc"]), _message(one), _KINDS.get(one["type"], "invalid"))
-            for one in found[:MAX_ERRORS]
-        ]
-    )
+    return InvalidRequest([_field_error(one) for one in found[:MAX_ERRORS]])
+
+
+def _field_error(found: dict[str, Any]) -> FieldError:
+    return FieldError(_field(found["loc"]), _message(found), _KINDS.get(found["type"], "invalid"))
 
 
 def _field(location: Sequence[str | int]) -> str:

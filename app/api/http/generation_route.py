@@ -12,7 +12,9 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, Headers
+from starlette.routing import Match
+from starlette.types import Scope
 
 from app.api.http import content_type
 from app.api.http.error_conversion import as_service_error
@@ -26,6 +28,9 @@ MAX_BETWEEN_STRINGS_BYTES = 4096
 """Limit for everything in a body except strings and white space: braces, colons, commas, numbers. Each string counts as
 one more byte. The longest valid request needs less than half. A body of unknown keys can have at most 1,000 of them."""
 
+IMAGE_KEYS = ("data", "url", "image_url")
+"""Keys of a JSON body whose strings are images: base64 or data URLs. `image_url` is OpenAI's."""
+
 _PARSE_COST = 2
 """Cost of parsing and validating a small request, in units of `FairScheduler`."""
 
@@ -38,7 +43,7 @@ class ExtractingRequest(Request):
     async def body(self) -> bytes:
         if self._extractor is None:
             self._extractor = Base64Extractor(
-                {"data": InlineImage, "url": InlineImage}, max_between_bytes=MAX_BETWEEN_STRINGS_BYTES
+                dict.fromkeys(IMAGE_KEYS, InlineImage), max_between_bytes=MAX_BETWEEN_STRINGS_BYTES
             )
             self._body = b"" if self._is_other_type else await self._read(self._extractor)
         return self._body
@@ -91,7 +96,7 @@ class ExtractingRequest(Request):
         return bytes(text + extractor.close())
 
     def inline_image(self, text: str) -> InlineImage:
-        """Return the image of a `data` or `url` field, whose parsed value is `text`: a placeholder, or short base64."""
+        """Return the image of an image field, whose parsed value is `text`: a placeholder, or short base64."""
         extracted = self._extractor.extracted.get(text) if self._extractor else None
         return extracted or InlineImage.of(text)
 
@@ -124,6 +129,19 @@ class GenerationRoute(ExtractingRoute):
     """A route that generates an image."""
 
     generates = True
+
+
+class FormRoute(GenerationRoute):
+    """A route for forms whose path a JSON route has too.
+
+    FastAPI 0.165 selects a route by path and method only, and one route cannot take both a JSON body and form fields.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        if match is Match.FULL and content_type.media_type(Headers(scope=scope)) != content_type.FORM:
+            return Match.NONE, {}
+        return match, child
 
 
 async def _handle_with_upload(handler: Callable[[Request], Awaitable[Response]], request: Request) -> Response:

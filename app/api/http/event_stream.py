@@ -1,0 +1,162 @@
+"""Generations as server-sent events.
+
+The stream starts at once and sends heartbeats, so that proxies do not close the connection while the model generates.
+Each API has an `EventEncoder` for its own events.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from app.api.http.problems import Report
+from app.api.http.response_writer import ResponseWriter
+from app.api.http.state import RequestState, request_state
+from app.api.http.streaming import Segment, iter_pieces
+from app.api.http.uploads import UploadBody
+from app.domain.errors import CallerDisconnected, CallerTooSlow
+from app.domain.generation import Generation
+from app.domain.progress import ProgressEvent
+from app.lib.event_loop_scheduler import FairScheduler
+from app.service.generation.run import GenerationRun
+
+HEADERS = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",  # nginx would otherwise buffer the events
+    "Vary": "Accept",
+}
+
+HEARTBEAT = b": still at it\n\n"
+"""A comment, which clients ignore."""
+
+Work = asyncio.Future[Generation]
+
+
+class Generate(Protocol):
+    """Starts a generation. Gets the ASGI `receive` and a listener for progress events."""
+
+    def __call__(
+        self, receive: Receive, listener: Callable[[ProgressEvent], None] | None = None
+    ) -> Awaitable[Generation]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One generation of a stream."""
+
+    run: GenerationRun
+    generate: Generate
+
+
+class EventEncoder(Protocol):
+    """Encodes the events of one stream. A method that returns no segments sends no event."""
+
+    def opening(self) -> list[Segment]: ...
+
+    def progress(self, event: ProgressEvent) -> list[Segment]: ...
+
+    def succeeded(self, generation: Generation) -> list[Segment]: ...
+
+    def failed(self, reported: Report) -> list[Segment]: ...
+
+    def closing(self) -> list[Segment]:
+        """Called after all generations have ended."""
+        ...
+
+
+class EventStreamResponse(Response):
+    """The events of one or more generations, in the order in which they happen."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, jobs: Sequence[Job], encoder: EventEncoder, upload: UploadBody) -> None:
+        """
+        Args:
+            jobs: the generations; all of them start at once.
+            encoder: of this stream.
+            upload: the body of the request, whose references are sent to Gemini; released at the end of the stream.
+        """
+        self._jobs = jobs
+        self._encoder = encoder
+        self._upload = upload
+        upload.retain()
+        super().__init__(None, headers=HEADERS, media_type="text/event-stream")
+        del self.headers["Content-Length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = request_state(scope)
+        settings = state["settings"]
+        # One time limit for the generations, and one for sending their images.
+        writer = ResponseWriter(scope, send, 2 * settings.deadline_seconds)
+        events: asyncio.Queue[ProgressEvent | Work] = asyncio.Queue()
+        works = {self._start(job, receive, events): job.run for job in self._jobs}
+        try:
+            await writer.start(self.status_code, self.raw_headers)
+            await _send(self._encoder.opening(), writer, state["scheduler"], receive)
+            async for event in _with_heartbeats(events, len(works), writer, settings.heartbeat_seconds):
+                if isinstance(event, asyncio.Future):
+                    segments = self._encode_result(event, works[event], state)
+                else:
+                    segments = self._encoder.progress(event)
+                await _send(segments, writer, state["scheduler"], receive)
+            await _send(self._encoder.closing(), writer, state["scheduler"], receive)
+            await writer.end()
+        except (CallerDisconnected, CallerTooSlow) as error:
+            for run in works.values():
+                run.fail(error)
+        finally:
+            await _cancel(works)
+            self._upload.release()
+
+    def _start(self, job: Job, receive: Receive, events: asyncio.Queue[ProgressEvent | Work]) -> Work:
+        work = asyncio.ensure_future(job.generate(receive, events.put_nowait))
+        work.add_done_callback(events.put_nowait)
+        return work
+
+    def _encode_result(self, work: Work, run: GenerationRun, state: RequestState) -> list[Segment]:
+        # `work.result()` would raise the error with a traceback that refers to this frame, and this frame to `work`.
+        error = work.exception()
+        if isinstance(error, CallerDisconnected | CallerTooSlow):
+            return []
+        if error is None:
+            try:
+                return self._encoder.succeeded(work.result())
+            except Exception as bug:
+                error = run.unexpected(bug)
+        assert isinstance(error, Exception)
+        return self._encoder.failed(state["reporter"].report(error))
+
+
+async def _send(segments: list[Segment], writer: ResponseWriter, scheduler: FairScheduler, receive: Receive) -> None:
+    short = [segment for segment in segments if isinstance(segment, bytes)]
+    if len(short) < len(segments):
+        await writer.send_all(iter_pieces(segments, scheduler), receive)
+    elif short:
+        await writer.send(b"".join(short))
+
+
+async def _with_heartbeats(
+    events: asyncio.Queue[ProgressEvent | Work], works: int, writer: ResponseWriter, heartbeat_seconds: float
+) -> AsyncIterator[ProgressEvent | Work]:
+    """Yield events until all works have ended. Send a comment after each pause of `heartbeat_seconds`."""
+    while works:
+        try:
+            async with asyncio.timeout(heartbeat_seconds):
+                event = await events.get()
+        except TimeoutError:
+            await writer.send(HEARTBEAT)
+            continue
+        works -= isinstance(event, asyncio.Future)
+        yield event
+
+
+async def _cancel(works: dict[Work, GenerationRun]) -> None:
+    for work in works:
+        work.cancel()
+    await asyncio.wait(works)
+    for work in works:
+        if not work.cancelled():
+            work.exception()  # reported already; otherwise asyncio would log it
