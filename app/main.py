@@ -17,11 +17,15 @@ from app.api.chats.request import TurnForm
 from app.api.http import openapi, problems
 from app.api.http.authentication import AuthenticationMiddleware
 from app.api.http.cors import AllowedOrigins, CrossOriginMiddleware
+from app.api.http.forms import FORM_LIMITS
 from app.api.http.middleware import RequestHeadMiddleware, RequestIdMiddleware, UnexpectedErrorMiddleware
 from app.api.http.paths import PROBE_PATHS, route_path
 from app.api.http.state import State
 from app.api.http.uploads import UploadLimiter
 from app.api.images import routes
+from app.api.openai import errors as openai_errors
+from app.api.openai import models as openai_models
+from app.api.openai import routes as openai_routes
 from app.gemini import GeminiClient
 from app.lib import logs
 from app.lib.byte_budget import ByteBudget
@@ -60,7 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     logs.configure(settings.log_level, settings.log_format)
     # Python takes another folder without a warning if this one is full when Python first needs it.
     tempfile.tempdir = os.environ.get("TMPDIR") or tempfile.tempdir
-    reporter = problems.Reporter(log_sensitive=settings.log_sensitive)
+    reporter = problems.Reporter(log_sensitive=settings.log_sensitive, formats=[openai_errors.FORMAT])
     admission = AdmissionController(settings.max_in_flight, settings.max_queued, settings.queue_timeout_seconds)
 
     app = FastAPI(
@@ -170,6 +174,8 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
         chat_routes.router,
         chat_images.router,
         models.router,
+        openai_routes.router,
+        openai_models.router,
         operations.router,
     ]
     if settings.metrics_access != "off":
@@ -178,8 +184,7 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
         app.include_router(
             router,
             max_body_size=settings.max_body_bytes,
-            # No model takes so many files. `app/service/generation` knows each model's limit; it refuses and counts.
-            form_limits={"max_files": 64, "max_fields": 200, "max_part_size": 1024 * 1024},
+            form_limits={**FORM_LIMITS},
         )
 
 

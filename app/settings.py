@@ -34,6 +34,7 @@ from app.lib.env_values import (
 MIB = 1024 * 1024
 
 ModelId = Annotated[str, Field(pattern=MODEL_ID_PATTERN)]
+ModelPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*-]{1,100}$")]
 
 
 def _require_valid_key(key: SecretStr) -> SecretStr:
@@ -109,6 +110,10 @@ class Settings(BaseSettings):
     """Model for requests that name none: a model id or an alias."""
     model_aliases: Annotated[dict[ModelId, ModelId], NoDecode, BeforeValidator(parse_json)] = {}
     """Additional names for models, as JSON: `{"house-style": "gemini-3-pro-image"}`."""
+    openai_model_aliases: Annotated[dict[ModelPattern, ModelId], NoDecode, BeforeValidator(parse_json)] = {}
+    """Models for the names that clients of OpenAI's API send, as JSON: `{"dall-e-*": "gemini-nano-banana-2.1"}`. `*`
+    stands for any characters. `gpt-image-*`, `chatgpt-image-*` and `dall-e-*` mean `DEFAULT_MODEL` unless this says
+    otherwise."""
     extra_models: Annotated[dict[ModelId, dict[str, Any]], NoDecode, BeforeValidator(parse_json)] = {}
     """Additional models, or changes to built-in ones, as JSON: `{"gemini-4-image": {"like": "gemini-3-pro-image"}}`."""
 

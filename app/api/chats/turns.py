@@ -126,7 +126,7 @@ router.add_api_route(
 
 @router.post(
     "/{chat_id}/turns",
-    dependencies=[Depends(require_content_type("application/json"))],
+    dependencies=[Depends(require_content_type("application/json", or_form=True))],
     responses=TURN_RESPONSES,
     openapi_extra={
         "requestBody": {"content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/TurnForm"}}}}

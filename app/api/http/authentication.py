@@ -22,6 +22,9 @@ from app.settings import Settings
 _FROM_PROXY = re.compile(r"forwarded|via|x-real-ip|x-forwarded(-.*)?")
 """Headers in which proxies name their own client."""
 
+KEY_HEADERS = ("x-api-key", "api-key")
+"""Headers other than `Authorization` that can have the key. Clients of Azure send `api-key`."""
+
 _DOCS = ("/", "/docs", "/openapi.json")
 
 
@@ -68,8 +71,9 @@ class AuthenticationMiddleware:
     def _authenticate(self, headers: Headers) -> Caller:
         scheme, _, presented = headers.get("authorization", "").partition(" ")
         bearer = presented.strip() if scheme.lower() == "bearer" else ""
-        # Both headers are read: a gateway in front may use Authorization for a token of its own.
-        offered = [_digest(key.encode("latin-1")) for key in (bearer, headers.get("x-api-key", "")) if key]
+        # All headers are read: a gateway in front may use Authorization for a token of its own.
+        keys = (bearer, *(headers.get(name, "") for name in KEY_HEADERS))
+        offered = [_digest(key.encode("latin-1")) for key in keys if key]
         if not offered:
             raise Unauthorized("Send a key as Authorization: Bearer … or as X-API-Key.")
         found = None

@@ -14,7 +14,7 @@ from app.settings import Settings
 
 EXPOSED_HEADERS = (
     "X-Request-Id", "X-Demo", "Retry-After", "Content-Disposition", "X-Generation-Id", "X-Model", "X-Model-Version",
-    "X-Finish-Reason", "X-Image-Width", "X-Image-Height", "X-Usage", "X-Text", "X-Thoughts", "X-Warnings",
+    "X-Cost-Usd", "X-Finish-Reason", "X-Image-Width", "X-Image-Height", "X-Usage", "X-Text", "X-Thoughts", "X-Warnings",
     "X-Grounding", "X-Omitted", "X-Upstream-Attempts", "X-Should-Retry", "X-Chat-Id", "X-Turn", "Location", "ETag",
     "Accept-Ranges", "Content-Range",
 )  # fmt: skip

@@ -140,12 +140,15 @@ async def _generation_run(begin: RunsDep) -> GenerationRun:
 RunDep = Annotated[GenerationRun, Depends(_generation_run)]
 
 
-def require_content_type(type_: str, *, optional: bool = False) -> Callable[[Request], Awaitable[None]]:
+def require_content_type(
+    type_: str, *, optional: bool = False, or_form: bool = False
+) -> Callable[[Request], Awaitable[None]]:
     """Return a dependency that refuses a body of another media type with 415.
 
     Args:
         type_: the media type.
         optional: accept a request without a body.
+        or_form: another route with the same path reads forms; the error names both types.
     """
 
     async def check(request: Request) -> None:
@@ -154,6 +157,7 @@ def require_content_type(type_: str, *, optional: bool = False) -> Callable[[Req
             return
         if not content_type.matches(content_type.media_type(request.headers), type_):
             found = f"Its Content-Type is {sent[:200]}" if sent else "It has no Content-Type"
-            raise UnsupportedMediaType(f"Send the body as {type_}. {found}.")
+            wanted = f"{type_} or {content_type.FORM}" if or_form else type_
+            raise UnsupportedMediaType(f"Send the body as {wanted}. {found}.")
 
     return check

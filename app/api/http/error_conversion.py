@@ -77,7 +77,7 @@ def _field(location: Sequence[str | int]) -> str:
 def _message(found: dict[str, Any]) -> str:
     if str(found["msg"]).removeprefix("Value error, ").startswith("Expected UploadFile"):
         return "must be a file"
-    if isinstance(found.get("input"), UploadFile):
+    if isinstance(found.get("input"), UploadFile) and found["type"] not in _KINDS:
         return "must be text, not a file"
     if found.get("ctx", {}).get("pattern") == MODEL_ID_PATTERN:
         return "is not a model's id or alias, such as gemini-3-pro-image; GET /models lists them"

@@ -34,6 +34,9 @@ HEARTBEAT = b": still at it\n\n"
 
 Work = asyncio.Future[Generation]
 
+Events = asyncio.Queue[tuple[int, ProgressEvent] | Work]
+"""Events of generations with their index, and generations that have ended."""
+
 
 class Generate(Protocol):
     """Starts a generation. Gets the ASGI `receive` and a listener for progress events."""
@@ -56,7 +59,9 @@ class EventEncoder(Protocol):
 
     def opening(self) -> list[Segment]: ...
 
-    def progress(self, event: ProgressEvent) -> list[Segment]: ...
+    def progress(self, event: ProgressEvent, place: int) -> list[Segment]:
+        """Encode an event of the generation with the index `place`."""
+        ...
 
     def succeeded(self, generation: Generation) -> list[Segment]: ...
 
@@ -91,8 +96,8 @@ class EventStreamResponse(Response):
         settings = state["settings"]
         # One time limit for the generations, and one for sending their images.
         writer = ResponseWriter(scope, send, 2 * settings.deadline_seconds)
-        events: asyncio.Queue[ProgressEvent | Work] = asyncio.Queue()
-        works = {self._start(job, receive, events): job.run for job in self._jobs}
+        events: Events = asyncio.Queue()
+        works = {self._start(place, receive, events): job.run for place, job in enumerate(self._jobs)}
         try:
             await writer.start(self.status_code, self.raw_headers)
             await _send(self._encoder.opening(), writer, state["scheduler"], receive)
@@ -100,7 +105,8 @@ class EventStreamResponse(Response):
                 if isinstance(event, asyncio.Future):
                     segments = self._encode_result(event, works[event], state)
                 else:
-                    segments = self._encoder.progress(event)
+                    place, progress = event
+                    segments = self._encoder.progress(progress, place)
                 await _send(segments, writer, state["scheduler"], receive)
             await _send(self._encoder.closing(), writer, state["scheduler"], receive)
             await writer.end()
@@ -111,8 +117,9 @@ class EventStreamResponse(Response):
             await _cancel(works)
             self._upload.release()
 
-    def _start(self, job: Job, receive: Receive, events: asyncio.Queue[ProgressEvent | Work]) -> Work:
-        work = asyncio.ensure_future(job.generate(receive, events.put_nowait))
+    def _start(self, place: int, receive: Receive, events: Events) -> Work:
+        generation = self._jobs[place].generate(receive, lambda event: events.put_nowait((place, event)))
+        work = asyncio.ensure_future(generation)
         work.add_done_callback(events.put_nowait)
         return work
 
@@ -139,8 +146,8 @@ async def _send(segments: list[Segment], writer: ResponseWriter, scheduler: Fair
 
 
 async def _with_heartbeats(
-    events: asyncio.Queue[ProgressEvent | Work], works: int, writer: ResponseWriter, heartbeat_seconds: float
-) -> AsyncIterator[ProgressEvent | Work]:
+    events: Events, works: int, writer: ResponseWriter, heartbeat_seconds: float
+) -> AsyncIterator[tuple[int, ProgressEvent] | Work]:
     """Yield events until all works have ended. Send a comment after each pause of `heartbeat_seconds`."""
     while works:
         try:

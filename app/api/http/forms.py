@@ -4,45 +4,26 @@ import errno
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
+from typing import TypedDict
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.api.http.charsets import CODECS, UTF_8, declared_codec, normalized_label
 from app.api.http.uploads import RETRY_AFTER_SECONDS
 from app.domain.errors import FieldError, InvalidForm, StorageError, StorageFull, StorageUnavailable, TooLarge
 
-CODECS = {
-    "utf8": "utf-8-sig",  # removes a byte order mark
-    "iso88591": "cp1252",
-    "latin1": "cp1252",
-    "windows1252": "cp1252",
-    "cp1252": "cp1252",
-    "gb18030": "gb18030",
-    "gbk": "gb18030",
-    "gb2312": "gb18030",
-    "cp936": "gb18030",
-    "euccn": "gb18030",
-    "big5": "cp950",
-    "cp950": "cp950",
-    "big5hkscs": "big5hkscs",
-    "shiftjis": "cp932",
-    "sjis": "cp932",
-    "windows31j": "cp932",
-    "cp932": "cp932",
-    "euckr": "cp949",
-    "ksc56011987": "cp949",
-    "windows949": "cp949",
-    "cp949": "cp949",
-}
-"""Python's codecs for the charsets that a form can declare. Names are in lower case without punctuation.
 
-As in browsers (https://encoding.spec.whatwg.org/#names-and-labels), ISO-8859-1 is read as Windows-1252, and East Asian
-charsets are read as their larger Windows versions. No other codec is used: some of Python's take quadratic
-time.
-"""
+class FormLimits(TypedDict):
+    max_files: int
+    max_fields: int
+    max_part_size: int
 
-UTF_8 = CODECS["utf8"]
+
+FORM_LIMITS: FormLimits = {"max_files": 64, "max_fields": 200, "max_part_size": 1024 * 1024}
+"""Limits of a form. No model takes so many files. `app/service/generation` knows each model's limit; it refuses and
+counts."""
 
 MAX_TEXT_BYTES = 4 * 1024 * 1024
 """Limit for the text in one request in bytes: all text fields of a form together, or a JSON body without its images. A
@@ -104,7 +85,7 @@ async def read_form(
     except OSError as error:
         raise _storage_error(error) from error
     try:
-        return _form(parser.parts, _codec(options, UTF_8))
+        return _form(parser.parts, declared_codec(options, UTF_8))
     except BaseException:
         parser.close()
         raise
@@ -212,7 +193,7 @@ def _form(parts: list[_Part], codec: str) -> FormData:
     """Decode the parts. `codec` is that of the form's `Content-Type`."""
     declared = next((part.content for part in parts if part.name == b"_charset_"), b"")
     if isinstance(declared, bytes):
-        codec = CODECS.get(_label(declared), codec)
+        codec = CODECS.get(normalized_label(declared), codec)
     fields: dict[str, list[str | UploadFile]] = defaultdict(list)
     wrong: list[FieldError] = []
     for part in parts:
@@ -254,11 +235,11 @@ def _content(part: _Part, codec: str) -> str | UploadFile:
         part.content.filename = part.content.filename or None
         return part.content
     _, options = part.header("content-type")
-    codec = _codec(options, codec if b"charset" not in options else UTF_8)
+    codec = declared_codec(options, codec if b"charset" not in options else UTF_8)
     try:
         return _decoded(part.content, codec)
     except ValueError as error:
-        if b"charset" in options and _label(options[b"charset"]) not in CODECS:
+        if b"charset" in options and normalized_label(options[b"charset"]) not in CODECS:
             raise ValueError("declares a charset that is not supported; send text in UTF-8") from error
         charset = "UTF-8" if codec == UTF_8 else "the charset that it declares"
         raise ValueError(f"is not text in {charset}; a file needs a file name") from error
@@ -278,14 +259,6 @@ def _decoded(content: bytes, codec: str) -> str:
     if "\0" in text:
         raise ValueError("NUL characters: it is probably UTF-16 or UTF-32")
     return text
-
-
-def _codec(options: dict[bytes, bytes], default: str) -> str:
-    return CODECS.get(_label(options.get(b"charset", b"")), default)
-
-
-def _label(charset: bytes) -> str:
-    return "".join(filter(str.isalnum, charset[:40].decode("latin-1").lower()))
 
 
 def _storage_error(error: OSError) -> StorageError:

@@ -72,6 +72,12 @@ def parse_json_text(value: Any) -> Any:
     return members
 
 
+def not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
 Word = Annotated[str, Field(min_length=1, max_length=16)]
 
 

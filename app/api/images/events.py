@@ -26,7 +26,7 @@ class GenerationEvents:
     def opening(self) -> list[Segment]:
         return _started(Started(self._model, 1))
 
-    def progress(self, event: ProgressEvent) -> list[Segment]:
+    def progress(self, event: ProgressEvent, place: int) -> list[Segment]:
         match event:
             case Started() if (event.model, event.attempt) != (self._model, 1):
                 return _started(event)

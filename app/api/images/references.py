@@ -6,7 +6,8 @@ from itertools import zip_longest
 from tempfile import SpooledTemporaryFile
 from typing import cast
 
-from fastapi import Request, UploadFile
+from fastapi import Request
+from starlette.datastructures import UploadFile
 
 from app.api.http.forms import is_unused
 from app.api.http.generation_route import ExtractingRequest
@@ -48,14 +49,14 @@ async def uploaded_references(form: GenerationForm, validator: ReferenceValidato
         TooLarge, UnsupportedImage: a file cannot be used.
     """
     uploads = [
-        Upload(_contents(file), f"images[{index}]", role, name or None)
+        Upload(file_contents(file), f"images[{index}]", role, name or None)
         for index, (file, role, name) in enumerate(zip_longest(form.images, form.roles, form.names))
         if not is_unused(file)
     ]
     return await validator.validate(uploads)
 
 
-def _contents(file: UploadFile) -> Buffer:
+def file_contents(file: UploadFile) -> Buffer:
     """Return the bytes of a file without reading it: a large file is mapped from disk."""
     inside = cast("SpooledTemporaryFile[bytes]", file.file)._file  # documented; `read` would make a copy
     if isinstance(inside, BytesIO):

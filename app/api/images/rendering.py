@@ -1,20 +1,16 @@
-"""A `Generation` as an HTTP response: JSON with the image as base64, or the image's bytes.
-
-Base64 does not pass through the JSON encoder: the document is encoded with short placeholders, and sent in segments
-with base64 in place of the placeholders.
-"""
+"""A `Generation` as an HTTP response: JSON with the image as base64, or the image's bytes."""
 
 import json
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+from app.api.http.image_json import ImagePlaceholders
 from app.api.http.negotiation import AcceptedFormats
 from app.api.http.streaming import EXTENSIONS, Segment, SegmentedResponse
 from app.api.images.response import GenerationRead, GroundingRead, ImageRead, UsageRead
 from app.domain.errors import ServiceError
 from app.domain.generation import Generation, Image
-from app.lib.base64_json import Base64Encoded, Placeholders
 
 MAX_HEADER_BYTES = 3_000
 """Limit for all metadata headers of a response together. Proxies often allow 4 KiB of headers."""
@@ -39,7 +35,7 @@ def render(
 
 def render_json(generation: Generation, *, with_url: bool) -> list[Segment]:
     """Return the JSON document of a generation. Each image is a segment of its own."""
-    images = _ImagePlaceholders(with_url=with_url)
+    images = _Images(with_url=with_url)
     fields = {name: getattr(generation, name) for name in GenerationRead.model_fields}
     drafts = [images.read(draft) for draft in generation.drafts]
     fields |= {"image": images.read(generation.image), "drafts": drafts or None}
@@ -55,34 +51,23 @@ def render_json(generation: Generation, *, with_url: bool) -> list[Segment]:
 
 def render_image_json(image: Image, *, with_url: bool) -> list[Segment]:
     """Return the JSON document of a single image."""
-    images = _ImagePlaceholders(with_url=with_url)
+    images = _Images(with_url=with_url)
     return images.fill(images.read(image).model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-class _ImagePlaceholders:
-    """Placeholders for images in a JSON document that is encoded without them."""
+class _Images:
+    """The images of one JSON document."""
 
     def __init__(self, *, with_url: bool) -> None:
         self._with_url = with_url
-        self._placeholders = Placeholders()
-        self._images: dict[str, Base64Encoded] = {}
+        self._placeholders = ImagePlaceholders()
+        self.fill = self._placeholders.fill
 
     def read(self, image: Image) -> ImageRead:
         """Return an image whose base64 is a placeholder."""
-        placeholder = self._placeholders.next()
-        self._images[placeholder] = Base64Encoded(image.content)
+        placeholder = self._placeholders.add(image)
         url = f"data:{image.mime_type};base64,{placeholder}" if self._with_url else None
         return ImageRead(data=placeholder, mime_type=image.mime_type, url=url, width=image.width, height=image.height)
-
-    def fill(self, document: dict[str, Any]) -> list[Segment]:
-        """Return the encoded document with base64 in place of each placeholder."""
-        segments: list[Segment] = []
-        text = json.dumps(document, separators=(",", ":")).encode()
-        for placeholder in sorted(self._images, key=lambda one: text.index(one.encode())):
-            for _ in range(2 if self._with_url else 1):
-                before, _found, text = text.partition(placeholder.encode())
-                segments += [before, self._images[placeholder]]
-        return [*segments, text]
 
 
 def _image_headers(generation: Generation) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fastapi import UploadFile
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BeforeValidator,
     ConfigDict,
@@ -19,7 +20,18 @@ from pydantic import (
 )
 
 from app.api.http.negotiation import AcceptedFormats
-from app.api.http.schema import Flag, Name, NullIsAbsent, RequestModel, Word, lower, no_flag, parse_json_text, upper
+from app.api.http.schema import (
+    Flag,
+    Name,
+    NullIsAbsent,
+    RequestModel,
+    Word,
+    lower,
+    no_flag,
+    not_blank,
+    parse_json_text,
+    upper,
+)
 from app.domain.catalogue import MODEL_ID_PATTERN
 from app.domain.generation import GenerationRequest, Reference, Role, SafetySetting
 
@@ -34,6 +46,8 @@ _CATEGORIES = Literal[
     "HARM_CATEGORY_JAILBREAK",
 ]
 _THRESHOLDS = Literal["BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"]
+
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS), AfterValidator(not_blank)]
 
 RoleOrNone = Annotated[Role | None, BeforeValidator(lambda value: value or None)]
 
@@ -56,7 +70,7 @@ class GenerationOptions(RequestModel):
 
     references_field: ClassVar[str] = "referenceImages"
 
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
+    prompt: Prompt
     aspect_ratio: Word | None = Field(
         None,
         description="For example `16:9`; `GET /models` lists the ratios of each model. Default `1:1`. With references, "
@@ -99,13 +113,6 @@ class GenerationOptions(RequestModel):
     response_format: Literal["data_url", "b64"] = Field(
         "data_url", description="`data_url`: `image.data` and `image.url`. `b64`: only `image.data`, half the size."
     )
-
-    @field_validator("prompt")
-    @classmethod
-    def _is_not_blank(cls, prompt: str) -> str:
-        if not prompt.strip():
-            raise ValueError("must not be blank")
-        return prompt
 
     def parsed(self, references: tuple[Reference, ...], formats: AcceptedFormats) -> ParsedRequest:
         """Return the request with its references, and the formats that it accepts."""

@@ -9,6 +9,7 @@
     │   ├── ForbiddenOrigin             403 forbidden_origin
     │   ├── ForbiddenHost               403 forbidden_host
     │   ├── NotFound                    404 not_found
+    │   ├── ModelNotFound               404 model_not_found
     │   ├── ChatNotFound                404 chat_not_found
     │   ├── TurnNotFound                404 turn_not_found
     │   ├── MethodNotAllowed            405 method_not_allowed
@@ -71,6 +72,7 @@ from app.domain.errors.caller import (
     InvalidRequest,
     LeaseLost,
     MethodNotAllowed,
+    ModelNotFound,
     NotAcceptable,
     NotFound,
     RangeNotSatisfiable,
@@ -120,6 +122,7 @@ __all__ = [
     "InvalidThoughtSignature",
     "LeaseLost",
     "MethodNotAllowed",
+    "ModelNotFound",
     "NoImage",
     "NotAcceptable",
     "NotFound",

@@ -50,6 +50,10 @@ class NotFound(CallerError):
     status, code, title = 404, "not_found", "There is nothing here"
 
 
+class ModelNotFound(CallerError):
+    status, code, title = 404, "model_not_found", "There is no such model"
+
+
 class ChatNotFound(CallerError):
     """The chat does not exist or belongs to another caller. The response does not say which."""
 

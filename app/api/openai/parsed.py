@@ -1,0 +1,98 @@
+"""A valid `/v1/images` request in the terms of the domain."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from app.api.openai.model_names import gemini_model
+from app.api.openai.request import ImageOptions
+from app.api.openai.sizes import fit_size, parse_size, size_of_quality
+from app.domain.catalogue import Catalogue
+from app.domain.errors import FieldError, InvalidRequest, ServiceError
+from app.domain.generation import GenerationRequest, Reference
+
+Operation = Literal["image_generation", "image_edit"]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedImageRequest:
+    """A valid request for one or more images."""
+
+    generation: GenerationRequest
+    operation: Operation
+    """Prefix of the names of its events."""
+    count: int
+    stream: bool
+    partial_images: int
+    """The most drafts to send for each image."""
+    size: str | None
+    """As the caller sent it."""
+    field_names: Mapping[str, str]
+    """The caller's names of the fields that decide on ratio and size, by our names."""
+
+    def with_field_names(self, error: ServiceError) -> ServiceError:
+        """Return the error with the names that the caller's fields have."""
+        return error.renamed(self.field_names) if isinstance(error, InvalidRequest) else error
+
+
+def parse(
+    body: ImageOptions,
+    operation: Operation,
+    references: tuple[Reference, ...],
+    catalogue: Catalogue,
+    aliases: Mapping[str, str],
+) -> ParsedImageRequest:
+    """Return the request in our terms.
+
+    Args:
+        body: as the caller sent it.
+        operation: which route was called.
+        references: the images to edit.
+        catalogue: of this service.
+        aliases: `OPENAI_MODEL_ALIASES`.
+
+    Raises:
+        InvalidRequest: fields contradict each other.
+    """
+    model = gemini_model(body.model, aliases)
+    ratio, image_size, names = _choose_size(body, model, catalogue)
+    generation = GenerationRequest(
+        prompt=body.prompt,
+        model=model and model.removeprefix("models/"),
+        fallback_model=body.fallback_model and body.fallback_model.removeprefix("models/"),
+        aspect_ratio=ratio,
+        image_size=image_size,
+        references=references,
+        references_field="image",
+        google_search=body.google_search,
+        image_search=body.image_search,
+        system_instruction=body.system_instruction,
+        thinking_level=body.thinking_level,
+        include_drafts=bool(body.partial_images),
+        seed=body.seed,
+    )
+    return ParsedImageRequest(generation, operation, body.n, body.stream, body.partial_images or 0, body.size, names)
+
+
+def _choose_size(
+    body: ImageOptions, model: str | None, catalogue: Catalogue
+) -> tuple[str | None, str | None, dict[str, str]]:
+    """Return the aspect ratio, the image size, and the names of the fields that they come from."""
+    found = catalogue.resolve(model or catalogue.default).model
+    size = parse_size(body.size)
+    if size is None:
+        quality_size = None if body.image_size else size_of_quality(body.quality, found)
+        names = {"aspectRatio": "aspect_ratio", "imageSize": "quality" if quality_size else "image_size"}
+        return body.aspect_ratio, body.image_size or quality_size, names
+    ratio, image_size = fit_size(size, found)
+    errors = [
+        FieldError(name, f"is {given}, but size {body.size} means {fitted}")
+        for name, given, fitted in (
+            ("aspect_ratio", body.aspect_ratio, ratio),
+            ("image_size", body.image_size, image_size),
+        )
+        if given not in (None, fitted)
+    ]
+    if errors:
+        raise InvalidRequest(errors)
+    return ratio, image_size, {"aspectRatio": "size", "imageSize": "size"}

@@ -1,0 +1,191 @@
+"""Request bodies of the `/v1/images` routes.
+
+The fields are OpenAI's, and some of our own, which clients send as extra parameters. Everything may be `null`. A field
+that is not listed here is refused by name. The descriptions are the table in docs/openai.md.
+
+Source of OpenAI's fields: https://github.com/openai/openai-openapi, August 2026.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.api.http.schema import Flag, NullIsAbsent, RequestModel, Word, lower, no_flag, upper
+from app.api.images.request import MAX_PROMPT_CHARS, Prompt
+from app.api.openai.sizes import SIZE_PATTERN
+from app.domain.catalogue import MODEL_ID_PATTERN
+
+ModelName = Annotated[str, Field(pattern=MODEL_ID_PATTERN)]
+
+
+def _refused(message: str) -> BeforeValidator:
+    """Return a validator for a field that clients know and that Gemini has no counterpart of."""
+
+    def refuse(_value: Any) -> Any:
+        raise PydanticCustomError("unsupported", message)
+
+    return BeforeValidator(refuse)
+
+
+class ImageOptions(RequestModel, NullIsAbsent):
+    """Fields that all `/v1/images` routes share."""
+
+    model_config = ConfigDict(alias_generator=None)
+
+    prompt: Prompt = Field(description="text for Gemini, passed on unchanged; up to 200,000 characters")
+    model: ModelName | None = Field(
+        None,
+        description="a Gemini model id or alias. `gpt-image-*`, `chatgpt-image-*`, `dall-e-*` and no value mean "
+        "`DEFAULT_MODEL`; `OPENAI_MODEL_ALIASES` can say otherwise",
+    )
+    n: Annotated[int, Field(ge=1, le=10), BeforeValidator(no_flag)] = Field(
+        1,
+        description="1 to 10 images, each a call of its own with its own cost. If some fail, the response has the "
+        "others and `warnings`",
+    )
+    size: Annotated[str, Field(pattern=SIZE_PATTERN), BeforeValidator(lower)] | None = Field(
+        None,
+        description="`auto` leaves it to the model. `WxH` is drawn in the nearest aspect ratio and image size; the "
+        "response has the actual `size`",
+    )
+    quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = Field(
+        None,
+        description="`low`, `medium`, `high` choose 1K, 2K, 4K where `size` and `image_size` leave it open. The others "
+        "have no effect",
+    )
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(
+        None,
+        description="format of the image. Without it the image is as Gemini made it; the response names the format",
+    )
+    output_compression: Annotated[int, Field(ge=0, le=100), BeforeValidator(no_flag)] | None = Field(
+        None, description="quality of JPEG and WebP, 0 to 100; 100 is no compression by this service. Not for `png`"
+    )
+    background: Literal["auto", "opaque", "transparent"] | None = Field(
+        None, description="`auto` and `opaque` have no effect. `transparent` is refused: Gemini draws no transparency"
+    )
+    response_format: Literal["b64_json", "url"] | None = Field(
+        None, description="`b64_json`. `url` is refused: the service has no links to images yet"
+    )
+    stream: Flag = Field(False, description="send events instead of one response, whatever `Accept` says")
+    partial_images: Annotated[int, Field(ge=0, le=3), BeforeValidator(no_flag)] | None = Field(
+        None, description="with `stream`: the most drafts to send for each image, if Gemini sends any"
+    )
+    mask: Annotated[Any, _refused("is not supported: Gemini has no masks. Describe in the prompt what to change")] = (
+        Field(None, description="refused: Gemini has no masks. Describe in the prompt what to change")
+    )
+    input_fidelity: Literal["high", "low"] | None = Field(None, description="no effect")
+    style: Literal["vivid", "natural"] | None = Field(None, description="no effect")
+    moderation: Literal["low", "auto"] | None = Field(None, description="no effect")
+    user: str | None = Field(None, description="no effect")
+
+    aspect_ratio: Word | None = Field(
+        None, description="Gemini's aspect ratio, such as `16:9`. A contradiction to `size` is an error"
+    )
+    image_size: Annotated[Word, BeforeValidator(upper)] | None = Field(
+        None, description="Gemini's image size: `512`, `1K`, `2K` or `4K`. A contradiction to `size` is an error"
+    )
+    google_search: Flag = Field(
+        False, description="ground the image in Google Search; the response then has `grounding`"
+    )
+    image_search: Flag = Field(False, description="let the model search for images too")
+    thinking_level: Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(lower)] | None = (
+        Field(None, description="as the model supports it; `GET /models` lists the levels")
+    )
+    seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(no_flag)] | None = Field(
+        None, description="passed on; Gemini does not promise equal images for equal seeds"
+    )
+    system_instruction: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(
+        None, description="instruction for the model, passed on"
+    )
+    fallback_model: ModelName | None = Field(
+        None, description="the model to call when `model` is out of capacity or quota"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_an_empty_model(cls, data: Any) -> Any:
+        """Clients whose user has chosen no model send an empty string."""
+        if isinstance(data, dict) and data.get("model") == "":
+            return {key: value for key, value in data.items() if key != "model"}
+        return data
+
+    @field_validator("background")
+    @classmethod
+    def _is_opaque(cls, background: str | None) -> str | None:
+        if background == "transparent":
+            raise ValueError("must be auto or opaque: Gemini draws no transparency")
+        return background
+
+    @field_validator("response_format")
+    @classmethod
+    def _is_base64(cls, response_format: str | None) -> str | None:
+        if response_format == "url":
+            raise ValueError("must be b64_json: this service has no links to images yet")
+        return response_format
+
+    @field_validator("output_compression")
+    @classmethod
+    def _is_for_another_format_than_png(cls, compression: int | None, info: ValidationInfo) -> int | None:
+        if info.data.get("output_format") == "png" and compression != 100:
+            raise ValueError("must be 100 for png, which is compressed without loss")
+        return compression
+
+    @field_validator("partial_images")
+    @classmethod
+    def _is_for_a_stream(cls, count: int | None, info: ValidationInfo) -> int | None:
+        if count and not info.data.get("stream"):
+            raise ValueError("needs stream: true")
+        return count
+
+
+class ImageGenerationCreate(ImageOptions):
+    """A request for images from a prompt."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "A lighthouse in a storm", "size": "1536x1024"}]}
+    )
+
+
+class ImageUrlCreate(RequestModel, NullIsAbsent):
+    model_config = ConfigDict(alias_generator=None)
+
+    url: str
+    detail: Any = None
+
+
+class ImageCreate(RequestModel, NullIsAbsent):
+    """An image of an edit."""
+
+    model_config = ConfigDict(alias_generator=None)
+
+    image_url: str | ImageUrlCreate | None = Field(
+        None, description="The file as a data URL. Other URLs are refused: the service fetches nothing."
+    )
+    file_id: Annotated[
+        Any, _refused("is not supported: this service stores no files. Send the image as a data URL in image_url")
+    ] = None
+
+    @model_validator(mode="after")
+    def _has_an_image(self) -> "ImageCreate":
+        if self.image_url is None:
+            raise ValueError("needs image_url with a data URL")
+        return self
+
+    @property
+    def url(self) -> str:
+        return self.image_url.url if isinstance(self.image_url, ImageUrlCreate) else self.image_url or ""
+
+
+class ImageEditCreate(ImageOptions):
+    """A request to edit or combine images, as JSON."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "Make the sky green", "images": [{"image_url": "data:image/jpeg;base64,/9j/4AAQ…"}]}
+            ]
+        }
+    )
+
+    images: Annotated[list[ImageCreate], Field(min_length=1, max_length=16)]

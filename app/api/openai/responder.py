@@ -1,0 +1,63 @@
+"""Generating the images of a valid request, all at once, as JSON or events."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from fastapi import Request, Response
+
+from app.api.http.event_stream import EventStreamResponse, Job
+from app.api.http.generating import generate
+from app.api.http.state import request_state
+from app.api.openai.events import ImageEvents
+from app.api.openai.parsed import ParsedImageRequest
+from app.api.openai.rendering import Result, first_error, render
+from app.domain.errors import InvalidRequest, ServiceError
+from app.domain.generation import Generation
+from app.service.generation.run import GenerationRun
+
+
+async def respond(request: Request, begin: Callable[[], GenerationRun], parsed: ParsedImageRequest) -> Response:
+    """Generate the images and return those that succeed. Each image has a run and a slot of its own.
+
+    Args:
+        request: of the caller; its body has been read.
+        begin: begins a run of this request.
+        parsed: the request.
+
+    Raises:
+        Overloaded: there is not space for all images in the queue, or the service stops.
+        ServiceError: no image succeeded, and no event stream has begun. It is the first image's error.
+    """
+    state = request_state(request.scope)
+    try:
+        plan = state["images"].plan(parsed.generation)
+    except InvalidRequest as error:
+        raise parsed.with_field_names(error) from error
+    runs = [begin() for _ in range(parsed.count)]
+    for run in runs:
+        run.admit()
+    state["generation_pending"] = False
+    jobs = [Job(run, partial(generate, run, plan, request.scope)) for run in runs]
+    if parsed.stream:
+        return EventStreamResponse(jobs, ImageEvents(parsed), state["upload"])
+    results = await _results(jobs, request)
+    if not any(isinstance(result, Generation) for result in results):
+        raise parsed.with_field_names(first_error([error for error in results if isinstance(error, ServiceError)]))
+    return render(results, parsed, partial(_fail, runs))
+
+
+async def _results(jobs: list[Job], request: Request) -> list[Result]:
+    """Generate all images. A failure does not end the others."""
+    found: list[Result] = []
+    outcomes = await asyncio.gather(*(job.generate(request.receive) for job in jobs), return_exceptions=True)
+    for outcome in outcomes:
+        if not isinstance(outcome, Generation | ServiceError):
+            raise outcome
+        found.append(outcome)
+    return found
+
+
+def _fail(runs: list[GenerationRun], error: ServiceError) -> None:
+    for run in runs:
+        run.fail(error)
