@@ -33,6 +33,7 @@ from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
 from app.service.chats.leases import LeaseKeeper
 from app.service.chats.service import ChatService
+from app.service.conversion import ImageConverter
 from app.service.generation.references import ReferenceValidator
 from app.service.generation.service import ImageService
 from app.service.metrics import Metrics
@@ -44,6 +45,9 @@ from app.settings import Settings, UnsafeConfiguration
 from app.store import Storage
 
 log = logging.getLogger(__name__)
+
+_PIXEL_TOLERANCE = 1.25
+"""Gemini's pixel sizes are nominal. An image with more than this times the largest of them is not decoded."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -100,6 +104,8 @@ async def open_services(
         gemini = await stack.enter_async_context(GeminiClient(settings, scheduler, base_url))
         catalogue = settings.catalogue
         uploads, responses = (ByteBudget(settings.max_buffered_bytes // 2) for _ in range(2))
+        converter = ImageConverter(responses, int(catalogue.largest_image * _PIXEL_TOLERANCE))
+        stack.callback(converter.close)
         retrier = Retrier(
             settings.upstream_attempts,
             settings.retry_initial_backoff_seconds,
@@ -142,6 +148,7 @@ async def open_services(
             references=ReferenceValidator(
                 settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
             ),
+            converter=converter,
             scheduler=scheduler,
             memory_trimmer=IdleMemoryTrimmer(),
             admission=admission,

@@ -451,19 +451,18 @@ async def test_a_chat_that_was_stored_with_empty_parts_continues(
     assert [images_in(content) for content in contents(gemini)] == [[], [first], []]
 
 
-async def test_an_image_of_an_unacceptable_type_is_stored_before_the_406(
-    client: httpx2.AsyncClient, gemini: Emulator
-) -> None:
+async def test_an_image_of_an_unacceptable_type_is_stored_before_the_406(serve: Serve, gemini: Emulator) -> None:
     """
-    An unlisted model returns a PNG, and the caller accepts only JPEG. The image is paid for, so it is stored.
+    The settings list the model without its type. The image is paid for, so it is stored.
     """
-    chat = await begin(client, model="gemini-2.5-flash-image")
     gemini.faults.append(Fault(image_base64=base64.b64encode(image_file("WEBP")).decode()))
+    async with serve(extra_models={"gemini-3-pro-image": {"output_type": None}}) as client:
+        chat = await begin(client)
 
-    response = await chat.say("A cat", headers={"Accept": "image/png"})
+        response = await chat.say("A cat", headers={"Accept": "image/heic"})
 
-    assert (response.status_code, response.json()["turn"]) == (406, 1)
-    (turn,) = (await chat.read())["turns"]
+        assert (response.status_code, response.json()["turn"]) == (406, 1)
+        (turn,) = (await chat.read())["turns"]
     assert (turn["state"], turn["image"]["mimeType"]) == ("succeeded", "image/webp")
     assert turn["usage"]["totalTokens"]
 

@@ -291,8 +291,8 @@ async def test_the_cost_of_an_image_that_the_caller_does_not_accept_is_counted(
     serve: Serve, gemini: Emulator, tmp_path: Path, path: str
 ) -> None:
     gemini.faults.append(Fault(image_base64=base64.b64encode(image_file("PNG")).decode()))
-    async with serve(data_dir=tmp_path) as client:
-        response = await client.post(path, json={"prompt": "x"}, headers={"Accept": "image/jpeg"})
+    async with serve(data_dir=tmp_path, extra_models={"gemini-3-pro-image": {"output_type": None}}) as client:
+        response = await client.post(path, json={"prompt": "x"}, headers={"Accept": "image/heic"})
         metrics = (await client.get("/metrics")).text
 
     assert response.status_code == 406

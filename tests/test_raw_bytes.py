@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import image_file
+from tests.conftest import Serve, image_file
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ async def test_other_accept_headers_get_json(client: httpx2.AsyncClient, accept:
 @pytest.mark.parametrize(
     ("accept", "possible"),
     [
-        ("image/png", ["application/json", "image/jpeg"]),
-        ("image/png, image/jpeg;q=0", ["application/json", "image/jpeg"]),
+        ("image/heic", ["application/json", "image/jpeg", "image/png", "image/webp"]),
+        ("image/heif, image/heic;q=0.5", ["application/json", "image/jpeg", "image/png", "image/webp"]),
         ("text/html", ["application/json", "image/*", "text/event-stream"]),
     ],
 )
@@ -81,13 +81,14 @@ async def test_a_type_that_the_model_cannot_produce_is_rejected_before_the_call(
     assert not gemini.calls
 
 
-async def test_an_unexpected_type_is_rejected_after_the_call(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+async def test_an_unexpected_type_is_rejected_after_the_call(serve: Serve, gemini: Emulator) -> None:
+    """The settings list the model without its type, so that it is not known before."""
     gemini.faults.append(Fault(image_base64=base64.b64encode(image_file("PNG")).decode()))
-
-    response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "image/jpeg"})
+    async with serve(extra_models={"gemini-3-pro-image": {"output_type": None}}) as client:
+        response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "image/heic"})
 
     assert response.status_code == 406
-    assert response.json()["possible"] == ["application/json", "image/png"]
+    assert response.json()["possible"] == ["application/json", "image/png", "image/jpeg", "image/webp"]
 
 
 async def test_a_problem_is_a_problem_document_for_any_accept_header(

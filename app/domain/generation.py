@@ -101,6 +101,16 @@ class ChatContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """The file format that the caller asks for. With `None` in both fields the image stays as Gemini made it."""
+
+    mime_type: str | None = None
+    """`image/png`, `image/jpeg` or `image/webp`; `None` for the type of Gemini's image."""
+    quality: int | None = None
+    """1 to 100, for JPEG and WebP. `None` for the usual quality, if the image is converted at all."""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """What a caller asks for. `None` means that the caller did not choose."""
 
@@ -121,6 +131,7 @@ class GenerationRequest:
     safety_settings: tuple[SafetySetting, ...] = ()
     fallback_model: str | None = None
     """Model to ask if the first one has no capacity or quota; an id or an alias."""
+    output: Output = Output()
     accepted_types: tuple[str, ...] = ()
     """Image media types that the caller accepts; empty for any type."""
     chat_context: ChatContext | None = None

@@ -27,6 +27,8 @@ class Stage(StrEnum):
     """Reading Gemini's response."""
     RETRY = "retry"
     """Waiting before a retry."""
+    CONVERSION = "conversion"
+    """Converting the images to the format that the caller asks for, and waiting for memory and a thread for it."""
     RESPONSE = "response"
     """Sending the response to the caller."""
 

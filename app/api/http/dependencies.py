@@ -95,6 +95,7 @@ async def _generation_runs(
             state["admission"],
             state["caller"],
             Reservation(state["response_memory"]),
+            state["converter"],
             seconds,
             state["metrics"],
             log_error=state["reporter"].report,

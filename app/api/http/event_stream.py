@@ -17,9 +17,9 @@ from app.api.http.response_writer import ResponseWriter
 from app.api.http.state import RequestState, request_state
 from app.api.http.streaming import Segment, iter_pieces
 from app.api.http.uploads import UploadBody
-from app.domain.errors import CallerDisconnected, CallerTooSlow
+from app.domain.errors import CallerDisconnected, CallerTooSlow, ServiceError
 from app.domain.generation import Generation
-from app.domain.progress import ProgressEvent
+from app.domain.progress import Draft, ProgressEvent
 from app.lib.event_loop_scheduler import FairScheduler
 from app.service.generation.run import GenerationRun
 
@@ -33,9 +33,10 @@ HEARTBEAT = b": still at it\n\n"
 """A comment, which clients ignore."""
 
 Work = asyncio.Future[Generation]
+Event = tuple[int, ProgressEvent] | Work
+"""An event of the generation with an index, or a generation that has ended."""
 
-Events = asyncio.Queue[tuple[int, ProgressEvent] | Work]
-"""Events of generations with their index, and generations that have ended."""
+Events = asyncio.Queue[Event]
 
 
 class Generate(Protocol):
@@ -105,8 +106,7 @@ class EventStreamResponse(Response):
                 if isinstance(event, asyncio.Future):
                     segments = self._encode_result(event, works[event], state)
                 else:
-                    place, progress = event
-                    segments = self._encoder.progress(progress, place)
+                    segments = await self._encode_progress(*event)
                 await _send(segments, writer, state["scheduler"], receive)
             await _send(self._encoder.closing(), writer, state["scheduler"], receive)
             await writer.end()
@@ -122,6 +122,14 @@ class EventStreamResponse(Response):
         work = asyncio.ensure_future(generation)
         work.add_done_callback(events.put_nowait)
         return work
+
+    async def _encode_progress(self, place: int, event: ProgressEvent) -> list[Segment]:
+        if isinstance(event, Draft):
+            try:
+                event = Draft(await self._jobs[place].run.convert(event.image))
+            except ServiceError:
+                return []  # the final image may be fine; if not, the result says why
+        return self._encoder.progress(event, place)
 
     def _encode_result(self, work: Work, run: GenerationRun, state: RequestState) -> list[Segment]:
         # `work.result()` would raise the error with a traceback that refers to this frame, and this frame to `work`.
@@ -147,7 +155,7 @@ async def _send(segments: list[Segment], writer: ResponseWriter, scheduler: Fair
 
 async def _with_heartbeats(
     events: Events, works: int, writer: ResponseWriter, heartbeat_seconds: float
-) -> AsyncIterator[tuple[int, ProgressEvent] | Work]:
+) -> AsyncIterator[Event]:
     """Yield events until all works have ended. Send a comment after each pause of `heartbeat_seconds`."""
     while works:
         try:

@@ -30,6 +30,11 @@ def lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def format_name(value: Any) -> Any:
+    """Return the name of an image format in lower case, with `jpg` as `jpeg`."""
+    return {"jpg": "jpeg"}.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+
 def no_number(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError("must be true or false")

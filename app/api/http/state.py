@@ -15,6 +15,7 @@ from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
 from app.service.chats.service import ChatService
+from app.service.conversion import ImageConverter
 from app.service.generation.references import ReferenceValidator
 from app.service.generation.service import ImageService
 from app.service.metrics import Metrics
@@ -30,6 +31,7 @@ class State(TypedDict):
     images: ImageService
     chats: ChatService
     references: ReferenceValidator
+    converter: ImageConverter
     scheduler: FairScheduler
     memory_trimmer: IdleMemoryTrimmer
     admission: AdmissionController

@@ -26,6 +26,7 @@ from app.api.http.schema import (
     NullIsAbsent,
     RequestModel,
     Word,
+    format_name,
     lower,
     no_flag,
     not_blank,
@@ -33,7 +34,7 @@ from app.api.http.schema import (
     upper,
 )
 from app.domain.catalogue import MODEL_ID_PATTERN
-from app.domain.generation import GenerationRequest, Reference, Role, SafetySetting
+from app.domain.generation import GenerationRequest, Output, Reference, Role, SafetySetting
 
 MAX_PROMPT_CHARS = 200_000
 
@@ -107,12 +108,31 @@ class GenerationOptions(RequestModel):
     seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(no_flag)] | None = Field(
         None, description="Passed to Gemini, which does not promise the same image for the same seed.", examples=[7]
     )
+    output_format: Annotated[Literal["png", "jpeg", "webp"], BeforeValidator(format_name)] | None = Field(
+        None,
+        description="Convert the image to this format; it then loses Google's Content Credentials (C2PA). By default "
+        "you get the file that Gemini made. `jpg` is accepted too.",
+        examples=["webp"],
+    )
+    output_quality: Annotated[int, Field(ge=1, le=100), BeforeValidator(no_flag)] | None = Field(
+        None,
+        description="Quality of a JPEG or WebP. Without `outputFormat` the image is compressed again in the format "
+        "that Gemini made. Default 90 if the image is converted.",
+        examples=[80],
+    )
     safety_settings: Annotated[
         list[SafetySettingCreate], Field(max_length=12, default_factory=list), BeforeValidator(parse_json_text)
     ]
     response_format: Literal["data_url", "b64"] = Field(
         "data_url", description="`data_url`: `image.data` and `image.url`. `b64`: only `image.data`, half the size."
     )
+
+    @field_validator("output_quality")
+    @classmethod
+    def _suits_the_format(cls, quality: int | None, info: ValidationInfo) -> int | None:
+        if quality is not None and info.data.get("output_format") == "png":
+            raise ValueError("does not apply to PNG, which loses nothing")
+        return quality
 
     def parsed(self, references: tuple[Reference, ...], formats: AcceptedFormats) -> ParsedRequest:
         """Return the request with its references, and the formats that it accepts."""
@@ -138,6 +158,7 @@ class GenerationOptions(RequestModel):
             safety_settings=tuple(
                 SafetySetting(setting.category, setting.threshold) for setting in self.safety_settings
             ),
+            output=Output(f"image/{self.output_format}" if self.output_format else None, self.output_quality),
             accepted_types=accepted_types,
         )
 

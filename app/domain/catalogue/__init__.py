@@ -50,6 +50,12 @@ class Catalogue:
         self.default = self.resolve(default).model.id
 
     @property
+    def largest_image(self) -> int:
+        """Pixels of the largest image that a model of the catalogue draws."""
+        sizes = [size for model in self.models.values() for row in model.pixels.values() for size in row.values()]
+        return max((width * height for width, height in sizes), default=0)
+
+    @property
     def deprecated(self) -> tuple[str, ...]:
         """Ids of the models that Google has announced to shut down."""
         return tuple(model.id for model in self.models.values() if model.status == "deprecated")

@@ -111,7 +111,8 @@ class UpstreamTimeout(UpstreamError):
             detail: a sentence for the caller.
             cause: for the log.
             retry_after: as in `ServiceError`.
-            waited_for: what took too long: `queue`, `connection`, `first_byte`, `memory_wait`, `transfer` or `retry`.
+            waited_for: what took too long: `queue`, `connection`, `first_byte`, `memory_wait`, `transfer`, `retry`
+                or `conversion`.
             upstream_was_slow: whether Gemini took too long. False for a short time limit of the caller.
             may_have_cost: as in `ServiceError`.
         """

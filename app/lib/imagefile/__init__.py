@@ -12,7 +12,15 @@ from app.lib.imagefile import heif, jpeg, png, webp
 from app.lib.imagefile.reading import TruncatedImage, UnreadableImage
 from app.lib.imagefile.unsupported import describe
 
-__all__ = ["MIME_TYPES", "ImageHeader", "UnreadableImage", "find_end", "read_content_header", "read_header"]
+__all__ = [
+    "MIME_TYPES",
+    "ImageHeader",
+    "UnreadableImage",
+    "find_end",
+    "is_top_down",
+    "read_content_header",
+    "read_header",
+]
 
 MIME_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif")
 """The types that `read_header` recognises. Gemini accepts all of them."""
@@ -64,6 +72,19 @@ def read_content_header(content: Content) -> ImageHeader:
             if count >= len(content):
                 raise
         count *= 16
+
+
+def is_top_down(data: Buffer) -> bool:
+    """Return whether a PNG, JPEG or WebP can be decoded line by line.
+
+    Args:
+        data: the beginning of the file. If it is too short to tell, the answer is no.
+    """
+    format_ = next((one for one in (png, jpeg, webp) if one.recognise(data) is not None), None)
+    try:
+        return format_ is not None and format_.is_top_down(data)
+    except UnreadableImage:
+        return False
 
 
 def find_end(data: Buffer) -> int:

@@ -14,6 +14,7 @@ from app.lib.imagefile.reading import (
 )
 
 _END, _START_OF_SCAN = 0xD9, 0xDA
+_BASELINE, _EXTENDED = 0xC0, 0xC1
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # not the tables for Huffman and arithmetic coding
 
@@ -38,6 +39,11 @@ def read_size(data: Buffer) -> tuple[int, int]:
         if marker in (_START_OF_SCAN, _END):
             break
     raise UnreadableImage("its JPEG header has no frame")
+
+
+def is_top_down(data: Buffer) -> bool:
+    frame = next((marker for marker, _, _ in _segments(data) if marker in _FRAMES), None)
+    return frame in (_BASELINE, _EXTENDED)  # the others are progressive or lossless
 
 
 def find_end(data: Buffer) -> int:

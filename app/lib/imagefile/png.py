@@ -16,6 +16,10 @@ def read_size(data: Buffer) -> tuple[int, int]:
     return read_uint_be(data, 16, 4), read_uint_be(data, 20, 4)
 
 
+def is_top_down(data: Buffer) -> bool:
+    return read_bytes(data, 28, 1) == b"\0"  # not interlaced
+
+
 def find_end(data: Buffer) -> int:
     position, parts, seen_pixels = len(_SIGNATURE), PartCounter(MAX_CHUNKS), False
     while True:

@@ -26,6 +26,10 @@ def read_size(data: Buffer) -> tuple[int, int]:
     raise UnreadableImage("its WebP header is damaged")
 
 
+def is_top_down(_data: Buffer) -> bool:
+    return False  # a decoder needs all of it
+
+
 def find_end(data: Buffer) -> int:
     end = 8 + read_uint_le(data, 4, 4)
     require_length(data, end)

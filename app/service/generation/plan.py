@@ -1,13 +1,14 @@
 """A request that the model can fulfil, and the checks of what it produced."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from app.domain.catalogue import Model
-from app.domain.errors import NotAcceptable, ServiceError
+from app.domain.errors import ServiceError
 from app.domain.generation import ChatContext, Generation, GenerationRequest
+from app.service.generation.output import require_acceptable, stored_as
 
 _RATIO_TOLERANCE = 0.05
 
@@ -59,25 +60,12 @@ class GenerationPlan:
         )
 
     def require_accepted(self, generation: Generation) -> None:
-        """Check that the caller accepts the image's media type.
+        """Check that the caller accepts the image's media type, which the image may be converted to.
 
         Raises:
             NotAcceptable: the caller does not.
         """
-        stored_as = {"chatId": generation.chat_id, "turn": generation.turn} if generation.chat_id else {}
-        require_accepted_type(generation.image.mime_type, self.request, stored_as)
-
-
-def require_accepted_type(
-    type_: str | None, request: GenerationRequest, extra_members: Mapping[str, object] | None = None
-) -> None:
-    if type_ is None or not request.accepted_types or type_ in request.accepted_types:
-        return
-    raise NotAcceptable(
-        f"The image is {type_}. Accept that type, image/* or application/json.",
-        possible=("application/json", type_),
-        extra_members=extra_members,
-    )
+        require_acceptable(generation.image.mime_type, self.request, stored_as(generation))
 
 
 def without_alias_warning(warnings: Sequence[str], name: str) -> list[str]:

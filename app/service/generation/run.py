@@ -19,9 +19,11 @@ from app.domain.errors import (
     Overloaded,
     ServiceError,
 )
-from app.domain.generation import Caller, Generation
+from app.domain.generation import Caller, Generation, Image
 from app.domain.progress import GenerationProgress, ProgressEvent, Stage
 from app.lib.byte_budget import Reservation
+from app.service.conversion import ImageConverter
+from app.service.generation.output import OutputConversion, needs_conversion
 from app.service.generation.plan import GenerationPlan
 from app.service.metrics import Metrics
 from app.service.resilience.admission import Admission, AdmissionController
@@ -43,6 +45,7 @@ class GenerationRun:
         controller: AdmissionController,
         caller: Caller,
         memory: Reservation,
+        converter: ImageConverter,
         seconds: float,
         metrics: Metrics,
         log_error: Callable[[Exception], object],
@@ -52,6 +55,7 @@ class GenerationRun:
             controller: decides whether the generation may start.
             caller: who asked.
             memory: reservation for Gemini's response. Released when the run ends.
+            converter: makes the file format that the caller asks for.
             seconds: time limit, from the end of the request's body to the image.
             metrics: where the generation is recorded.
             log_error: logs an error that no response can report.
@@ -59,6 +63,8 @@ class GenerationRun:
         self._controller = controller
         self._caller = caller
         self._memory = memory
+        self._draft_memory = converter.reserve()
+        self._converter = converter
         self._seconds = seconds
         self._metrics = metrics
         self._log_error = log_error
@@ -104,6 +110,7 @@ class GenerationRun:
         Raises:
             CallerDisconnected, CallerTooSlow: the caller disconnected before the image was complete.
             NotAcceptable: the caller does not accept the image's media type.
+            UpstreamInvalidResponse, UpstreamTimeout: the image cannot be converted. A turn is stored by then.
             ServiceError: the generation failed; `Internal` is a bug.
         """
         admission = self.admit()
@@ -112,6 +119,9 @@ class GenerationRun:
             work = generate(admission, self._progress)
             generation = self._generation = await self._while_connected(work, caller_gone, on_detach)
             plan.require_accepted(generation)
+            if needs_conversion(generation, plan.request):
+                conversion = self._conversion().generation(generation)
+                generation = self._generation = await self._while_connected(conversion, caller_gone, None)
         except ServiceError as error:
             self.fail(error)
             raise
@@ -122,6 +132,20 @@ class GenerationRun:
             raise
         self._progress.enter(Stage.RESPONSE)
         return generation
+
+    async def convert(self, image: Image) -> Image:
+        """Return an image of the running generation, such as a draft, in the format that its caller asks for.
+
+        Raises:
+            UpstreamInvalidResponse: the image cannot be decoded.
+            UpstreamTimeout: the conversion was not complete at the deadline.
+        """
+        return await self._conversion().image(image, self._draft_memory)
+
+    def _conversion(self) -> OutputConversion:
+        assert self._plan
+        assert self._progress
+        return OutputConversion(self._converter, self._plan.request, self._progress)
 
     async def _while_connected(
         self,
@@ -202,6 +226,7 @@ class GenerationRun:
 
     def _finish(self) -> None:
         self._memory.resize(0)
+        self._draft_memory.resize(0)
         if self._admission is not None:
             self._admission.release()
         progress, plan = self._progress, self._plan

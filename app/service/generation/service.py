@@ -18,10 +18,10 @@ from app.domain.generation import Generation, GenerationRequest
 from app.domain.progress import GenerationProgress, Stage, Started
 from app.gemini import GeminiClient
 from app.service.generation import capabilities
+from app.service.generation.output import is_acceptable, require_acceptable
 from app.service.generation.plan import (
     GenerationPlan,
     History,
-    require_accepted_type,
     size_warnings,
     without_alias_warning,
 )
@@ -57,10 +57,10 @@ class ImageService:
 
         Raises:
             InvalidRequest: the model cannot do this.
-            NotAcceptable: the caller does not accept the model's image type. Only checked if that type is known.
+            NotAcceptable: the caller accepts neither the model's image type nor one that it can be converted to.
         """
         resolved = self._catalogue.resolve(requested.model or self._catalogue.default)
-        require_accepted_type(resolved.model.output_type, requested)
+        require_acceptable(resolved.model.output_type, requested)
         request, warnings = capabilities.validate_request(
             requested,
             resolved.model,
@@ -168,8 +168,8 @@ class ImageService:
         if name is None:
             return None
         resolved = self._catalogue.resolve(name)
-        model, accepted = resolved.model, plan.request.accepted_types
-        if model.id == plan.model.id or (model.output_type and accepted and model.output_type not in accepted):
+        model = resolved.model
+        if model.id == plan.model.id or not is_acceptable(model.output_type, plan.request):
             return None
         adapted = capabilities.adapt_to_fallback(
             plan.request, model, vertex=self._vertex, continues_chat=plan.continues_chat
