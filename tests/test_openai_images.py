@@ -51,6 +51,12 @@ HONOURED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("quality", {"quality": "hd"}, {"imageSize": "2K"}),
     ("quality", {"quality": "high", "size": "1024x1024"}, {"imageSize": "1K"}),
     ("quality", {"quality": "low", "image_size": "4K"}, {"imageSize": "4K"}),
+    ("output_format", {"output_format": "jpeg"}, {}),
+    ("output_format", {"output_format": "png"}, {}),
+    ("output_format", {"output_format": "webp"}, {}),
+    ("output_compression", {"output_compression": 100}, {}),
+    ("output_compression", {"output_compression": 100, "output_format": "png"}, {}),
+    ("output_compression", {"output_compression": 0, "output_format": "webp"}, {}),
     ("background", {"background": "opaque"}, {}),
     ("background", {"background": "auto"}, {}),
     ("response_format", {"response_format": "b64_json"}, {}),
@@ -139,7 +145,7 @@ async def test_a_parameter_is_honoured(
     assert len(answer["data"]) == int(body.get("n", 1))
     image = drawn(answer["data"][0])
     assert answer["size"] == f"{image.width}x{image.height}"
-    assert answer["output_format"] == (image.format or "").lower()
+    assert answer["output_format"] == (image.format or "").lower() == body.get("output_format", "jpeg")
     sent = gemini.calls[0].body
     assert config.items() <= sent["generationConfig"].get("imageConfig", {}).items()
     assert sent["contents"][-1]["parts"][-1]["text"].endswith((ASK | body)["prompt"])
@@ -154,6 +160,21 @@ async def test_a_parameter_is_refused_by_name_before_anything_is_paid(
     assert response.status_code == 400, response.text
     assert (error(response)["param"], error(response)["code"]) == (parameter, code)
     assert not gemini.calls
+
+
+async def test_images_that_have_the_format_already_are_untouched(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    original = image_file("JPEG")
+    gemini.faults.append(Fault(image_base64=base64.b64encode(original).decode(), times=9))
+
+    untouched = [
+        (await client.post(GENERATIONS, json=ASK | body)).json()["data"][0]["b64_json"]
+        for body in ({}, {"output_format": "jpeg"}, {"output_format": "jpeg", "output_compression": 100})
+    ]
+    smaller = (await client.post(GENERATIONS, json=ASK | {"output_compression": 10})).json()
+
+    assert [base64.b64decode(one) for one in untouched] == [original] * 3
+    assert base64.b64decode(smaller["data"][0]["b64_json"]) != original
+    assert any("C2PA" in warning for warning in smaller["warnings"])
 
 
 async def test_every_parameter_may_be_null(client: httpx2.AsyncClient) -> None:
@@ -338,11 +359,13 @@ async def test_a_stream_has_one_completed_event_and_no_drafts_unless_asked_for(
 
 
 async def test_a_stream_has_as_many_drafts_as_asked_for(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    response = await client.post(GENERATIONS, json=ASK | {"stream": True, "partial_images": 1})
+    body = ASK | {"stream": True, "partial_images": 1, "output_format": "png"}
+    response = await client.post(GENERATIONS, json=body)
 
     partial, completed = events(response.text)
     assert (partial["type"], partial["partial_image_index"]) == ("image_generation.partial_image", 0)
-    assert drawn(partial).format == "JPEG"
+    assert (drawn(partial).format, partial["output_format"]) == ("PNG", "png")
+    assert (drawn(completed).format, completed["output_format"]) == ("PNG", "png")
     assert completed["type"] == "image_generation.completed"
 
 
@@ -386,4 +409,4 @@ async def test_models_are_listed_in_openais_format(client: httpx2.AsyncClient) -
 def test_the_tables_of_tests_name_every_parameter() -> None:
     named = {parameter for parameter, *_ in HONOURED} & {parameter for parameter, *_ in REFUSED}
 
-    assert ImageOptions.model_fields.keys() - named <= {"output_format", "output_compression", "mask"}
+    assert ImageOptions.model_fields.keys() - named == {"mask"}

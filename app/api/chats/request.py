@@ -8,7 +8,7 @@ from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, model_val
 from pydantic.alias_generators import to_camel
 
 from app.api.http.schema import NullIsAbsent, RequestModel, no_flag
-from app.api.images.request import MAX_PROMPT_CHARS, GenerationCreate, GenerationForm
+from app.api.images.request import GenerationCreate, GenerationForm, Prompt
 from app.domain.chat import ChatDefaults
 
 _AFTER = Field(
@@ -56,7 +56,7 @@ class ChatCreate(GenerationCreate):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "An infographic on the water cycle"}]})
 
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(  # type: ignore[assignment]
+    prompt: Prompt | None = Field(  # type: ignore[assignment]
         None, description="Prompt of the first turn. Without it the chat is empty, and costs nothing."
     )
 

@@ -9,7 +9,7 @@ from app.api.openai.request import ImageOptions
 from app.api.openai.sizes import fit_size, parse_size, size_of_quality
 from app.domain.catalogue import Catalogue
 from app.domain.errors import FieldError, InvalidRequest, ServiceError
-from app.domain.generation import GenerationRequest, Reference
+from app.domain.generation import GenerationRequest, Output, Reference
 
 Operation = Literal["image_generation", "image_edit"]
 
@@ -70,8 +70,14 @@ def parse(
         thinking_level=body.thinking_level,
         include_drafts=bool(body.partial_images),
         seed=body.seed,
+        output=Output(body.output_format and f"image/{body.output_format}", _quality(body.output_compression)),
     )
     return ParsedImageRequest(generation, operation, body.n, body.stream, body.partial_images or 0, body.size, names)
+
+
+def _quality(compression: int | None) -> int | None:
+    """Return the quality of the image; `None` for 100, which asks for no compression besides Gemini's."""
+    return None if compression in (None, 100) else max(1, compression)
 
 
 def _choose_size(

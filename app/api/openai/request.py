@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.api.http.schema import Flag, NullIsAbsent, RequestModel, Word, lower, no_flag, upper
+from app.api.http.schema import Flag, NullIsAbsent, RequestModel, Word, format_name, lower, no_flag, upper
 from app.api.images.request import MAX_PROMPT_CHARS, Prompt
 from app.api.openai.sizes import SIZE_PATTERN
 from app.domain.catalogue import MODEL_ID_PATTERN
@@ -54,7 +54,7 @@ class ImageOptions(RequestModel, NullIsAbsent):
         description="`low`, `medium`, `high` choose 1K, 2K, 4K where `size` and `image_size` leave it open. The others "
         "have no effect",
     )
-    output_format: Literal["png", "jpeg", "webp"] | None = Field(
+    output_format: Annotated[Literal["png", "jpeg", "webp"], BeforeValidator(format_name)] | None = Field(
         None,
         description="format of the image. Without it the image is as Gemini made it; the response names the format",
     )
