@@ -1,5 +1,6 @@
 """`outputFormat` and `outputQuality`: real PNG, JPEG and WebP, and Gemini's own bytes for whoever does not ask."""
 
+import asyncio
 import base64
 import io
 from typing import Any
@@ -9,9 +10,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from app.emulator import Emulator, Fault
-from tests.conftest import image_of
-
-PIXELS = (64, 48)
+from tests.conftest import Serve, image_of
 
 
 def gradient(format_: str = "JPEG", size: tuple[int, int] = (320, 240), **options: Any) -> bytes:
@@ -20,6 +19,13 @@ def gradient(format_: str = "JPEG", size: tuple[int, int] = (320, 240), **option
     bands = [across, across.transpose(Image.Transpose.FLIP_TOP_BOTTOM), Image.new("L", size, 90)]
     out = io.BytesIO()
     Image.merge("RGB", bands).save(out, format_, **options)
+    return out.getvalue()
+
+
+def grain(size: int) -> bytes:
+    """Return a square JPEG that takes long to convert."""
+    out = io.BytesIO()
+    Image.effect_noise((size, size), 60).convert("RGB").save(out, "JPEG")
     return out.getvalue()
 
 
@@ -73,3 +79,131 @@ async def test_an_image_that_has_the_format_already_is_untouched(
 
     assert image_of(response) == original
     assert not [warning for warning in response.json()["warnings"] if "C2PA" in warning]
+
+
+async def test_a_quality_without_a_format_compresses_geminis_own_format(
+    client: httpx2.AsyncClient, gemini: Emulator
+) -> None:
+    original = will_draw(gemini, gradient(quality=95))
+
+    response = await client.post("/generate-image", json={"prompt": "x", "outputQuality": 20})
+
+    assert opened(image_of(response)).format == "JPEG"
+    assert len(image_of(response)) < len(original)
+
+
+async def test_a_quality_has_no_effect_on_a_png_of_gemini(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    original = will_draw(gemini, gradient("PNG"))
+
+    response = await client.post("/generate-image", json={"prompt": "x", "outputQuality": 20})
+
+    assert image_of(response) == original
+    assert any("quality has no effect" in warning for warning in response.json()["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"outputFormat": "gif"}, "outputFormat"),
+        ({"outputQuality": 0}, "outputQuality"),
+        ({"outputQuality": 101}, "outputQuality"),
+        ({"outputFormat": "png", "outputQuality": 80}, "outputQuality"),
+    ],
+)
+async def test_an_impossible_format_is_refused_by_name(
+    client: httpx2.AsyncClient, gemini: Emulator, body: dict[str, Any], field: str
+) -> None:
+    response = await client.post("/generate-image", json={"prompt": "x", **body})
+
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (422, field)
+    assert not gemini.calls
+
+
+@pytest.mark.parametrize(("accept", "format_"), [("image/png", "PNG"), ("image/webp", "WEBP")])
+async def test_an_image_is_converted_if_the_caller_accepts_nothing_else(
+    client: httpx2.AsyncClient, accept: str, format_: str
+) -> None:
+    response = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": accept})
+
+    assert response.headers["content-type"] == accept
+    assert opened(response.content).format == format_
+
+
+@pytest.mark.parametrize(
+    ("body", "accept"),
+    [({}, "image/heic"), ({"outputFormat": "png"}, "image/webp"), ({"outputFormat": "webp"}, "image/jpeg")],
+)
+async def test_a_contradiction_between_accept_and_format_is_a_406_before_anything_is_paid(
+    client: httpx2.AsyncClient, gemini: Emulator, body: dict[str, Any], accept: str
+) -> None:
+    response = await client.post("/generate-image", json={"prompt": "x", **body}, headers={"Accept": accept})
+
+    assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
+    assert not gemini.calls
+
+
+async def test_events_have_images_in_the_wanted_format(client: httpx2.AsyncClient) -> None:
+    response = await client.post(
+        "/generate-image",
+        json={"prompt": "x", "outputFormat": "webp", "includeDrafts": True},
+        headers={"Accept": "text/event-stream"},
+    )
+
+    assert response.text.count('"mimeType":"image/webp"') >= 3  # drafts, and the image with its drafts
+    assert '"mimeType":"image/jpeg"' not in response.text
+
+
+async def test_a_chat_stores_geminis_own_file(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    original = will_draw(gemini, gradient())
+
+    created = await client.post("/chats", json={"prompt": "x", "outputFormat": "png"})
+    stored = await client.get(f"/chats/{created.json()['chatId']}/turns/1/image")
+
+    assert opened(image_of(created)).format == "PNG"
+    assert stored.content == original
+
+
+@pytest.mark.parametrize("damage", ["pixels", "cut off"])
+async def test_an_image_that_cannot_be_converted_is_an_invalid_response(
+    client: httpx2.AsyncClient, gemini: Emulator, damage: str
+) -> None:
+    """A picture that claims more pixels than any model draws is refused before it is decoded."""
+    file = gradient(size=(320, 240))
+    if damage == "pixels":
+        marker = file.index(b"\xff\xc0")
+        file = file[: marker + 5] + (60_000).to_bytes(2, "big") * 2 + file[marker + 9 :]
+    else:
+        file = file[: len(file) // 2]
+    will_draw(gemini, file, times=9)
+
+    response = await client.post("/generate-image", json={"prompt": "x", "outputFormat": "png"})
+
+    assert (response.status_code, response.json()["code"]) == (502, "upstream_invalid_response")
+    assert response.headers["x-should-retry"] == "false"
+    assert len(gemini.calls) == 1
+
+
+async def test_a_conversion_ends_at_the_deadline_or_when_the_caller_leaves(serve: Serve, gemini: Emulator) -> None:
+    will_draw(gemini, grain(4096), times=99)
+    body = {"prompt": "x", "outputFormat": "webp"}
+    async with serve() as client:
+        late = await client.post("/generate-image", json=body, headers={"X-Timeout-Seconds": "0.6"})
+        with pytest.raises(httpx2.TimeoutException):
+            await client.post("/generate-image", json=body, timeout=0.6)
+        async with asyncio.timeout(5):
+            while 'buffered_bytes{kind="responses"} 0.0' not in (await client.get("/metrics")).text:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    assert (late.status_code, late.json()["waitedFor"]) == (504, "conversion")
+    assert late.headers["x-should-retry"] == "false"
+
+
+async def test_conversions_go_on_even_if_responses_take_all_the_memory(serve: Serve, gemini: Emulator) -> None:
+    will_draw(gemini, grain(1024), times=99)
+    async with serve(max_buffered_bytes=2_000_000) as client:
+        responses = await asyncio.gather(
+            *(client.post("/generate-image", json={"prompt": "x", "outputFormat": "png"}) for _ in range(8))
+        )
+
+    assert [response.status_code for response in responses] == [200] * 8
+    assert {opened(image_of(response)).format for response in responses} == {"PNG"}

@@ -70,7 +70,9 @@ def target_for(image: Image, request: GenerationRequest) -> Target | None:
 
 
 def needs_conversion(generation: Generation, request: GenerationRequest) -> bool:
-    return any(target_for(image, request) for image in (generation.image, *generation.drafts))
+    """Return whether an image is converted, or gets a warning because it is not."""
+    wanted = any(target_for(image, request) for image in (generation.image, *generation.drafts))
+    return wanted or request.output.quality is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ def _warnings(original: Image, image: Image, request: GenerationRequest) -> list
             what = f"The image was compressed again as {_name(image)}"
         return [f"{what}. It has no Content Credentials (C2PA) any more, with which Google says where it comes from."]
     if request.output.quality is not None:
-        return [f"outputQuality has no effect: the image is {_name(image)}."]
+        return [f"The quality has no effect: the image is {_name(image)}."]
     return []
 
 
