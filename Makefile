@@ -26,6 +26,9 @@ test-slow: .venv/dev.stamp ## 2,000 generations with every failure, overload, cr
 test-install: .venv/dev.stamp ## install our own wheel and Next.js from the registries, and try them; two minutes, needs npm
 	$(BIN)/python -m pytest -m install
 
+test-clients: .venv/clients.stamp ## drive OpenAI's libraries and the AI SDK against /v1; one minute, needs npm
+	$(BIN)/python -m pytest -m clients
+
 check: .venv/dev.stamp ## check types, style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,7 +63,7 @@ doctor: .venv/run.stamp ## check settings, credentials, models, storage and cloc
 lock: .venv/dev.stamp ## write requirements/*.txt again, with the newest versions and their hashes
 	$(BIN)/python -m pip install --quiet uv
 	@for lock in 'service' 'demo --extra demo' 'container --extra demo --extra telemetry' 'dev --extra dev' \
-		'bench --extra bench' 'fuzz --extra fuzz' 'sbom --extra sbom'; do \
+		'bench --extra bench' 'fuzz --extra fuzz' 'clients --extra clients' 'sbom --extra sbom'; do \
 		set -- $$lock; name=$$1; shift; \
 		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package gemini-images \
@@ -76,7 +79,9 @@ lock: .venv/dev.stamp ## write requirements/*.txt again, with the newest version
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@ .venv/run.stamp
 
-.venv/bench.stamp .venv/fuzz.stamp .venv/sbom.stamp: .venv/%.stamp: requirements/%.txt .venv/run.stamp
+.venv/clients.stamp: .venv/dev.stamp
+
+.venv/bench.stamp .venv/clients.stamp .venv/fuzz.stamp .venv/sbom.stamp: .venv/%.stamp: requirements/%.txt .venv/run.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
@@ -85,4 +90,4 @@ lock: .venv/dev.stamp ## write requirements/*.txt again, with the newest version
 	@echo 'Installing into .venv, once; it takes about 20 seconds.'
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help run emulator test test-slow test-install test-live check bench fuzz container sbom doctor lock
+.PHONY: help run emulator test test-slow test-install test-clients test-live check bench fuzz container sbom doctor lock
