@@ -16,7 +16,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import report
+from benchmarks import openai_api, report
 from benchmarks.contenders import LITELLM, Contender, contenders
 from benchmarks.experiments import Bench
 from benchmarks.measure import LOAD_CORE, SERVER_CORE, on_core, stop
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--contenders", help="names, separated by commas; default all")
     parser.add_argument(
         "--experiments",
-        help="start, latency, load, uploads, memory, growth, in_flight, separated by commas; default all",
+        help="start, latency, load, openai, uploads, memory, growth, in_flight, separated by commas; default all",
     )
     parser.add_argument("--wait", type=float, default=60, help="seconds until memory is measured again")
     parser.add_argument("--callers", type=int, default=1000, help="number of callers that wait for slow images at once")
@@ -62,6 +62,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         "start": bench.start,
         "latency": lambda: bench.latency(SIZES),
         "load": lambda: bench.load([600_000, 2_000_000, 8_000_000, 20_000_000], 8),
+        "openai": lambda: openai_api.measure(installed, arguments.rounds),
         "uploads": lambda: bench.uploads([1, 14]),
         "memory": lambda: bench.memory([1, 8, 32], arguments.wait),
         "growth": lambda: bench.growth([600_000, 2_000_000, 8_000_000, 20_000_000], [1, 2, 4, 8, 16, 32]),

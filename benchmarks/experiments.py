@@ -32,9 +32,7 @@ def quartiles(values: list[float]) -> Figures:
     return {"median": statistics.median(values), "low": low, "high": high}
 
 
-async def _send_all(
-    port: int, request: Request, check: Callable[[bytes], None], callers: int, each: int
-) -> list[float]:
+async def send_all(port: int, request: Request, check: Callable[[bytes], None], callers: int, each: int) -> list[float]:
     """Send a request from several callers at once, `each` times per caller. Check the responses; return their seconds.
 
     A failed request is sent once more, because a contender may have closed the connection. A second failure raises
@@ -68,7 +66,7 @@ class Bench:
 
     async def _request_images(self, contender: Contender, size: int, callers: int, each: int) -> list[float]:
         request, check = contender.image_request(size), lambda body: contender.check(body, size)
-        return await _send_all(contender.port, request, check, callers, each)
+        return await send_all(contender.port, request, check, callers, each)
 
     async def latency(self, sizes: list[int]) -> Figures:
         """Measure with one caller the milliseconds that a contender adds to the upstream's own time."""
@@ -82,7 +80,7 @@ class Bench:
                 for _ in range(self.rounds):
                     direct = Request("POST", "/v1beta/models/x:generateContent", body=b"%d bytes after 0 s" % size)
                     check = partial(_check_upstream, size=size)
-                    times = await _send_all(self.upstream_port, direct, check, 1, each)
+                    times = await send_all(self.upstream_port, direct, check, 1, each)
                     base = statistics.median(times) * 1000
                     found[size][UPSTREAM_ALONE].append(base)
                     for contender in self.contenders:
@@ -211,11 +209,11 @@ class Bench:
         cpu_without_references = (server.cpu_seconds() - cpu) / 3
         await _query_upstream(self.upstream_port, "/references")
         cpu = server.cpu_seconds()
-        times = await _send_all(contender.port, request, check, 1, each)
+        times = await send_all(contender.port, request, check, 1, each)
         figures["cpu_ms"].append(((server.cpu_seconds() - cpu) / each - cpu_without_references) / count * 1000)
         figures["ms"].append(statistics.median(times) * 1000)
         async with HealthProber(contender) as prober:
-            await _send_all(contender.port, request, check, 1, each)
+            await send_all(contender.port, request, check, 1, each)
         figures["stall_ms"].append(prober.longest_ms)
         arrived = int(await _query_upstream(self.upstream_port, "/references"))
         assert arrived == 2 * each * count, f"{contender.name}: {arrived} complete references arrived"

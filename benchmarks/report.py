@@ -39,6 +39,7 @@ def _tables(results: Results) -> list[str]:
         _by_size(results, "load", "p50_ms", "Median response time, 8 callers, ms"),
         _by_size(results, "load", "stall_ms", "Longest health check with 8 callers, ms"),
         _by_size(results, "load", "health_p99_ms", "p99 of health checks with 8 callers, ms"),
+        _openai(results),
         _memory(results),
         _growth_table(results, "size", "peak_mb", "Peak memory above idle by image size, 8 callers, MB"),
         _growth_table(results, "callers", "peak_mb", "Peak memory above idle by number of callers, 8 MB images, MB"),
@@ -166,6 +167,18 @@ def _uploads(results: Results) -> str:
     return _table("Uploads of 7 MB references", head, rows)
 
 
+def _openai(results: Results) -> str:
+    if "openai" not in results:
+        return ""
+    rows = [
+        [name, _cell(figures["cpu_ms"]), _cell(figures["p50_ms"])]
+        for name, figures in results["openai"].items()
+        if "cpu_ms" in figures
+    ]
+    title = "OpenAI's Images API, 8 MB images, 8 in flight: per request"
+    return _table(title, ["CPU, ms", "median response time, ms"], rows)
+
+
 def _start(results: Results) -> str:
     if "start" not in results:
         return ""
@@ -208,6 +221,12 @@ def _goals(results: Results) -> str:
         at = results["start"]["service"]
         row("start until healthy, s", at["seconds"]["median"], 1.2)
         row("idle, MB", at["idle_mb"]["median"], 110)
+    if "openai" in results:
+        at = results["openai"]
+        row("CPU of /v1 at 8 MB, × native route with b64", at["v1_by_native"]["cpu"]["median"], 1.1)
+        row("CPU of /v1 with n: 4, × n: 1", at["n_by_one"]["cpu"]["median"], 4.2)
+        if "v1_by_litellm" in at:
+            row("CPU of /v1 at 8 MB, × litellm", at["v1_by_litellm"]["cpu"]["median"], 1.0)
     if "latency" in results:
         added = {name: figures["median"] for name, figures in results["latency"]["1500000"].items()}
         for peer, share in (("litellm", 1 / 8), ("next", 1.0)):

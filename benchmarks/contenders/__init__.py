@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks import upstream
 from benchmarks.caller import Request
@@ -31,7 +32,7 @@ class Contender:
     cwd: Path = HERE.parent.parent
     health: str = "/healthz"
     headers: dict[str, str] = field(default_factory=dict)
-    body: dict[str, str] = field(default_factory=dict)
+    body: dict[str, Any] = field(default_factory=dict)
     path: str = "/generate-image"
     upload_path: str = "/generate-image/with-references"
     upload_field: str = "images"
