@@ -25,6 +25,7 @@ class Call:
     body: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     images: Sequence[Path] = ()
+    mask: Path | None = None
     images_as: Literal["file", "bytes"] = "bytes"
     key: str = KEY
     retries: int | None = None
@@ -80,6 +81,7 @@ def in_node(folder: Path) -> Library:
             "body": call.body or None,
             "headers": call.headers,
             "images": [str(path) for path in call.images] or None,
+            "mask": str(call.mask) if call.mask else None,
             "as": call.images_as,
             "parse": "response" if call.with_headers else None,
         }
@@ -108,6 +110,8 @@ def _arguments(client: Any, call: Call) -> dict[str, Any]:
     if call.images:
         files = [_file(path) if call.images_as == "file" else path.read_bytes() for path in call.images]
         arguments["image"] = files[0] if len(files) == 1 else files
+    if call.mask:
+        arguments["mask"] = call.mask.read_bytes()
     return arguments | {"extra_headers": call.headers, "extra_body": extra or None}
 
 

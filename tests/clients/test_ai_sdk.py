@@ -163,7 +163,7 @@ async def test_a_refusal_is_an_error_with_the_reason_and_is_not_retried(
 ) -> None:
     gemini.faults.append(Fault(finish_reason="IMAGE_SAFETY"))
 
-    error = (await generate_image(client, provider)).failed("AI_APICallError", 400)
+    error = (await generate_image(client, provider)).failed("APICallError", 400)
 
     assert "IMAGE_SAFETY" in error["message"]
     assert error["data"]["error"]["code"] == "moderation_blocked"
@@ -179,7 +179,7 @@ async def test_an_unknown_parameter_is_an_error_that_names_it(
     """
     options = {"images": {"aspect_ration": "16:9"}, "openai": {"background": "transparent"}}
 
-    error = (await generate_image(client, provider, providerOptions=options)).failed("AI_APICallError", 400)
+    error = (await generate_image(client, provider, providerOptions=options)).failed("APICallError", 400)
 
     assert error["data"]["error"]["param"] == ("background" if provider == "openai" else "aspect_ration")
     assert not gemini.calls
@@ -190,7 +190,7 @@ async def test_a_wrong_key_is_an_error_with_its_status(
     generate_image: GenerateImage, serve: Serve, provider: str
 ) -> None:
     async with serve(service_api_keys="web:a-secret-of-16-bytes") as service:
-        error = (await generate_image(service, provider, key="wrong")).failed("AI_APICallError", 401)
+        error = (await generate_image(service, provider, key="wrong")).failed("APICallError", 401)
 
     assert error["data"]["error"]["code"] == "invalid_api_key"
 
@@ -220,7 +220,7 @@ async def test_what_may_have_been_paid_is_not_asked_again(
     """
     gemini.faults.extend([fault] * 9)
     async with serve(upstream_attempts=1) as service:
-        error = (await generate_image(service, provider)).failed("AI_APICallError", 424)
+        error = (await generate_image(service, provider)).failed("APICallError", 424)
 
     assert error["retryable"] is False
     assert len(gemini.calls) == 1

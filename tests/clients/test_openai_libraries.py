@@ -129,7 +129,7 @@ async def test_edits_send_the_images_unchanged(
 async def test_an_edit_with_a_mask_is_refused_by_name(
     library: Library, client: httpx2.AsyncClient, gemini: Emulator, pictures: list[Path]
 ) -> None:
-    call = Call("images.edit", PROMPT | {"mask": "a mask"}, images=pictures[:1], retries=0)
+    call = Call("images.edit", PROMPT, images=pictures[:1], mask=pictures[0], retries=0)
 
     error = (await library(str(client.base_url), call)).failed("BadRequestError", 400)
 

@@ -9,7 +9,7 @@ const upload = {
   bytes: (path) => toFile(fs.readFileSync(path), "image.png", { type: "image/png" }),
 };
 
-async function run({ url, key, retries, method, body, headers, images, as, parse }) {
+async function run({ url, key, retries, method, body, headers, images, mask, as, parse }) {
   const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: retries });
   const owner = method.split(".").slice(0, -1).reduce((found, name) => found[name], client);
   const call = owner[method.split(".").at(-1)].bind(owner);
@@ -17,6 +17,7 @@ async function run({ url, key, retries, method, body, headers, images, as, parse
     const files = await Promise.all(images.map(upload[as]));
     body = { ...body, image: files.length === 1 ? files[0] : files };
   }
+  if (mask) body = { ...body, mask: await upload[as](mask) };
   if (parse === "response") {
     const { data, response } = await call(body, { headers }).withResponse();
     return { data, headers: Object.fromEntries(response.headers) };
