@@ -210,7 +210,7 @@ async def test_a_busy_gemini_is_asked_again_after_the_time_that_the_service_name
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
-    "fault", [Fault(status=500), Fault(truncate=True), Fault(reset="in_body")], ids=["500", "truncated", "reset"]
+    "fault", [Fault(status=504), Fault(truncate=True), Fault(reset="in_body")], ids=["504", "truncated", "reset"]
 )
 async def test_what_may_have_been_paid_is_not_asked_again(
     generate_image: GenerateImage, serve: Serve, gemini: Emulator, provider: str, fault: Fault

@@ -27,7 +27,8 @@ async def test_the_python_code_saves_an_image(
 ) -> None:
     output = await run(tmp_path, sys.executable, "-c", snippet.replace(SERVICE, str(client.base_url)))
 
-    assert Image.open(tmp_path / "bern.jpg").size == (2752, 1536)
+    with Image.open(tmp_path / "bern.jpg") as image:
+        assert image.size == (2752, 1536)
     assert re.fullmatch(r"gemini-3-pro-image 2752x1536 0\.\d+\n", output)
 
 
@@ -42,5 +43,6 @@ async def test_the_javascript_saves_an_image(
     await run(node_clients, require("node", "nodejs"), "snippet.mjs")
 
     [file] = node_clients.glob("lighthouse.*")
-    assert Image.open(file).format == ("PNG" if file.suffix == ".png" else "JPEG")
+    with Image.open(file) as image:
+        assert image.format == ("PNG" if file.suffix == ".png" else "JPEG")
     assert gemini.calls

@@ -263,7 +263,6 @@ async def test_what_gemini_does_not_have_is_a_not_found_error(library: Library, 
     error = (await library(str(client.base_url), chat)).failed("NotFoundError", 404)
 
     assert error["code"] == "unknown_url"
-    assert "/v1/chat/completions" in error["message"]
 
 
 async def test_models_are_listed_and_retrieved(library: Library, client: httpx2.AsyncClient) -> None:
@@ -342,7 +341,7 @@ async def test_gemini_out_of_capacity_is_an_internal_server_error_with_its_code(
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(status=500), Fault(truncate=True), Fault(reset="in_body")], ids=["500", "truncated", "reset"]
+    "fault", [Fault(status=504), Fault(truncate=True), Fault(reset="in_body")], ids=["504", "truncated", "reset"]
 )
 async def test_what_may_have_been_paid_is_not_asked_again_by_the_library(
     library: Library, serve: Serve, gemini: Emulator, fault: Fault
