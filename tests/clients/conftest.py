@@ -12,7 +12,7 @@ from tests.programs import require
 
 HERE = Path(__file__).parent
 
-collect_ignore = [] if find_spec("openai") else ["test_openai_libraries.py", "test_openai_python.py"]
+collect_ignore = [] if find_spec("openai") else ["test_openai_libraries.py"]
 """`make test` runs without OpenAI's library; `make test-clients` installs it."""
 
 
