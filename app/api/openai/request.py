@@ -78,6 +78,9 @@ class ImageOptions(RequestModel, NullIsAbsent):
     style: Literal["vivid", "natural"] | None = Field(None, description="no effect")
     moderation: Literal["low", "auto"] | None = Field(None, description="no effect")
     user: str | None = Field(None, description="no effect")
+    safety_identifier: str | None = Field(None, description="no effect")
+    complexity: Literal["low", "medium", "high"] | None = Field(None, description="no effect")
+    watermark: Flag = Field(False, description="no effect: every image has Google's invisible watermark. Dify sends it")
 
     aspect_ratio: Word | None = Field(
         None, description="Gemini's aspect ratio, such as `16:9`. A contradiction to `size` is an error"
