@@ -11,6 +11,8 @@ from app.api.http.streaming import EXTENSIONS
 from app.domain.errors import RangeNotSatisfiable
 from app.domain.generation import Image
 
+IMMUTABLE = "private, max-age=31536000, immutable"
+
 HELD_BYTES = 1024 * 1024
 """Memory that sending a file takes: one piece that was read, and one that is being sent."""
 
@@ -43,17 +45,17 @@ class ImageFileResponse(StorageResponse):
         size, etag, headers = len(file), f'"{file.digest}"', request.headers
         status, span, range_headers = 200, (0, size), {}
         ignores_range = request.method == "HEAD" or headers.get("if-range", etag) != etag
-        unchanged = _matches(headers.get("if-none-match"), etag)
+        unchanged = matches(headers.get("if-none-match"), etag)
         if not unchanged and not ignores_range and (part := _range(headers.get("range"), size)) is not None:
             status, span = 206, part
             range_headers = {"Content-Range": f"bytes {span[0]}-{span[1] - 1}/{size}"}
         super().__init__(
-            _no_pieces() if unchanged or request.method == "HEAD" else file.between(*span),
+            no_pieces() if unchanged or request.method == "HEAD" else file.between(*span),
             HELD_BYTES,
             image.mime_type,
             {
                 "ETag": etag,
-                "Cache-Control": "private, max-age=31536000, immutable",
+                "Cache-Control": IMMUTABLE,
                 "Accept-Ranges": "bytes",
                 "Content-Disposition": f'inline; filename="{name}.{EXTENSIONS[image.mime_type]}"',
                 "Content-Length": str(span[1] - span[0]),
@@ -66,12 +68,12 @@ class ImageFileResponse(StorageResponse):
             del self.headers["Content-Length"], self.headers["Content-Type"]
 
 
-async def _no_pieces() -> AsyncGenerator[bytes]:
+async def no_pieces() -> AsyncGenerator[bytes]:
     return
     yield
 
 
-def _matches(header: str | None, etag: str) -> bool:
+def matches(header: str | None, etag: str) -> bool:
     """Return whether `If-None-Match` has the tag. Weak tags match too (RFC 9110, section 13.1.2)."""
     if header is None:
         return False

@@ -38,7 +38,8 @@ _WHOLE_PICTURE_BYTES_PER_PIXEL = {"image/png": 4.0, "image/jpeg": 6.0, "image/we
 logging.getLogger("pyvips").setLevel(logging.WARNING)  # it logs each call
 pyvips.block_untrusted_set(True)  # only the well-tested decoders are reachable
 pyvips.cache_set_max(0)  # libvips would keep finished pictures
-pyvips.concurrency_set(1)  # type: ignore[attr-defined]  # missing in the stubs; each conversion has its own thread; more threads would only take memory
+# Each conversion has a thread already. (The stubs do not have this function.)
+pyvips.concurrency_set(1)  # type: ignore[attr-defined]
 
 
 class ConversionFailed(Exception):
@@ -84,8 +85,8 @@ def estimate_bytes(header: ImageHeader, size: int, *, top_down: bool, target: Ta
     """
     scale = min(1.0, target.width / header.width) ** 2 if target.width else 1.0
     decoded = 0.0 if top_down else _WHOLE_PICTURE_BYTES_PER_PIXEL[header.mime_type]
-    if header.mime_type != "image/jpeg":
-        decoded *= 2 if target.width else 1  # shrinking needs a second copy; JPEG shrinks while it is decoded
+    if header.mime_type == "image/webp":
+        decoded *= min(1.0, 4 * scale)  # it is decoded at twice the width that is wanted
     return _BASE_BYTES + size + int(header.pixels * (decoded + scale * _OUTPUT_BYTES_PER_PIXEL[target.mime_type]))
 
 
@@ -122,6 +123,8 @@ class Conversion:
             image = self._open(data)
             image.set_progress(True)  # the encoder looks at the kill flag only of an image that reports progress
             self._image = image
+            if self._stopped:
+                raise Stopped
             target = pyvips.TargetCustom()
             target.on_write(self._write)
             _save(image, target, self._target)
@@ -141,11 +144,13 @@ class Conversion:
         image = _LOADERS[self._mime_type](data, access="sequential", fail_on="error")
         if image.width * image.height > self._max_pixels:
             raise TooManyPixels(f"it has {image.width}×{image.height} pixels")
-        if self._target.width is None or self._target.width >= image.width:
+        width = self._target.width
+        if width is None or width >= image.width:
             return image
-        smaller: pyvips.Image = pyvips.Image.thumbnail_buffer(
-            data, self._target.width, height=_ANY_HEIGHT, size="down", no_rotate=True, fail_on="error"
-        )
+        # Not `thumbnail_buffer`: it ignores `fail_on`, and would make a copy of a file that is cut off.
+        options = _shrink_on_load(self._mime_type, image.width / width)
+        image = _LOADERS[self._mime_type](data, access="sequential", fail_on="error", **options)
+        smaller: pyvips.Image = image.thumbnail_image(width, height=_ANY_HEIGHT, size="down", no_rotate=True)
         return smaller
 
     def _write(self, piece: bytes | bytearray | memoryview) -> int:
@@ -156,6 +161,15 @@ class Conversion:
             self._written.append(bytes(self._rest[:PIECE_BYTES]))
             del self._rest[:PIECE_BYTES]
         return len(piece)
+
+
+def _shrink_on_load(mime_type: str, ratio: float) -> dict[str, float]:
+    """Return options of the loader that make it decode fewer pixels: at least twice the width that is wanted."""
+    if mime_type == "image/jpeg":
+        return {"shrink": next((one for one in (8, 4, 2) if ratio >= 2 * one), 1)}
+    if mime_type == "image/webp":
+        return {"scale": min(1.0, 2 / ratio)}
+    return {}
 
 
 def _save(image: pyvips.Image, to: pyvips.TargetCustom, target: Target) -> None:
