@@ -13,6 +13,7 @@ from PIL import Image
 
 from app.api.openai.request import ImageOptions
 from app.emulator import Emulator, Fault
+from tests import openai_page
 from tests.conftest import Serve, image_file
 from tests.test_openai_errors import ASK, EDITS, GENERATIONS, error
 
@@ -410,6 +411,13 @@ async def test_models_are_listed_in_openais_format(client: httpx2.AsyncClient) -
     assert {"gemini-3-pro-image", "gemini-nano-banana-2.1"} <= {model["id"] for model in listed["data"]}
     assert {"id", "object", "created", "owned_by"} == listed["data"][0].keys()
     assert one["id"] == "gpt-image-1"
+
+
+def test_the_page_has_the_table_of_the_parameters() -> None:
+    """
+    `python -m tests.openai_page` writes it.
+    """
+    assert openai_page.PAGE.read_text() == openai_page.page()
 
 
 def test_the_tables_of_tests_name_every_parameter() -> None:

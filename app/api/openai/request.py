@@ -33,7 +33,7 @@ class ImageOptions(RequestModel, NullIsAbsent):
 
     model_config = ConfigDict(alias_generator=None)
 
-    prompt: Prompt = Field(description="text for Gemini, passed on unchanged; up to 200,000 characters")
+    prompt: Prompt = Field(description="required: text for Gemini, passed on unchanged; up to 200,000 characters")
     model: ModelName | None = Field(
         None,
         description="a Gemini model id or alias. `gpt-image-*`, `chatgpt-image-*`, `dall-e-*` and no value mean "
@@ -51,12 +51,12 @@ class ImageOptions(RequestModel, NullIsAbsent):
     )
     quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = Field(
         None,
-        description="`low`, `medium`, `high` choose 1K, 2K, 4K where `size` and `image_size` leave it open. The others "
-        "have no effect",
+        description="`low`, `medium`, `high` choose 1K, 2K, 4K where `size` and `image_size` leave it open; with the "
+        "default model 4K costs about 1.8 times as much. `auto`, `standard`, `hd` have no effect",
     )
     output_format: Annotated[Literal["png", "jpeg", "webp"], BeforeValidator(format_name)] | None = Field(
         None,
-        description="format of the image. Without it the image is as Gemini made it; the response names the format",
+        description="`png`, `jpeg` or `webp`. Without it the image is as Gemini made it; the response names the format",
     )
     output_compression: Annotated[int, Field(ge=0, le=100), BeforeValidator(no_flag)] | None = Field(
         None, description="quality of JPEG and WebP, 0 to 100; 100 is no compression by this service. Not for `png`"
