@@ -4,15 +4,19 @@ import shutil
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import image_file
 from tests.programs import require
 
+if TYPE_CHECKING:
+    from tests.clients.libraries import Library
+
 HERE = Path(__file__).parent
 
-collect_ignore = [] if find_spec("openai") else ["test_openai_libraries.py"]
+collect_ignore = [] if find_spec("openai") else ["test_openai_libraries.py", "test_openai_library_errors.py"]
 """`make test` runs without OpenAI's library; `make test-clients` installs it."""
 
 
@@ -33,3 +37,13 @@ def pictures(tmp_path: Path) -> list[Path]:
     for file, format_ in zip(files, ("PNG", "JPEG", "WEBP"), strict=True):
         file.write_bytes(image_file(format_))
     return files
+
+
+@pytest.fixture(params=["python", "python-async", "node"])
+def library(request: pytest.FixtureRequest) -> "Library":
+    """Each of OpenAI's libraries."""
+    from tests.clients.libraries import async_python, in_node, sync_python
+
+    if request.param == "node":
+        return in_node(request.getfixturevalue("node_clients"))
+    return sync_python if request.param == "python" else async_python

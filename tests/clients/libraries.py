@@ -9,12 +9,14 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import httpx2
 import openai
 
 from tests.clients.node_process import run_node
 from tests.clients.outcome import Outcome
 
 KEY = "any-key"
+PROMPT = {"prompt": "A lighthouse in a storm"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Library(Protocol):
     async def __call__(self, url: str, call: Call) -> Outcome:
         """Make the call at the service with this URL, as an application does."""
         ...
+
+
+async def generate(library: Library, service: httpx2.AsyncClient, **body: Any) -> Outcome:
+    """Ask for an image without retries of the library."""
+    return await library(str(service.base_url), Call("images.generate", PROMPT | body, retries=0))
 
 
 async def sync_python(url: str, call: Call) -> Outcome:
