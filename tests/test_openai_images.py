@@ -47,6 +47,7 @@ HONOURED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("quality", {"quality": "low"}, {"imageSize": "1K"}),
     ("quality", {"quality": "medium"}, {"imageSize": "2K"}),
     ("quality", {"quality": "high"}, {"imageSize": "4K"}),
+    ("quality", {"quality": "max"}, {"imageSize": "4K"}),
     ("quality", {"quality": "auto"}, {"imageSize": "2K"}),
     ("quality", {"quality": "standard"}, {"imageSize": "2K"}),
     ("quality", {"quality": "hd"}, {"imageSize": "2K"}),
@@ -74,6 +75,7 @@ HONOURED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("aspect_ratio", {"aspect_ratio": "16:9", "size": "1792x1024"}, {"aspectRatio": "16:9"}),
     ("image_size", {"image_size": "4k"}, {"imageSize": "4K"}),
     ("seed", {"seed": 7}, {}),
+    ("aspect_ratio", {"extra_body": {"aspect_ratio": "16:9"}}, {"aspectRatio": "16:9"}),
     ("fallback_model", {"fallback_model": "nano-banana-2.1"}, {}),
     ("thinking_level", {"thinking_level": "high", "model": "nano-banana-2.1"}, {}),
     ("system_instruction", {"system_instruction": "Draw in flat colours."}, {}),
@@ -122,6 +124,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("google_search", {"google_search": True, "model": "nano-banana"}, "invalid_value"),
     ("image_search", {"image_search": True}, "invalid_value"),
     ("logprobs", {"logprobs": 1}, "unknown_parameter"),
+    ("logprobs", {"extra_body": {"logprobs": 1}}, "unknown_parameter"),
+    ("extra_body", {"extra_body": "seed"}, "unknown_parameter"),
     ("images", {"images": ["https://example.com/cat.png"]}, "unknown_parameter"),
 ]
 

@@ -49,9 +49,10 @@ class ImageOptions(RequestModel, NullIsAbsent):
         description="`auto` leaves it to the model. `WxH` is drawn in the nearest aspect ratio and image size; the "
         "response has the actual `size`",
     )
-    quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = Field(
+    quality: Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None = Field(
         None,
-        description="`low`, `medium`, `high` choose 1K, 2K, 4K where `size` and `image_size` leave it open; with the "
+        description="`low`, `medium`, `high` choose 1K, 2K, 4K where `size` and `image_size` leave it open, `xhigh` and "
+        "`max` like `high`; with the "
         "default model 4K costs about 1.8 times as much. `auto`, `standard`, `hd` have no effect",
     )
     output_format: Annotated[Literal["png", "jpeg", "webp"], BeforeValidator(format_name)] | None = Field(
@@ -107,11 +108,15 @@ class ImageOptions(RequestModel, NullIsAbsent):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_an_empty_model(cls, data: Any) -> Any:
-        """Clients whose user has chosen no model send an empty string."""
-        if isinstance(data, dict) and data.get("model") == "":
-            return {key: value for key, value in data.items() if key != "model"}
-        return data
+    def _accept_habits_of_clients(cls, data: Any) -> Any:
+        """Drop an empty `model`, which clients send whose user has chosen none. Read the members of `extra_body` as
+        parameters: Dify sends the object itself, which OpenAI's libraries unfold."""
+        if not isinstance(data, dict):
+            return data
+        extra = data.get("extra_body")
+        if isinstance(extra, dict):
+            data = {**extra, **{name: value for name, value in data.items() if name != "extra_body"}}
+        return {name: value for name, value in data.items() if (name, value) != ("model", "")}
 
     @field_validator("background")
     @classmethod

@@ -9,6 +9,8 @@ from app.domain.catalogue.pixels import GEMINI_3, Size
 SIZE_PATTERN = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 
 _QUALITIES = {"low": "1K", "medium": "2K", "high": "4K"}
+_FINER = {"xhigh": "high", "max": "high"}
+"""Qualities of OpenAI's newest models beyond Gemini's largest image size."""
 
 
 def parse_size(size: str | None) -> Size | None:
@@ -33,7 +35,7 @@ def fit_size(size: Size, model: Model) -> tuple[str, str]:
 
 def size_of_quality(quality: str | None, model: Model) -> str | None:
     """Return the image size for `low`, `medium` or `high`, or the model's nearest smaller one; `None` for others."""
-    wanted = _QUALITIES.get(quality or "")
+    wanted = _QUALITIES.get(_FINER.get(quality or "", quality or ""))
     if wanted is None or not model.image_sizes or wanted in model.image_sizes:
         return wanted
     smaller = [size for size in model.image_sizes if _area(GEMINI_3["1:1"][size]) < _area(GEMINI_3["1:1"][wanted])]
