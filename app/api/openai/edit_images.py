@@ -43,12 +43,16 @@ def form_options(form: FormData) -> ImageOptions:
     """Return the options of a form.
 
     Raises:
+        InvalidRequest: a field has several values.
         RequestValidationError: a field is invalid or unknown.
     """
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
-        if not _IMAGE_FIELD.fullmatch(name):
-            fields["mask" if _MASK_FIELD.fullmatch(name) else name] = value
+        if _IMAGE_FIELD.fullmatch(name):
+            continue
+        field = "mask" if _MASK_FIELD.fullmatch(name) else name
+        if fields.setdefault(field, value) != value:
+            raise InvalidRequest([FieldError(field[:200], "is there more than once, with different values")])
     try:
         return ImageOptions.model_validate(fields)
     except ValidationError as error:

@@ -7,10 +7,8 @@ clients.
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic.alias_generators import to_snake
-
 from app.api.http.problems import ErrorFormat
-from app.domain.errors import GenerationRefused, InvalidRequest, ServiceError, UnsupportedImage
+from app.domain.errors import GenerationRefused, InvalidForm, InvalidRequest, ServiceError, UnsupportedImage
 
 _NEVER_REPEATED = 424
 """Status of errors that may have cost money. Clients repeat 408, 409, 429 and 5xx by themselves. The Vercel AI SDK does
@@ -67,9 +65,9 @@ def error_document(error: ServiceError) -> dict[str, Any]:
         "param": None,
         "code": rule.code or error.code,
     }
-    if isinstance(error, InvalidRequest) and error.errors:
+    if isinstance(error, InvalidRequest | InvalidForm) and error.errors:
         first = error.errors[0]
-        document |= {"param": to_snake(first.field), "code": _FIELD_CODES[first.kind]}
+        document |= {"param": first.field, "code": _FIELD_CODES[first.kind]}
     elif isinstance(error, UnsupportedImage):
         document["param"] = "image"
     elif isinstance(error, GenerationRefused):

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic.alias_generators import to_camel
+
 from app.api.openai.model_names import gemini_model
 from app.api.openai.request import ImageOptions
 from app.api.openai.sizes import fit_size, parse_size, size_of_quality
@@ -12,6 +14,9 @@ from app.domain.errors import FieldError, InvalidRequest, ServiceError
 from app.domain.generation import GenerationRequest, Output, Reference
 
 Operation = Literal["image_generation", "image_edit"]
+
+_FIELD_NAMES = {to_camel(name): name for name in ImageOptions.model_fields}
+"""Names of the fields by the names that the native routes have for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,15 @@ class ParsedImageRequest:
     size: str | None
     """As the caller sent it."""
     field_names: Mapping[str, str]
-    """The caller's names of the fields that decide on ratio and size, by our names."""
+    """The caller's names of the fields, by our names."""
 
     def with_field_names(self, error: ServiceError) -> ServiceError:
         """Return the error with the names that the caller's fields have."""
-        return error.renamed(self.field_names) if isinstance(error, InvalidRequest) else error
+        if not isinstance(error, InvalidRequest):
+            return error
+        renamed = error.renamed(self.field_names)
+        renamed.attempts, renamed.may_have_cost = error.attempts, error.may_have_cost
+        return renamed
 
 
 def parse(
@@ -41,6 +50,8 @@ def parse(
     references: tuple[Reference, ...],
     catalogue: Catalogue,
     aliases: Mapping[str, str],
+    *,
+    references_field: str = "image",
 ) -> ParsedImageRequest:
     """Return the request in our terms.
 
@@ -50,6 +61,7 @@ def parse(
         references: the images to edit.
         catalogue: of this service.
         aliases: `OPENAI_MODEL_ALIASES`.
+        references_field: the caller's name of the images to edit.
 
     Raises:
         InvalidRequest: fields contradict each other.
@@ -63,7 +75,7 @@ def parse(
         aspect_ratio=ratio,
         image_size=image_size,
         references=references,
-        references_field="image",
+        references_field=references_field,
         google_search=body.google_search,
         image_search=body.image_search,
         system_instruction=body.system_instruction,
@@ -72,6 +84,7 @@ def parse(
         seed=body.seed,
         output=Output(body.output_format and f"image/{body.output_format}", _quality(body.output_compression)),
     )
+    names = _FIELD_NAMES | names
     return ParsedImageRequest(generation, operation, body.n, body.stream, body.partial_images or 0, body.size, names)
 
 

@@ -6,9 +6,18 @@ that is not listed here is refused by name. The descriptions are the table in do
 Source of OpenAI's fields: https://github.com/openai/openai-openapi, August 2026.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from app.api.http.schema import Flag, NullIsAbsent, RequestModel, Word, format_name, lower, no_flag, upper
@@ -28,6 +37,17 @@ def _refused(message: str) -> BeforeValidator:
     return BeforeValidator(refuse)
 
 
+def _size(value: str) -> str:
+    if not re.fullmatch(SIZE_PATTERN, value):
+        raise ValueError("must be auto, or a width and a height such as 1024x1024")
+    return value
+
+
+PixelSize = Annotated[
+    str, BeforeValidator(lower), AfterValidator(_size), Field(json_schema_extra={"pattern": SIZE_PATTERN})
+]
+
+
 class ImageOptions(RequestModel, NullIsAbsent):
     """Fields that all `/v1/images` routes share."""
 
@@ -44,7 +64,7 @@ class ImageOptions(RequestModel, NullIsAbsent):
         description="1 to 10 images, each a call of its own with its own cost. If some fail, the response has the "
         "others and `warnings`",
     )
-    size: Annotated[str, Field(pattern=SIZE_PATTERN), BeforeValidator(lower)] | None = Field(
+    size: PixelSize | None = Field(
         None,
         description="`auto` leaves it to the model. `WxH` is drawn in the nearest aspect ratio and image size; the "
         "response has the actual `size`",
@@ -155,24 +175,27 @@ class ImageGenerationCreate(ImageOptions):
     )
 
 
-class ImageUrlCreate(RequestModel, NullIsAbsent):
-    model_config = ConfigDict(alias_generator=None)
-
-    url: str
-    detail: Any = None
-
-
 class ImageCreate(RequestModel, NullIsAbsent):
     """An image of an edit."""
 
     model_config = ConfigDict(alias_generator=None)
 
-    image_url: str | ImageUrlCreate | None = Field(
+    image_url: str | None = Field(
         None, description="The file as a data URL. Other URLs are refused: the service fetches nothing."
     )
     file_id: Annotated[
         Any, _refused("is not supported: this service stores no files. Send the image as a data URL in image_url")
     ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unwrap(cls, data: Any) -> Any:
+        """Take the URL out of an object, as OpenAI's chat completions have it."""
+        wrapped = data.get("image_url") if isinstance(data, dict) else None
+        if not isinstance(wrapped, dict):
+            return data
+        unknown = {f"image_url.{key}": value for key, value in wrapped.items() if key not in ("url", "detail")}
+        return data | {"image_url": wrapped.get("url")} | unknown
 
     @model_validator(mode="after")
     def _has_an_image(self) -> "ImageCreate":
@@ -182,7 +205,7 @@ class ImageCreate(RequestModel, NullIsAbsent):
 
     @property
     def url(self) -> str:
-        return self.image_url.url if isinstance(self.image_url, ImageUrlCreate) else self.image_url or ""
+        return self.image_url or ""
 
 
 class ImageEditCreate(ImageOptions):

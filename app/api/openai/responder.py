@@ -12,9 +12,10 @@ from app.api.http.state import request_state
 from app.api.openai.events import ImageEvents
 from app.api.openai.parsed import ParsedImageRequest
 from app.api.openai.rendering import Result, first_error, render
-from app.domain.errors import InvalidRequest, ServiceError
+from app.domain.errors import FieldError, InvalidRequest, ServiceError
 from app.domain.generation import Generation
 from app.service.generation.run import GenerationRun
+from app.settings import Settings
 
 
 async def respond(request: Request, begin: Callable[[], GenerationRun], parsed: ParsedImageRequest) -> Response:
@@ -26,6 +27,7 @@ async def respond(request: Request, begin: Callable[[], GenerationRun], parsed: 
         parsed: the request.
 
     Raises:
+        InvalidRequest: no model of Gemini can do it, or the service has fewer places than images.
         Overloaded: there is not space for all images in the queue, or the service stops.
         ServiceError: no image succeeded, and no event stream has begun. It is the first image's error.
     """
@@ -34,6 +36,7 @@ async def respond(request: Request, begin: Callable[[], GenerationRun], parsed: 
         plan = state["images"].plan(parsed.generation)
     except InvalidRequest as error:
         raise parsed.with_field_names(error) from error
+    _require_places(parsed.count, state["settings"])
     runs = [begin() for _ in range(parsed.count)]
     for run in runs:
         run.admit()
@@ -45,6 +48,13 @@ async def respond(request: Request, begin: Callable[[], GenerationRun], parsed: 
     if not any(isinstance(result, Generation) for result in results):
         raise parsed.with_field_names(first_error([error for error in results if isinstance(error, ServiceError)]))
     return render(results, parsed, partial(_fail, runs))
+
+
+def _require_places(count: int, settings: Settings) -> None:
+    """Raise if so many images never have places at the same time. Clients would repeat a 503 in vain."""
+    places = settings.max_in_flight + settings.max_queued
+    if count > places:
+        raise InvalidRequest([FieldError("n", f"must be at most {places}, the places that this service has")])
 
 
 async def _results(jobs: list[Job], request: Request) -> list[Result]:

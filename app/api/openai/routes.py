@@ -39,7 +39,8 @@ async def _json_edit(
     settings: SettingsDep,
 ) -> ParsedImageRequest:
     references = await validator.validate(edit_images.inline_uploads(body, request))
-    return parse(body, "image_edit", references, catalogue, settings.openai_model_aliases)
+    aliases = settings.openai_model_aliases
+    return parse(body, "image_edit", references, catalogue, aliases, references_field="images")
 
 
 async def _form_edit(
