@@ -71,9 +71,9 @@ class ImageOptions(RequestModel, NullIsAbsent):
     )
     quality: Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None = Field(
         None,
-        description="`low`, `medium`, `high` choose 1K, 2K, 4K where `size` and `image_size` leave it open, `xhigh` and "
-        "`max` like `high`; with the default model 4K costs about 1.8 times as much. `auto`, `standard`, `hd` have no "
-        "effect",
+        description="`low`, `medium`, `high` choose 1K, 2K, 4K where `size` and `image_size` leave it open, `xhigh` "
+        "and `max` like `high`; with the default model 4K costs about 1.8 times as much. `auto`, `standard`, `hd` have "
+        "no effect",
     )
     output_format: Annotated[Literal["png", "jpeg", "webp"], BeforeValidator(format_name)] | None = Field(
         None,
