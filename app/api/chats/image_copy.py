@@ -58,7 +58,8 @@ class ImageCopyResponse(StorageResponse):
         memory = self._state["converter"].reserve()
         try:
             if self._has_body:
-                content = (await self._while_connected(memory, receive)).content
+                with self._state["memory_trimmer"].busy():
+                    content = (await self._while_connected(memory, receive)).content
                 self.headers["Content-Length"] = str(len(content))
                 self._pieces = aiter(content)
             await super()._write(writer, receive)

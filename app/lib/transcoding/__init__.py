@@ -1,7 +1,7 @@
 """Convert image files to another type, quality or width with libvips, in threads of low priority.
 
 libvips decodes and encodes in strips where the file type allows it, does not hold Python's GIL while it works, and
-stops within about 30 ms. See docs/decisions/0006-images-are-converted-by-libvips.md.
+stops within milliseconds, for WebP within half a second. See docs/decisions/0006-images-are-converted-by-libvips.md.
 """
 
 from app.lib.transcoding.conversion import (
