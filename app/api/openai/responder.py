@@ -45,8 +45,12 @@ async def respond(request: Request, begin: Callable[[], GenerationRun], parsed: 
     if parsed.stream:
         return EventStreamResponse(jobs, ImageEvents(parsed), state["upload"])
     results = await _results(jobs, request)
-    if not any(isinstance(result, Generation) for result in results):
-        raise parsed.with_field_names(first_error([error for error in results if isinstance(error, ServiceError)]))
+    errors = [result for result in results if isinstance(result, ServiceError)]
+    succeeded = len(errors) < len(results)
+    for unreported in errors if succeeded else errors[1:]:
+        state["reporter"].report(unreported)  # no response reports it
+    if not succeeded:
+        raise parsed.with_field_names(first_error(errors))
     return render(results, parsed, partial(_fail, runs))
 
 

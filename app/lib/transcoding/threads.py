@@ -32,6 +32,8 @@ class ConversionThreads:
             if not future.cancelled():
                 future.exception()  # retrieved, so that asyncio does not log it
             raise
+        finally:
+            del future  # it holds the error, whose traceback holds this frame: a reference cycle
 
     def close(self) -> None:
         """Let the threads end. All conversions have been stopped before."""
