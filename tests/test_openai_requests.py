@@ -69,6 +69,18 @@ async def test_the_error_of_an_image_in_json_names_its_place_in_the_body(
     assert (response.status_code, error(response)["param"]) == (400, param)
 
 
+async def test_a_contradiction_of_extra_body_and_body_is_refused(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    refused = await client.post(GENERATIONS, json=ASK | {"seed": 1, "extra_body": {"seed": 2}})
+    accepted = await client.post(
+        GENERATIONS, json=ASK | {"aspect_ratio": None, "extra_body": {"aspect_ratio": "16:9"} | ASK}
+    )
+
+    assert (refused.status_code, error(refused)["param"]) == (400, "seed")
+    assert accepted.status_code == 200, accepted.text
+    assert gemini.calls[0].body["generationConfig"]["imageConfig"]["aspectRatio"] == "16:9"
+    assert len(gemini.calls) == 1
+
+
 async def test_too_many_images_for_the_model_are_named_as_the_caller_sent_them(client: httpx2.AsyncClient) -> None:
     in_json = await client.post(EDITS, json=EDIT | {"images": [{"image_url": data_url()}] * 15})
     in_form = await client.post(EDITS, data=EDIT, files=[("image[]", image_file("PNG"))] * 15)

@@ -24,6 +24,7 @@ from app.api.http.schema import Flag, NullIsAbsent, RequestModel, Word, format_n
 from app.api.images.request import MAX_PROMPT_CHARS, Prompt
 from app.api.openai.sizes import SIZE_PATTERN
 from app.domain.catalogue import MODEL_ID_PATTERN
+from app.domain.errors import FieldError, InvalidRequest
 
 ModelName = Annotated[str, Field(pattern=MODEL_ID_PATTERN)]
 
@@ -41,6 +42,15 @@ def _size(value: str) -> str:
     if not re.fullmatch(SIZE_PATTERN, value):
         raise ValueError("must be auto, or a width and a height such as 1024x1024")
     return value
+
+
+def _unfolded(extra: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of `extra_body` and of the body together. `null` counts as absent."""
+    given = {name: value for name, value in body.items() if value is not None}
+    wrong = [name for name, value in extra.items() if value is not None and given.get(name, value) != value]
+    if wrong:
+        raise InvalidRequest([FieldError(name[:200], "has another value in extra_body") for name in wrong])
+    return extra | given
 
 
 PixelSize = Annotated[
@@ -135,7 +145,7 @@ class ImageOptions(RequestModel, NullIsAbsent):
             return data
         extra = data.get("extra_body")
         if isinstance(extra, dict):
-            data = {**extra, **{name: value for name, value in data.items() if name != "extra_body"}}
+            data = _unfolded(extra, {name: value for name, value in data.items() if name != "extra_body"})
         return {name: value for name, value in data.items() if (name, value) != ("model", "")}
 
     @field_validator("background")
