@@ -207,3 +207,16 @@ async def test_conversions_go_on_even_if_responses_take_all_the_memory(serve: Se
 
     assert [response.status_code for response in responses] == [200] * 8
     assert {opened(image_of(response)).format for response in responses} == {"PNG"}
+
+
+async def test_a_stream_sends_comments_while_a_draft_is_converted(serve: Serve, gemini: Emulator) -> None:
+    draft = {"thought": True, "inlineData": {"mimeType": "image/jpeg", "data": base64.b64encode(grain(3072)).decode()}}
+    gemini.faults.append(Fault(patch={"candidates": {"0": {"content": {"parts": {"0": draft}}}}}))
+    async with serve(heartbeat_seconds=0.1) as client:
+        response = await client.post(
+            "/generate-image",
+            json={"prompt": "x", "outputFormat": "webp", "includeDrafts": True},
+            headers={"Accept": "text/event-stream"},
+        )
+
+    assert 5 * ": still at it\n\n" + "event: draft" in response.text

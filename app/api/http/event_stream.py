@@ -13,12 +13,12 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.http.problems import Report
-from app.api.http.response_writer import ResponseWriter
+from app.api.http.response_writer import ResponseWriter, disconnect_watcher
 from app.api.http.state import RequestState, request_state
 from app.api.http.streaming import Segment, iter_pieces
 from app.api.http.uploads import UploadBody
 from app.domain.errors import CallerDisconnected, CallerTooSlow, ServiceError
-from app.domain.generation import Generation
+from app.domain.generation import Generation, Image
 from app.domain.progress import Draft, ProgressEvent
 from app.lib.event_loop_scheduler import FairScheduler
 from app.service.generation.run import GenerationRun
@@ -106,7 +106,7 @@ class EventStreamResponse(Response):
                 if isinstance(event, asyncio.Future):
                     segments = self._encode_result(event, works[event], state)
                 else:
-                    segments = await self._encode_progress(*event)
+                    segments = await self._encode_progress(*event, writer, receive, settings.heartbeat_seconds)
                 await _send(segments, writer, state["scheduler"], receive)
             await _send(self._encoder.closing(), writer, state["scheduler"], receive)
             await writer.end()
@@ -123,12 +123,17 @@ class EventStreamResponse(Response):
         work.add_done_callback(events.put_nowait)
         return work
 
-    async def _encode_progress(self, place: int, event: ProgressEvent) -> list[Segment]:
+    async def _encode_progress(
+        self, place: int, event: ProgressEvent, writer: ResponseWriter, receive: Receive, heartbeat_seconds: float
+    ) -> list[Segment]:
         if isinstance(event, Draft):
-            try:
-                event = Draft(await self._jobs[place].run.convert(event.image))
-            except ServiceError:
+            conversion = asyncio.create_task(self._jobs[place].run.convert(event.image))
+            await _await_with_heartbeats(conversion, writer, receive, heartbeat_seconds)
+            # `conversion.result()` would raise the error with a traceback that refers to this frame.
+            error = conversion.exception()
+            if isinstance(error, ServiceError):
                 return []  # the final image may be fine; if not, the result says why
+            event = Draft(conversion.result())
         return self._encoder.progress(event, place)
 
     def _encode_result(self, work: Work, run: GenerationRun, state: RequestState) -> list[Segment]:
@@ -166,6 +171,28 @@ async def _with_heartbeats(
             continue
         works -= isinstance(event, asyncio.Future)
         yield event
+
+
+async def _await_with_heartbeats(
+    conversion: asyncio.Task[Image], writer: ResponseWriter, receive: Receive, heartbeat_seconds: float
+) -> None:
+    """Return when the conversion is done. It is cancelled if the caller disconnects.
+
+    Raises:
+        CallerDisconnected, CallerTooSlow: the caller has disconnected.
+    """
+    try:
+        async with disconnect_watcher(receive) as gone:
+            while not conversion.done():
+                both = {conversion, gone}
+                done, _ = await asyncio.wait(both, timeout=heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    await writer.send(HEARTBEAT)
+                elif gone in done:
+                    raise CallerDisconnected("The caller disconnected before the image was ready.")
+    finally:
+        conversion.cancel()  # changes nothing if it is done
+        await asyncio.wait({conversion})
 
 
 async def _cancel(works: dict[Work, GenerationRun]) -> None:
