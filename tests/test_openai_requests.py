@@ -9,6 +9,7 @@ import pytest
 from app.emulator import Emulator, Fault
 from tests.conftest import Serve, image_file
 from tests.test_openai_errors import ASK, EDITS, GENERATIONS, error
+from tests.test_openai_images import events
 
 EDIT = {"prompt": "Make it night"}
 
@@ -161,3 +162,18 @@ async def test_a_stream_of_failures_only_ends_with_one_error(client: httpx2.Asyn
 
     assert response.text.count("event: ") == 1
     assert response.text.rstrip().rsplit("\n\n", 1)[-1].startswith("event: error\n")
+
+
+async def test_a_warning_names_the_parameter_as_the_caller_does(client: httpx2.AsyncClient) -> None:
+    answer = (await client.post(GENERATIONS, json=ASK | {"thinking_level": "high"})).json()
+
+    assert [one for one in answer["warnings"] if one.startswith("thinking_level has no effect")]
+
+
+async def test_images_of_a_stream_are_numbered_as_they_end(client: httpx2.AsyncClient, gemini: Emulator) -> None:
+    gemini.faults.extend([Fault(finish_reason="IMAGE_SAFETY"), Fault(delay_seconds=0.3, times=9)])
+
+    response = await client.post(GENERATIONS, json=ASK | {"stream": True, "n": 2})
+
+    (completed,) = events(response.text)
+    assert [one for one in completed["warnings"] if one.startswith("Image 1 of 2 failed")]

@@ -28,6 +28,7 @@ class ImageEvents:
         self._parsed = parsed
         self._partial_images = Counter[int]()  # by the index of the image
         self._generations = 0
+        self._reported = 0
         self._unreported: list[ServiceError] = []
 
     def opening(self) -> list[Segment]:
@@ -41,7 +42,9 @@ class ImageEvents:
         return self._event("partial_image", event.image, {"partial_image_index": index})
 
     def succeeded(self, generation: Generation) -> list[Segment]:
-        results: list[Result] = [generation, *self._unreported]
+        results: list[Result] = [*self._unreported, generation]
+        first_number = self._reported + 1
+        self._reported += len(results)
         self._unreported.clear()
         self._generations += 1
         return self._event(
@@ -50,7 +53,7 @@ class ImageEvents:
             {
                 "model": generation.model,
                 "usage": usage_document(results),
-                "warnings": warnings(results, self._parsed),
+                "warnings": warnings(results, self._parsed, first_number),
                 **({"text": generation.text} if generation.text else {}),
                 **grounding(generation),
             },

@@ -35,6 +35,11 @@ class ParsedImageRequest:
     field_names: Mapping[str, str]
     """The caller's names of the fields, by our names."""
 
+    def with_field_name(self, warning: str) -> str:
+        """Return a warning with the name that the caller's field has, if it begins with a field."""
+        name, space, rest = warning.partition(" ")
+        return self.field_names.get(name, name) + space + rest
+
     def with_field_names(self, error: ServiceError) -> ServiceError:
         """Return the error with the names that the caller's fields have."""
         if not isinstance(error, InvalidRequest):

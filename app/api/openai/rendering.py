@@ -93,12 +93,12 @@ def cost_header(usage: dict[str, Any]) -> dict[str, str]:
     return {} if cost is None else {"X-Cost-Usd": f"{cost:.6f}"}
 
 
-def warnings(results: Sequence[Result], parsed: ParsedImageRequest) -> list[str]:
+def warnings(results: Sequence[Result], parsed: ParsedImageRequest, first_number: int = 1) -> list[str]:
     """Return the warnings of all images, each once, and a sentence for each image that failed."""
     found: list[str] = []
-    for number, result in enumerate(results, start=1):
+    for number, result in enumerate(results, start=first_number):
         if isinstance(result, Generation):
-            found += [*result.warnings, *_size_warning(result.image, parsed)]
+            found += [*map(parsed.with_field_name, result.warnings), *_size_warning(result.image, parsed)]
         else:
             error = error_document(parsed.with_field_names(result))["error"]
             found.append(f"Image {number} of {parsed.count} failed ({error['code']}): {error['message']}")
