@@ -98,6 +98,22 @@ async def test_a_form_field_with_two_values_is_refused(client: httpx2.AsyncClien
     assert len(gemini.calls) == 1
 
 
+async def test_two_masks_are_refused_as_masks(client: httpx2.AsyncClient) -> None:
+    files = [
+        (name, image_file(colour=colour)) for name, colour in (("image", "red"), ("mask", "red"), ("mask[]", "blue"))
+    ]
+
+    response = await client.post(EDITS, data=EDIT, files=files)
+
+    assert (error(response)["param"], error(response)["code"]) == ("mask", "unsupported_parameter")
+
+
+async def test_names_of_openais_models_may_have_geminis_prefix(client: httpx2.AsyncClient) -> None:
+    response = await client.post(GENERATIONS, json=ASK | {"model": "models/gpt-image-1"})
+
+    assert response.status_code == 200, response.text
+
+
 async def test_a_file_without_a_name_is_an_error_that_names_its_field(client: httpx2.AsyncClient) -> None:
     head = 'Content-Disposition: form-data; name="image"\r\nContent-Type: image/png\r\n\r\n'
     body = f"--limit\r\n{head}".encode() + image_file("PNG") + b"\r\n--limit--\r\n"

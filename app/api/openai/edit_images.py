@@ -51,7 +51,7 @@ def form_options(form: FormData) -> ImageOptions:
         if _IMAGE_FIELD.fullmatch(name):
             continue
         field = "mask" if _MASK_FIELD.fullmatch(name) else name
-        if fields.setdefault(field, value) != value:
+        if fields.setdefault(field, value) != value and isinstance(value, str):
             raise InvalidRequest([FieldError(field[:200], "is there more than once, with different values")])
     try:
         return ImageOptions.model_validate(fields)

@@ -16,6 +16,7 @@ def gemini_model(name: str | None, aliases: Mapping[str, str]) -> str | None:
     """
     if not name:
         return None
+    name = name.removeprefix("models/")
     pattern = name if name in aliases else next((one for one in aliases if fnmatchcase(name, one)), None)
     if pattern is not None:
         return aliases[pattern]
