@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import signal
 from typing import Any
 
 import httpx2
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, image_of
+from tests.conftest import Serve, image_of, wait_for_calls
+from tests.processes import process
 
 
 def gradient(format_: str = "JPEG", size: tuple[int, int] = (320, 240), **options: Any) -> bytes:
@@ -220,3 +222,25 @@ async def test_a_stream_sends_comments_while_a_draft_is_converted(serve: Serve, 
         )
 
     assert 5 * ": still at it\n\n" + "event: draft" in response.text
+
+
+@pytest.mark.slow
+async def test_a_stopping_service_finishes_conversions(gemini: Emulator, gemini_url: str) -> None:
+    """
+    They take longer than the server's own time limit for responses, which is 6 seconds here.
+    """
+    will_draw(gemini, grain(4096), times=99)
+    async with (
+        process(gemini_url, caller_idle_timeout_seconds=1) as (service, url),
+        httpx2.AsyncClient(base_url=url, timeout=120) as client,
+    ):
+        body = {"prompt": "x", "outputFormat": "png", "responseFormat": "b64"}
+        requests = [asyncio.create_task(client.post("/generate-image", json=body)) for _ in range(12)]
+        await wait_for_calls(gemini, 12)
+        await asyncio.sleep(0.5)
+        service.send_signal(signal.SIGTERM)
+        responses = await asyncio.gather(*requests)
+        code = await asyncio.wait_for(service.wait(), 60)
+
+    assert [response.status_code for response in responses] == [200] * 12
+    assert code == 0

@@ -43,7 +43,7 @@ def create_server(app: FastAPI, settings: Settings) -> "Server":
         server_header=False,
         ws="none",
         http=cast("type[asyncio.Protocol]", functools.partial(LimitedHttpProtocol, limits)),
-        # uvicorn starts this timeout after `drain`. By then images are only converted and sent.
+        # uvicorn starts this timeout after `drain`. By then only the bytes of responses are still to be sent.
         timeout_graceful_shutdown=int(settings.caller_idle_timeout_seconds) + _RESPONSE_MARGIN_SECONDS,
         host=settings.host,
         port=settings.port,

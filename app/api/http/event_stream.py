@@ -60,6 +60,10 @@ class EventEncoder(Protocol):
 
     def opening(self) -> list[Segment]: ...
 
+    def takes_draft(self, place: int) -> bool:
+        """Return whether `progress` sends a draft of this generation. Others are not converted."""
+        ...
+
     def progress(self, event: ProgressEvent, place: int) -> list[Segment]:
         """Encode an event of the generation with the index `place`."""
         ...
@@ -127,6 +131,8 @@ class EventStreamResponse(Response):
         self, place: int, event: ProgressEvent, writer: ResponseWriter, receive: Receive, heartbeat_seconds: float
     ) -> list[Segment]:
         if isinstance(event, Draft):
+            if not self._encoder.takes_draft(place):
+                return []
             conversion = asyncio.create_task(self._jobs[place].run.convert(event.image))
             await _await_with_heartbeats(conversion, writer, receive, heartbeat_seconds)
             # `conversion.result()` would raise the error with a traceback that refers to this frame.

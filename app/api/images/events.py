@@ -26,6 +26,9 @@ class GenerationEvents:
     def opening(self) -> list[Segment]:
         return _started(Started(self._model, 1))
 
+    def takes_draft(self, place: int) -> bool:
+        return True
+
     def progress(self, event: ProgressEvent, place: int) -> list[Segment]:
         match event:
             case Started() if (event.model, event.attempt) != (self._model, 1):

@@ -34,10 +34,13 @@ class ImageEvents:
     def opening(self) -> list[Segment]:
         return [HEARTBEAT]
 
+    def takes_draft(self, place: int) -> bool:
+        return self._partial_images[place] < self._parsed.partial_images
+
     def progress(self, event: ProgressEvent, place: int) -> list[Segment]:
-        index = self._partial_images[place]
-        if not isinstance(event, Draft) or index >= self._parsed.partial_images:
+        if not isinstance(event, Draft):
             return []
+        index = self._partial_images[place]
         self._partial_images[place] += 1
         return self._event("partial_image", event.image, {"partial_image_index": index})
 

@@ -116,12 +116,13 @@ class GenerationRun:
         admission = self.admit()
         self._plan, self._progress = plan, GenerationProgress(self._seconds, self._memory, listener)
         try:
-            work = generate(admission, self._progress)
-            generation = self._generation = await self._while_connected(work, caller_gone, on_detach)
-            plan.require_accepted(generation)
-            if needs_conversion(generation, plan.request):
-                conversion = self._conversion().generation(generation)
-                generation = self._generation = await self._while_connected(conversion, caller_gone, None)
+            with self._controller.delivering():
+                work = generate(admission, self._progress)
+                generation = self._generation = await self._while_connected(work, caller_gone, on_detach)
+                plan.require_accepted(generation)
+                if needs_conversion(generation, plan.request):
+                    conversion = self._conversion().generation(generation)
+                    generation = self._generation = await self._while_connected(conversion, caller_gone, None)
         except ServiceError as error:
             self.fail(error)
             raise

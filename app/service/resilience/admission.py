@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from math import ceil, inf
 
 from app.domain.errors import Overloaded
@@ -36,6 +36,7 @@ class AdmissionController:
         self.on_drain: list[Callable[[], None]] = []
         """Called once, when new requests begin to be rejected."""
         self._aborted = False
+        self._delivering = 0
         self._idle = asyncio.Event()
 
     @property
@@ -94,10 +95,21 @@ class AdmissionController:
         self._fill_slots()
 
     async def wait_idle(self) -> None:
-        """Return once no generation is running."""
-        while self.in_flight:
+        """Return once no generation is running, and all `delivering` blocks have ended."""
+        while self.in_flight or self._delivering:
             self._idle.clear()
             await self._idle.wait()
+
+    @contextmanager
+    def delivering(self) -> Iterator[None]:
+        """Keep `wait_idle` waiting for the length of the block: until an image can be sent. It needs no slot."""
+        self._delivering += 1
+        try:
+            yield
+        finally:
+            self._delivering -= 1
+            if not self._delivering:
+                self._idle.set()
 
     def abort_all(self) -> None:
         """End all running generations with `Overloaded`, and start none whose slot has been granted."""
