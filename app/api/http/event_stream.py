@@ -29,6 +29,13 @@ HEADERS = {
     "Vary": "Accept",
 }
 
+EVENT_SCHEMA = {
+    "type": "object",
+    "description": "One event.",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "contentMediaType": "application/json"}},
+}
+"""JSON schema of the events in the OpenAPI document."""
+
 HEARTBEAT = b": still at it\n\n"
 """A comment, which clients ignore."""
 

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from app.api.http.cors import EXPOSED_HEADERS
+from app.api.http.event_stream import EVENT_SCHEMA
 from app.api.http.problem_responses import Responses, problem_responses
 from app.api.http.schema import ResponseModel
 from app.domain import errors
@@ -112,7 +113,7 @@ GROUNDING_EXAMPLE: dict[str, Any] = {
 
 _BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
 _EVENTS = {
-    "schema": {"type": "string"},
+    "schema": EVENT_SCHEMA,
     "example": 'event: started\ndata: {"requestId":"req_…","model":"gemini-3-pro-image","attempt":1}\n\n'
     ": still at it\n\nevent: image\ndata: {…}\n\nevent: done\ndata: {}\n\n",
 }

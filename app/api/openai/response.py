@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.api.http.event_stream import EVENT_SCHEMA
 from app.api.http.problem_responses import Responses
 from app.api.images.response import GroundingRead
 
@@ -120,7 +121,7 @@ IMAGES_RESPONSES: Responses = {
         "content": {
             "application/json": {"example": _EXAMPLE},
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "schema": EVENT_SCHEMA,
                 "example": 'event: image_generation.completed\ndata: {"type":"image_generation.completed",…}\n\n',
             },
         },
