@@ -1,8 +1,8 @@
 """Measure eight callers who ask for converted 4K images at once: `python -m benchmarks.conversions`. Linux only.
 
-The service, the emulator and the callers share all cores. Each row is a new process of the service. `/healthz` is
-requested every 5 ms, first while nobody asks for an image and then while all callers do. Memory is the peak during that
-time, above the process's size before it.
+The service, the emulator and the callers share all cores. Each row is a new process of the service. The benchmark
+requests `/healthz` every 5 ms: first without other requests, then while all callers ask for images. Memory is the
+highest value during the second part, above the process's size before it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Conversions leave no images in memory, whatever becomes of them."""
+"""No image stays in memory after a conversion that succeeds, fails or is cancelled."""
 
 import asyncio
 from collections.abc import Callable

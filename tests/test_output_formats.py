@@ -1,4 +1,4 @@
-"""`outputFormat` and `outputQuality`: real PNG, JPEG and WebP, and Gemini's own bytes for whoever does not ask."""
+"""`outputFormat` and `outputQuality` convert the image. Without them the caller gets the file that Gemini made."""
 
 import asyncio
 import base64

@@ -1,4 +1,5 @@
-"""What a client library makes of an answer: a value, or an error. Both are plain JSON, whatever the language."""
+"""The outcome of one call of a client library, in Python or Node: the value that it returns, or the error that it
+raises, as JSON."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -50,6 +50,11 @@ _THRESHOLDS = Literal["BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ON
 
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS), AfterValidator(not_blank)]
 
+ModelName = Annotated[str, Field(pattern=MODEL_ID_PATTERN)]
+Seed = Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(no_flag)]
+SystemInstruction = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
+ThinkingLevel = Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(lower)]
+
 RoleOrNone = Annotated[Role | None, BeforeValidator(lambda value: value or None)]
 
 
@@ -83,12 +88,12 @@ class GenerationOptions(RequestModel):
         description="`512`, `1K`, `2K` or `4K`. Default `2K`, or the largest smaller size that the model has.",
         examples=["2K"],
     )
-    model: Annotated[str, Field(pattern=MODEL_ID_PATTERN)] | None = Field(
+    model: ModelName | None = Field(
         None,
         description="An id or an alias from `GET /models`. Other well-formed ids are passed to Gemini.",
         examples=["gemini-3-pro-image"],
     )
-    fallback_model: Annotated[str, Field(pattern=MODEL_ID_PATTERN)] | None = Field(
+    fallback_model: ModelName | None = Field(
         None,
         description="The model to use when `model` is out of capacity or quota. Default `FALLBACK_MODEL`, or none.",
         examples=["gemini-nano-banana-2.1"],
@@ -97,15 +102,13 @@ class GenerationOptions(RequestModel):
         False, description="Ground the image in Google Search; the response then has `grounding`."
     )
     image_search: Flag = Field(False, description="Let the model search for images too, if it supports this.")
-    system_instruction: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(
-        None, examples=["Draw in flat colours, without words."]
-    )
-    thinking_level: Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(lower)] | None = (
-        Field(None, description="`GET /models` lists the levels of each model.", examples=["high"])
+    system_instruction: SystemInstruction | None = Field(None, examples=["Draw in flat colours, without words."])
+    thinking_level: ThinkingLevel | None = Field(
+        None, description="`GET /models` lists the levels of each model.", examples=["high"]
     )
     include_thoughts: Flag = Field(False, description="Return the model's thoughts as `thoughts`.")
     include_drafts: Flag = Field(False, description="Return the other images that Gemini sent, as `drafts`.")
-    seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(no_flag)] | None = Field(
+    seed: Seed | None = Field(
         None, description="Passed to Gemini, which does not promise the same image for the same seed.", examples=[7]
     )
     output_format: Annotated[Literal["png", "jpeg", "webp"], BeforeValidator(format_name)] | None = Field(

@@ -42,11 +42,7 @@ class ParsedImageRequest:
 
     def with_field_names(self, error: ServiceError) -> ServiceError:
         """Return the error with the names that the caller's fields have."""
-        if not isinstance(error, InvalidRequest):
-            return error
-        renamed = error.renamed(self.field_names)
-        renamed.attempts, renamed.may_have_cost = error.attempts, error.may_have_cost
-        return renamed
+        return error.renamed(self.field_names) if isinstance(error, InvalidRequest) else error
 
 
 def parse(

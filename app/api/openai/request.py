@@ -21,12 +21,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.api.http.schema import Flag, NullIsAbsent, RequestModel, Word, format_name, lower, no_flag, upper
-from app.api.images.request import MAX_PROMPT_CHARS, Prompt
+from app.api.images.request import ModelName, Prompt, Seed, SystemInstruction, ThinkingLevel
 from app.api.openai.sizes import SIZE_PATTERN
-from app.domain.catalogue import MODEL_ID_PATTERN
 from app.domain.errors import FieldError, InvalidRequest
-
-ModelName = Annotated[str, Field(pattern=MODEL_ID_PATTERN)]
 
 
 def _refused(message: str) -> BeforeValidator:
@@ -98,7 +95,7 @@ class ImageOptions(RequestModel, NullIsAbsent):
     response_format: Literal["b64_json", "url"] | None = Field(
         None, description="`b64_json`. `url` is refused: the service has no links to images yet"
     )
-    stream: Flag = Field(False, description="send events instead of one response, whatever `Accept` says")
+    stream: Flag = Field(False, description="the response is a stream of events; the header `Accept` has no effect")
     partial_images: Annotated[int, Field(ge=0, le=3), BeforeValidator(no_flag)] | None = Field(
         None, description="with `stream`: the most drafts to send for each image, if Gemini sends any"
     )
@@ -123,15 +120,11 @@ class ImageOptions(RequestModel, NullIsAbsent):
         False, description="ground the image in Google Search; the response then has `grounding`"
     )
     image_search: Flag = Field(False, description="let the model search for images too")
-    thinking_level: Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(lower)] | None = (
-        Field(None, description="as the model supports it; `GET /models` lists the levels")
+    thinking_level: ThinkingLevel | None = Field(
+        None, description="as the model supports it; `GET /models` lists the levels"
     )
-    seed: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(no_flag)] | None = Field(
-        None, description="passed on; Gemini does not promise equal images for equal seeds"
-    )
-    system_instruction: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = Field(
-        None, description="instruction for the model, passed on"
-    )
+    seed: Seed | None = Field(None, description="passed on; Gemini does not promise equal images for equal seeds")
+    system_instruction: SystemInstruction | None = Field(None, description="instruction for the model, passed on")
     fallback_model: ModelName | None = Field(
         None, description="the model to call when `model` is out of capacity or quota"
     )

@@ -176,6 +176,7 @@ class InvalidRequest(CallerError):
         errors = [replace(error, field=names.get(error.field, error.field)) for error in self.errors]
         renamed = InvalidRequest(errors, cause=self.cause)
         renamed.upstream_message = self.upstream_message
+        renamed.attempts, renamed.may_have_cost = self.attempts, self.may_have_cost
         return renamed
 
     def members(self) -> dict[str, Any]:
