@@ -60,3 +60,13 @@ def test_headers_have_a_limit_for_any_cut(size: int) -> None:
     text = b"HTTP/1.1 200 OK\r\nX: " + b"a" * 2 * MAX_HEAD_BYTES + b"\r\n\r\n"
 
     assert response_oracle.parse([text[start : start + size] for start in range(0, len(text), size)]) is None
+
+
+def test_a_connection_of_http_1_0_is_not_used_again() -> None:
+    head = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n"
+
+    found = response_oracle.check([head + b"ok"])
+
+    assert found is not None
+    assert found.body == b"ok"
+    assert not found.allows_reuse

@@ -88,7 +88,8 @@ class ResponseParser:
     def on_message_complete(self) -> None:
         if self.status is not None and not self.is_complete:
             self.is_complete = True
-            self.allows_reuse = self._parser.should_keep_alive()
+            # Persistence is part of HTTP/1.1 only: RFC 9112 (9.3) lets a client close every older connection.
+            self.allows_reuse = self._parser.get_http_version() == "1.1" and self._parser.should_keep_alive()
 
 
 def _too_long() -> httpcore2.RemoteProtocolError:
