@@ -27,8 +27,10 @@ from app.lib.env_values import (
     parse_duration,
     parse_json,
     parse_named_secrets,
+    require_hosts,
     require_http_url,
     require_origins,
+    webhook_secret_error,
 )
 
 MIB = 1024 * 1024
@@ -41,6 +43,15 @@ def _require_valid_key(key: SecretStr) -> SecretStr:
     if error := key_error(key.get_secret_value()):
         raise ValueError(error)
     return key
+
+
+def _require_webhook_secrets(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if len(secrets) > 2:
+        raise ValueError("has more than two secrets")
+    for number, secret in enumerate(secrets, 1):
+        if error := webhook_secret_error(secret.get_secret_value()):
+            raise ValueError(f"secret number {number} {error}")
+    return secrets
 
 
 Origins = Annotated[tuple[str, ...], NoDecode, AfterValidator(require_origins), BeforeValidator(parse_comma_separated)]
@@ -223,16 +234,42 @@ class Settings(BaseSettings):
     """Time for which a chat is stored after its last turn: seconds, or for example `30d`, `12h`, `90m`. 0 stores it
     without limit."""
     chat_lease_seconds: float = Field(default=15, ge=1, le=600)
-    """Time for which a chat stays locked if the service crashes during a turn, in seconds. The lease is renewed while
-    the turn runs."""
+    """Time for which a chat or a recorded generation stays locked if the service crashes during it, in seconds. The
+    lease is renewed while the generation runs."""
     chat_cleanup_interval_seconds: float = Field(default=300, ge=1, le=86_400)
-    """Interval at which expired chats and unused images are removed, in seconds."""
+    """Interval at which expired chats, expired generations and unused images are removed, in seconds."""
 
     max_chats_per_caller: int = Field(default=10_000, ge=0)
     """Maximum number of chats of one caller, without expired ones. 0 is no limit."""
     max_stored_bytes_per_caller: int = Field(default=100 * 1024 * MIB, ge=0)
     """Maximum number of bytes that one caller's chats store, texts and images together. A fork counts like a copy. 0 is
     no limit."""
+
+    idempotency_ttl: Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta())] = timedelta(hours=24)
+    """Time for which an `Idempotency-Key` returns the first result: seconds, or for example `24h`."""
+    generation_ttl: Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta())] = timedelta(days=7)
+    """Time for which a recorded generation and its images are stored after its end. Results grounded in Google Search
+    are stored for 24 hours at most."""
+    max_queued_async: int = Field(default=10_000, ge=0)
+    """Maximum number of asynchronous generations that wait, over all replicas. More are refused."""
+    image_url_ttl: Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta())] = timedelta(hours=1)
+    """Time for which a signed link to an image works without a key."""
+    public_url: Annotated[str, AfterValidator(require_http_url)] | None = None
+    """Address of this service in links to images, such as `https://images.example`. Default: the address of the
+    request."""
+    webhook_secret: Annotated[
+        tuple[SecretStr, ...],
+        NoDecode,
+        AfterValidator(_require_webhook_secrets),
+        BeforeValidator(parse_comma_separated),
+    ] = ()
+    """Secret that signs webhooks (Standard Webhooks): `whsec_` and 24 to 64 bytes as base64. Two, comma-separated, sign
+    together while one replaces the other. Without a secret requests with a webhook are refused."""
+    webhook_allow_hosts: Annotated[
+        tuple[str, ...], NoDecode, AfterValidator(require_hosts), BeforeValidator(parse_comma_separated)
+    ] = ()
+    """Hosts and networks that webhooks may call although they are not public, comma-separated: `hooks.internal`,
+    `10.1.0.0/16`. They may use plain http."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"
     """Lowest level that is logged: `debug`, `info`, `warning` or `error`. Keys, prompts and images are never logged."""

@@ -29,6 +29,7 @@ SECTIONS = {
     "service_api_keys": "Access",
     "max_body_bytes": "References",
     "data_dir": "Chats",
+    "idempotency_ttl": "Recorded generations, links and webhooks",
     "log_level": "Logs",
 }
 """Titles of the sections, by the first setting of each."""

@@ -3,6 +3,9 @@
 Error texts follow the name of the variable in a sentence. They never quote a value, because it may be a secret.
 """
 
+import base64
+import binascii
+import ipaddress
 import json
 import re
 from typing import Any
@@ -94,3 +97,30 @@ def require_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s]+/?", origin):
             raise ValueError("write origins as scheme://host or scheme://host:port, separated by commas; or *")
     return tuple(origin.rstrip("/") for origin in origins)
+
+
+def require_hosts(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return host names in lower case, and networks as they are."""
+    for value in values:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", value) and not _is_network(value):
+            raise ValueError("must be host names, addresses or networks such as 10.1.0.0/16")
+    return tuple(value.lower() for value in values)
+
+
+def _is_network(value: str) -> bool:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def webhook_secret_error(secret: str) -> str | None:
+    """Return what is wrong with a secret of Standard Webhooks; `None` if it is valid."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        key = b""
+    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+        return "must be whsec_ and 24 to 64 bytes as base64: echo whsec_$(openssl rand -base64 32)"
+    return None

@@ -98,6 +98,71 @@ turn_blobs = Table(
     Index(None, "digest"),
 )
 
+generations = Table(
+    "generations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(255), nullable=False),
+    Column("idempotency_key", String(255)),
+    Column("fingerprint", String(64), nullable=False),  # SHA-256 of the parsed request
+    Column("next_count", Integer),  # retry count of the request that may take the generation over
+    Column("caller_left", Boolean, nullable=False, server_default=false()),
+    Column("status", String(16), nullable=False),
+    Column("is_async", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("due_at", Double, nullable=False),  # not claimed before
+    Column("started_at", Double),
+    Column("asked_at", Double),
+    Column("finished_at", Double),
+    Column("expires_at", Double),  # of the generation; set when it is over
+    Column("key_expires_at", Double),  # until then the key gives the result
+    Column("lease_holder", String(64)),
+    Column("lease_until", Double),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("may_have_cost", Boolean, nullable=False, server_default=false()),
+    Column("webhook_url", Text),
+    Column("document", Text, nullable=False),  # the order
+    Column("result", Text),  # the outcomes
+    Index(None, "owner", "idempotency_key", unique=True),  # NULLs differ from each other
+    Index(None, "owner", "fingerprint", "next_count"),
+    Index(None, "owner", "created_at", "id"),
+    Index(None, "status", "owner", "due_at"),
+    Index(None, "lease_holder"),
+    Index(None, "expires_at"),
+)
+
+generation_blobs = Table(
+    "generation_blobs",
+    metadata,
+    Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", ForeignKey("blobs.digest"), primary_key=True),
+    Index(None, "digest"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(64), primary_key=True),  # the `webhook-id`, the same for all tries
+    Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE"), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("status", String(16), nullable=False),  # pending, delivered or failed
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("due_at", Double, nullable=False),
+    Column("lease_holder", String(64)),
+    Column("lease_until", Double),
+    Column("created_at", Double, nullable=False),
+    Index(None, "generation_id"),
+    Index(None, "status", "due_at"),
+    Index(None, "lease_holder"),
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", String(64), nullable=False),  # in hexadecimal
+)
+
 _versions = table("alembic_version", column("version_num"))
 
 current_version = select(func.max(_versions.c.version_num))

@@ -8,22 +8,31 @@
     │   ├── Unauthorized                401 unauthorized
     │   ├── ForbiddenOrigin             403 forbidden_origin
     │   ├── ForbiddenHost               403 forbidden_host
+    │   ├── InvalidLink                 403 invalid_link
+    │   ├── ExpiredLink                 403 expired_link
     │   ├── NotFound                    404 not_found
     │   ├── ModelNotFound               404 model_not_found
     │   ├── ChatNotFound                404 chat_not_found
     │   ├── TurnNotFound                404 turn_not_found
+    │   ├── GenerationNotFound          404 generation_not_found
+    │   ├── ImageNotFound               404 image_not_found
     │   ├── MethodNotAllowed            405 method_not_allowed
     │   ├── NotAcceptable               406 not_acceptable
     │   ├── UploadTimeout               408 slow_upload
     │   ├── TurnInProgress              409 turn_in_progress
     │   ├── LeaseLost                   409 turn_lost
     │   ├── ChatLimitReached            409 chat_limit_reached
+    │   ├── GenerationInProgress        409 in_progress
+    │   ├── AlreadyAsked                409 already_asked
+    │   ├── GenerationCancelled         409 cancelled
     │   ├── StaleTurn                   412 stale_turn
     │   ├── TooLarge                    413 too_large
     │   ├── UnsupportedMediaType        415 unsupported_media_type
     │   ├── UnsupportedImage            415 unsupported_image
     │   ├── RangeNotSatisfiable         416 range_not_satisfiable
     │   ├── InvalidRequest              422 invalid_request
+    │   ├── IdempotencyKeyReused        422 idempotency_key_reused
+    │   ├── WebhookRefused              422 webhook_refused
     │   └── HeaderTooLarge              431 too_large
     ├── GenerationRefused             Gemini answered without an image
     │   ├── ContentBlocked              422 content_blocked
@@ -32,6 +41,7 @@
     ├── UpstreamError                 502 upstream_error
     │   ├── UpstreamInvalidResponse     502 upstream_invalid_response
     │   ├── UpstreamRejectedCredentials 502 upstream_rejected_credentials
+    │   ├── OutcomeUnknown              502 outcome_unknown             the process ended before the answer was stored
     │   ├── InvalidThoughtSignature     502 upstream_error              the chat continues without them
     │   ├── UpstreamBusy                503 upstream_busy
     │   ├── UpstreamTimeout             504 upstream_timeout
@@ -60,15 +70,23 @@ from app.domain.errors.base import (
     ServiceError,
 )
 from app.domain.errors.caller import (
+    AlreadyAsked,
     CallerError,
     ChatLimitReached,
     ChatNotFound,
+    ExpiredLink,
     ForbiddenHost,
     ForbiddenOrigin,
+    GenerationCancelled,
+    GenerationInProgress,
+    GenerationNotFound,
     HeaderTooLarge,
+    IdempotencyKeyReused,
+    ImageNotFound,
     InvalidForm,
     InvalidHttp,
     InvalidJson,
+    InvalidLink,
     InvalidRequest,
     LeaseLost,
     MethodNotAllowed,
@@ -84,6 +102,7 @@ from app.domain.errors.caller import (
     UnsupportedImage,
     UnsupportedMediaType,
     UploadTimeout,
+    WebhookRefused,
 )
 from app.domain.errors.storage import StorageDamaged, StorageError, StorageFull, StorageUnavailable
 from app.domain.errors.upstream import (
@@ -92,6 +111,7 @@ from app.domain.errors.upstream import (
     GenerationRefused,
     InvalidThoughtSignature,
     NoImage,
+    OutcomeUnknown,
     QuotaExhausted,
     Recitation,
     UpstreamBusy,
@@ -102,6 +122,7 @@ from app.domain.errors.upstream import (
 )
 
 __all__ = [
+    "AlreadyAsked",
     "BillingExhausted",
     "CallerDisconnected",
     "CallerError",
@@ -109,15 +130,22 @@ __all__ = [
     "ChatLimitReached",
     "ChatNotFound",
     "ContentBlocked",
+    "ExpiredLink",
     "FieldError",
     "ForbiddenHost",
     "ForbiddenOrigin",
+    "GenerationCancelled",
+    "GenerationInProgress",
+    "GenerationNotFound",
     "GenerationRefused",
     "HeaderTooLarge",
+    "IdempotencyKeyReused",
+    "ImageNotFound",
     "Internal",
     "InvalidForm",
     "InvalidHttp",
     "InvalidJson",
+    "InvalidLink",
     "InvalidRequest",
     "InvalidThoughtSignature",
     "LeaseLost",
@@ -126,6 +154,7 @@ __all__ = [
     "NoImage",
     "NotAcceptable",
     "NotFound",
+    "OutcomeUnknown",
     "Overloaded",
     "QuotaExhausted",
     "RangeNotSatisfiable",
@@ -149,4 +178,5 @@ __all__ = [
     "UpstreamInvalidResponse",
     "UpstreamRejectedCredentials",
     "UpstreamTimeout",
+    "WebhookRefused",
 ]

@@ -64,6 +64,62 @@ class TurnNotFound(CallerError):
     status, code, title = 404, "turn_not_found", "There is no such turn, or no image of it"
 
 
+class GenerationNotFound(CallerError):
+    """The generation does not exist or belongs to another caller. The response does not say which."""
+
+    status, code, title = 404, "generation_not_found", "There is no such generation"
+
+
+class ImageNotFound(CallerError):
+    status, code, title = 404, "image_not_found", "This generation has no image"
+
+
+class InvalidLink(CallerError):
+    """The signature of a link does not fit: somebody has changed the link."""
+
+    status, code, title = 403, "invalid_link", "The signature of this link is not valid"
+
+
+class ExpiredLink(CallerError):
+    status, code, title = 403, "expired_link", "This link has expired"
+
+
+class GenerationInProgress(CallerError):
+    """The caller's time limit has ended, and the generation has not."""
+
+    status, code, title = 409, "in_progress", "The image is still being made"
+
+    def __init__(self, detail: str, *, location: str, retry_after: int) -> None:
+        """
+        Args:
+            detail: a sentence for the caller.
+            location: path of the generation.
+            retry_after: seconds after which to ask again.
+        """
+        super().__init__(detail, retry_after=retry_after)
+        self.location = location
+
+    @property
+    def discourages_retry(self) -> bool:
+        return True
+
+
+class AlreadyAsked(CallerError):
+    """Gemini has been asked, so the image will be paid for and kept."""
+
+    status, code, title = 409, "already_asked", "The image is already being made"
+
+
+class GenerationCancelled(CallerError):
+    """The generation was deleted before Gemini was asked."""
+
+    status, code, title = 409, "cancelled", "This generation was cancelled"
+
+    @property
+    def discourages_retry(self) -> bool:
+        return True
+
+
 class TurnInProgress(CallerError):
     status, code, title = 409, "turn_in_progress", "Another turn of this chat is being made"
 
@@ -181,6 +237,22 @@ class InvalidRequest(CallerError):
 
     def members(self) -> dict[str, Any]:
         return {"errors": _members(self.errors)}
+
+
+class IdempotencyKeyReused(CallerError):
+    """Another request was sent with the same key. Nothing was asked."""
+
+    status, code, title = 422, "idempotency_key_reused", "This Idempotency-Key belongs to another request"
+
+    @property
+    def discourages_retry(self) -> bool:
+        return True
+
+
+class WebhookRefused(CallerError):
+    """The service does not call this address."""
+
+    status, code, title = 422, "webhook_refused", "This service does not call this webhook"
 
 
 def _members(errors: Sequence[FieldError]) -> list[dict[str, str]]:

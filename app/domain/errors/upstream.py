@@ -84,6 +84,18 @@ class UpstreamRejectedCredentials(UpstreamError):
     code, title = "upstream_rejected_credentials", "Gemini does not accept this service's credentials"
 
 
+class OutcomeUnknown(UpstreamError):
+    """The process ended after Gemini was asked, and its answer did not reach the store. Nobody asks again."""
+
+    code, title = "outcome_unknown", "It is not known whether Gemini made the image"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, may_have_cost=True)
+
+    def members(self) -> dict[str, Any]:
+        return {"mayHaveCost": True}
+
+
 class InvalidThoughtSignature(UpstreamError):
     """Gemini does not accept the thought signatures of a chat. The chat can continue without them."""
 

@@ -1,0 +1,182 @@
+"""Recorded generations in the database. Each verb is one transaction."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from app.domain.generation import Generation
+from app.domain.recorded import NewGeneration, Outcome, RecordedGeneration, Submission, TurnToSave
+from app.store.blobs import BlobIndex, BlobStore
+from app.store.chats.turns import TurnStore
+from app.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long what is kept, in seconds."""
+
+    lease: float
+    """Of a lease that is not renewed."""
+    idempotency_key: float
+    generation: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReapResult:
+    """What became of generations whose process died."""
+
+    requeued: int = 0
+    removed: int = 0
+    recovered: int = 0
+    """The answer had reached the store."""
+    interrupted: int = 0
+
+
+class GenerationStore:
+    """Verbs for recorded generations."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        index: BlobIndex,
+        turns: TurnStore,
+        lifetimes: Lifetimes,
+        max_queued: int,
+    ) -> None:
+        """
+        Args:
+            database: of the rows.
+            blobs: the store of images.
+            index: of the blobs.
+            turns: saves turns of chats whose process died.
+            lifetimes: how long what is kept.
+            max_queued: the most asynchronous generations that wait.
+        """
+
+    async def submit(self, new: NewGeneration) -> Submission:
+        """Add a generation, unless the request repeats an earlier one of the same owner.
+
+        A request with an `idempotency_key` repeats the generation with the same key, while that is kept. Without a
+        key, a `retry_count` of k >= 1 repeats the oldest generation with the same fingerprint that expects k: first
+        those whose caller has left or that failed without cost, then running ones, then others. A generation that
+        failed without cost, was cancelled, or whose key has expired, gives its key (or its place in the chain) to a new one.
+
+        An asynchronous order's references are stored first. Their blobs are referred to by the row.
+
+        Raises:
+            IdempotencyKeyReused: the key belongs to a request with another fingerprint.
+            Overloaded: too many asynchronous generations wait.
+            StorageUnavailable, StorageFull: nothing is recorded.
+        """
+        raise NotImplementedError
+
+    async def mark_asked(self, id_: str, holder: str) -> None:
+        """Make durable that Gemini is about to be asked.
+
+        Raises:
+            LeaseLost: another holder has the generation, or it was cancelled. Gemini must not be asked.
+        """
+        raise NotImplementedError
+
+    async def keep_answer(self, id_: str, place: int, generation: Generation, turn: TurnToSave | None) -> Generation:
+        """Store Gemini's answer, and an object that names it, so that `reap` finds it. Does not need the database.
+
+        Args:
+            id_: of the recorded generation.
+            place: index of the image.
+            generation: with its images in memory.
+            turn: the turn of a chat that will be saved with it.
+
+        Returns:
+            The generation with its images in the store.
+
+        Raises:
+            StorageUnavailable, StorageFull: the blob store does not take it.
+        """
+        raise NotImplementedError
+
+    async def settle(
+        self, id_: str, holder: str, outcomes: Sequence[Outcome], *, attempts: int, is_converted: bool
+    ) -> RecordedGeneration:
+        """Write the outcomes, end the lease, and enqueue the webhook. Settling twice changes nothing.
+
+        A failure that certainly cost nothing frees the key. A synchronous generation that failed so is deleted, unless
+        OpenAI's clients may repeat it (`next_count`).
+
+        Raises:
+            LeaseLost: another holder has settled it otherwise, or it is gone.
+        """
+        raise NotImplementedError
+
+    async def requeue(self, id_: str, holder: str, delay_seconds: float) -> None:
+        """Give an asynchronous generation that was not asked back to the queue, to be claimed after the delay."""
+        raise NotImplementedError
+
+    async def discard(self, id_: str, holder: str) -> None:
+        """Forget a synchronous generation that was not asked."""
+        raise NotImplementedError
+
+    async def claim(self, holders: Sequence[str]) -> list[tuple[str, RecordedGeneration]]:
+        """Lease queued generations that are due, one for each holder at most, and mark them as running.
+
+        Fair between owners: an owner with fewer running generations goes first; within an owner the oldest goes first.
+
+        Returns:
+            Holder and generation, with its order and the references as blobs.
+        """
+        raise NotImplementedError
+
+    async def mark_caller_left(self, id_: str) -> None:
+        """Note that the caller is gone, so that a repetition takes this generation over before others."""
+        raise NotImplementedError
+
+    async def get(self, id_: str, owner: str | None) -> RecordedGeneration:
+        """Return a generation with its order and outcomes.
+
+        Args:
+            id_: of the generation.
+            owner: only this owner's; `None` for any, if a signed link was checked.
+
+        Raises:
+            GenerationNotFound: there is none.
+        """
+        raise NotImplementedError
+
+    async def final(self, ids: Collection[str]) -> set[str]:
+        """Return those of the ids that are over or gone."""
+        raise NotImplementedError
+
+    async def statuses(self, ids: Collection[str]) -> dict[str, str]:
+        """Return the status of each generation that exists."""
+        raise NotImplementedError
+
+    async def page(self, owner: str, limit: int, after: tuple[float, str] | None) -> list[RecordedGeneration]:
+        """Return the owner's generations with orders and outcomes, newest first. `after`: creation time and id."""
+        raise NotImplementedError
+
+    async def delete(self, id_: str, owner: str) -> None:
+        """Cancel a generation that was not asked, or forget one that is over, with its images.
+
+        A cancelled generation stays visible as `cancelled`, without its key.
+
+        Raises:
+            GenerationNotFound: the owner has none with this id.
+            AlreadyAsked: Gemini is making the image.
+        """
+        raise NotImplementedError
+
+    async def reap(self) -> ReapResult:
+        """Settle generations whose lease has ended: their process died.
+
+        Not asked: queued again, or deleted if it is synchronous. Asked, and the answers are in the store: succeeded,
+        and the turn of the chat is saved. Asked without any answer: interrupted, with `OutcomeUnknown`.
+        """
+        raise NotImplementedError
+
+    async def sweep(self) -> int:
+        """Delete expired generations, and free expired keys. Return the number of deleted generations."""
+        raise NotImplementedError
+
+    async def signing_key(self) -> bytes:
+        """Return the 32 bytes that sign links. Made once, and the same for all replicas."""
+        raise NotImplementedError
