@@ -59,7 +59,8 @@ class GenerationStore:
         A request with an `idempotency_key` repeats the generation with the same key, while that is kept. Without a
         key, a `retry_count` of k >= 1 repeats the oldest generation with the same fingerprint that expects k: first
         those whose caller has left or that failed without cost, then running ones, then others. A generation that
-        failed without cost, was cancelled, or whose key has expired, gives its key (or its place in the chain) to a new one.
+        failed without cost, was cancelled, or whose key has expired, gives its key, or its place in the chain, to a new
+        one.
 
         An asynchronous order's references are stored first. Their blobs are referred to by the row.
 
