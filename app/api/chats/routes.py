@@ -1,6 +1,5 @@
 """The routes for chats: images edited turn by turn. The service stores what Gemini needs again for the next turn."""
 
-import base64
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import fields
@@ -8,7 +7,6 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import Field, TypeAdapter
 
 from app.api.chats.parameters import CHAT_ID_PATTERN, EDGE_ERRORS, STORAGE_ERRORS, ChatId, stored_chats_router
 from app.api.chats.request import ChatCreate, ForkCreate
@@ -24,6 +22,7 @@ from app.api.chats.response import (
     chats_read,
 )
 from app.api.chats.turns import ExitStackDep, ParsedTurn, respond_with_turn
+from app.api.http.cursors import read_cursor, write_cursor
 from app.api.http.dependencies import (
     CallerDep,
     ChatsDep,
@@ -44,12 +43,6 @@ from app.domain import errors
 from app.domain.chat import ChatDefaults
 from app.domain.generation import Caller, GenerationRequest
 from app.service.chats.service import ChatService, TurnRequest
-
-_CURSOR = TypeAdapter(
-    tuple[
-        Annotated[float, Field(strict=True, allow_inf_nan=False)], Annotated[str, Field(pattern=f"^{CHAT_ID_PATTERN}$")]
-    ]
-)
 
 _COPIES = 4
 """Copies of the turns' text in memory until it is sent: as read from the store, as values, and as JSON twice."""
@@ -160,25 +153,12 @@ async def list_chats(
     cursor: Annotated[str | None, Query(max_length=200, description="`nextCursor` of the previous page.")] = None,
 ) -> Response:
     """List your chats without their turns. The last changed chat is first."""
-    found = await chats.page(caller, limit + 1, _read_cursor(cursor))
+    found = await chats.page(caller, limit + 1, read_cursor(cursor, CHAT_ID_PATTERN))
     page, more = found[:limit], len(found) > limit
-    after = _cursor(page[-1].updated_at, page[-1].id) if more else None
+    after = write_cursor(page[-1].updated_at, page[-1].id) if more else None
     document = chats_read(page, after, request, settings)
     body = json.dumps(document.model_dump(mode="json", by_alias=True)).encode()
     return _json_response(_single(body), len(body), {"Content-Length": str(len(body))})
-
-
-def _cursor(updated_at: float, id_: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([updated_at, id_]).encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str | None) -> tuple[float, str] | None:
-    if not cursor:
-        return None
-    try:
-        return _CURSOR.validate_json(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError as error:
-        raise errors.InvalidRequest([errors.FieldError("cursor", "is not a cursor of this service")]) from error
 
 
 @router.get("/{chat_id}", response_model=ChatRead, responses=problem_responses(errors.ChatNotFound))

@@ -3,7 +3,6 @@
 All of them are `async`, because FastAPI calls other functions in a thread.
 """
 
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from app.api.http import content_type
+from app.api.http.preferences import preferred_wait
 from app.api.http.state import request_state
 from app.api.http.uploads import content_length
 from app.domain.catalogue import Catalogue
@@ -78,9 +78,7 @@ async def _seconds(
 ) -> float:
     """Return the time limit of the request in seconds: what the caller asks for, at most `DEADLINE_SECONDS`."""
     most = request_state(request.scope)["settings"].deadline_seconds
-    preferences = ",".join(request.headers.getlist("prefer"))
-    wait = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", preferences, re.IGNORECASE)
-    return min(x_timeout_seconds or (float(wait[1]) if wait else 0) or most, most)
+    return min(x_timeout_seconds or preferred_wait(request.headers) or most, most)
 
 
 async def _generation_runs(

@@ -1,12 +1,13 @@
-"""Smaller copies of stored images over HTTP. They are made for each request, and can be cached without limit."""
+"""Stored images over HTTP, and smaller copies of them, which are made for each request. Both can be cached for ever."""
 
 import asyncio
-from typing import cast
+from typing import Annotated, cast
 
-from fastapi import Request
+from fastapi import Query, Request, Response
 from starlette.types import Receive
 
-from app.api.chats.image_file import IMMUTABLE, SeekableContent, matches, no_pieces
+from app.api.http.image_file import IMMUTABLE, ImageFileResponse, SeekableContent, matches, no_pieces
+from app.api.http.problem_responses import Responses
 from app.api.http.response_writer import ResponseWriter, disconnect_watcher
 from app.api.http.state import request_state
 from app.api.http.storage_response import StorageResponse
@@ -21,6 +22,44 @@ HELD_BYTES = 1024 * 1024
 
 _QUALITY = 85
 """Of a copy that is a JPEG or a WebP."""
+
+Width = Annotated[
+    int | None,
+    Query(
+        ge=16,
+        le=2048,
+        description="Get a smaller copy with this width in pixels, of the same type. An image that is not wider is "
+        "returned as it is. Applies to PNG, JPEG and WebP.",
+    ),
+]
+
+FILE_RESPONSES: Responses = {
+    200: {"description": "The file.", "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
+    206: {"description": "The requested range."},
+    304: {"description": "The caller has the file already."},
+}
+"""Responses of a route that returns a stored image, without its errors."""
+
+
+def image_response(
+    image: Image, width: int | None, name: str, request: Request, max_pixels: int | None = None
+) -> Response:
+    """Return the stored file, or a smaller copy if the caller asks for one that is smaller.
+
+    Args:
+        image: an image whose content is in the store.
+        width: in pixels, as the caller asks for it.
+        name: file name for browsers, without extension.
+        request: of the caller.
+        max_pixels: as in `ImageCopyResponse`.
+
+    Raises:
+        InvalidRequest: the image's type cannot be made smaller.
+        RangeNotSatisfiable: the file does not have the requested range.
+    """
+    if width is None or width >= image.width:
+        return ImageFileResponse(image, name, request)
+    return ImageCopyResponse(image, width, name, request, max_pixels)
 
 
 class ImageCopyResponse(StorageResponse):
