@@ -1,6 +1,7 @@
 """Prometheus metrics of one service: generations, rejections, durations, calls to Gemini, tokens and cost."""
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -57,6 +58,11 @@ class Metrics:
             "Generations whose caller disconnected or stopped reading, by the stage of the generation at that time.",
             ["stage"],
         )
+        self._webhook_tries = self._counter(
+            "webhook_tries",
+            "Tries to deliver a webhook, by outcome: delivered, retried (to be tried again) or failed (given up).",
+            ["outcome"],
+        )
 
     def _counter(self, name: str, help_text: str, labels: list[str]) -> Counter:
         return Counter(f"gemini_images_{name}", help_text, labels, registry=self._registry)
@@ -97,6 +103,9 @@ class Metrics:
             code: the problem's code.
         """
         self._rejections.labels(code).inc()
+
+    def record_webhook_try(self, outcome: Literal["delivered", "retried", "failed"]) -> None:
+        self._webhook_tries.labels(outcome).inc()
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

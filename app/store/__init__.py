@@ -15,6 +15,7 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.store.chats import ChatStore
     from app.store.database import Database
+    from app.store.deliveries import DeliveryStore
 
 __all__ = ["Storage"]
 
@@ -46,6 +47,14 @@ class Storage:
                 self._opening = asyncio.create_task(self._open())
             self._chats = await asyncio.shield(self._opening)  # concurrent callers share one attempt
         return self._chats
+
+    async def deliveries(self) -> "DeliveryStore":
+        """Return the store of deliveries. Raises as `chats` does."""
+        await self.chats()
+        from app.store.deliveries import LEASE_SECONDS, DeliveryStore
+
+        assert self._database is not None
+        return DeliveryStore(self._database, LEASE_SECONDS)
 
     async def _open(self) -> "ChatStore":
         # In threads: importing hundreds of modules and waiting for a disk would block the event loop.
