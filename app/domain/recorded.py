@@ -112,6 +112,11 @@ class RecordedGeneration:
     def is_final(self) -> bool:
         return self.status.is_final
 
+    @property
+    def generations(self) -> tuple[Generation, ...]:
+        """The outcomes that have an image."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Generation))
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:

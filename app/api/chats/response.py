@@ -11,7 +11,14 @@ from pydantic import Field
 from app.api.chats.parameters import STORAGE_ERRORS
 from app.api.http.problem_responses import merge_responses, problem_responses
 from app.api.http.schema import ResponseModel
-from app.api.images.response import EXAMPLE, IMAGE_RESPONSES, GenerationRead, GroundingRead, UsageRead
+from app.api.images.response import (
+    EXAMPLE,
+    IMAGE_RESPONSES,
+    GenerationRead,
+    GroundingRead,
+    LinkedImageRead,
+    UsageRead,
+)
 from app.domain import errors
 from app.domain.chat import Chat, Turn
 from app.domain.generation import Image, Reference
@@ -22,13 +29,6 @@ BATCH_CHARS = 256 * 1024
 
 PIECE_BYTES = 512 * 1024
 """JSON is sent in pieces of this size."""
-
-
-class LinkedImageRead(ResponseModel):
-    url: str = Field(description="A path of this service. The file never changes.")
-    mime_type: str
-    width: int
-    height: int
 
 
 class LinkedReferenceRead(LinkedImageRead):

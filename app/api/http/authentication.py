@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.api.http.cors import AllowedOrigins, is_loopback_authority
 from app.api.http.paths import PROBE_PATHS, route_path
 from app.api.http.problems import Reporter
+from app.api.http.signed_links import has_signature, readable_from_any_page
 from app.api.http.state import request_state
 from app.domain.errors import CallerError, ForbiddenHost, Unauthorized
 from app.domain.generation import Caller
@@ -29,7 +30,7 @@ _DOCS = ("/", "/docs", "/openapi.json")
 
 
 class AuthenticationMiddleware:
-    """Sets the `caller` of each request, except on public paths."""
+    """Sets the `caller` of each request, except on public paths and for signed links, which routes check."""
 
     def __init__(self, app: ASGIApp, *, origins: AllowedOrigins, settings: Settings, reporter: Reporter) -> None:
         self.app = app
@@ -41,6 +42,8 @@ class AuthenticationMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._is_public(route_path(scope)):
             return await self.app(scope, receive, send)
+        if has_signature(scope):
+            return await self.app(scope, receive, readable_from_any_page(send))
         try:
             caller = self._caller(scope)
         except CallerError as error:

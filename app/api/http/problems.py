@@ -22,6 +22,7 @@ from app.api.http.error_conversion import as_service_error, method_not_allowed
 from app.api.http.paths import route_path
 from app.api.http.schema import request_field_names
 from app.domain.errors import (
+    GenerationInProgress,
     Internal,
     MethodNotAllowed,
     RangeNotSatisfiable,
@@ -183,6 +184,8 @@ def _headers(error: ServiceError) -> dict[str, str]:
         headers["X-Upstream-Attempts"] = str(error.attempts)
     if error.discourages_retry:
         headers["X-Should-Retry"] = "false"  # OpenAI's clients obey it; a retry may cost again
+    if isinstance(error, GenerationInProgress):
+        headers["Location"] = error.location
     if isinstance(error, UploadTimeout):
         headers["Connection"] = "close"  # more of the body is still arriving
     if isinstance(error, Unauthorized):

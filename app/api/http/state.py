@@ -45,7 +45,7 @@ class RequestState(State, total=False):
     """`State`, and the values of one request. The server makes a copy of the state for each request."""
 
     caller: Caller
-    """Set by `AuthenticationMiddleware`, except on public paths."""
+    """Set by `AuthenticationMiddleware`, except on public paths and for signed links."""
     upload: UploadBody
     """Set by `ExtractingRoute` before the body is read."""
     generation_pending: bool

@@ -1,16 +1,24 @@
 """A `Generation` as an HTTP response: JSON with the image as base64, or the image's bytes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from app.api.http.image_json import ImagePlaceholders
 from app.api.http.negotiation import AcceptedFormats
 from app.api.http.streaming import EXTENSIONS, Segment, SegmentedResponse
-from app.api.images.response import GenerationRead, GroundingRead, ImageRead, UsageRead
+from app.api.images.response import (
+    GenerationRead,
+    GroundingRead,
+    ImageRead,
+    LinkedGenerationRead,
+    LinkedImageRead,
+    UsageRead,
+)
 from app.domain.errors import ServiceError
 from app.domain.generation import Generation, Image
+from app.domain.recorded import RecordedGeneration
 
 MAX_HEADER_BYTES = 3_000
 """Limit for all metadata headers of a response together. Proxies often allow 4 KiB of headers."""
@@ -36,17 +44,42 @@ def render(
 def render_json(generation: Generation, *, with_url: bool) -> list[Segment]:
     """Return the JSON document of a generation. Each image is a segment of its own."""
     images = _Images(with_url=with_url)
-    fields = {name: getattr(generation, name) for name in GenerationRead.model_fields}
     drafts = [images.read(draft) for draft in generation.drafts]
-    fields |= {"image": images.read(generation.image), "drafts": drafts or None}
-    document = GenerationRead.model_validate(fields).model_dump(mode="json", by_alias=True)
-    for optional in ("thoughts", "drafts", "chatId", "turn"):
-        if document[optional] is None:
-            del document[optional]
+    document = _document(generation, images.read(generation.image), drafts)
     for image in [document["image"], *document.get("drafts", ())]:
         if image["url"] is None:
             del image["url"]
     return images.fill(document)
+
+
+def result_document(recorded: RecordedGeneration, url_of: Callable[[int], str]) -> dict[str, Any]:
+    """Return the JSON document of a recorded generation that succeeded, with a link in place of the image.
+
+    Args:
+        recorded: the generation.
+        url_of: returns the link to the image with this index.
+    """
+    generation = recorded.generations[0]
+    image = LinkedImageRead(
+        url=url_of(0),
+        mime_type=generation.image.mime_type,
+        width=generation.image.width,
+        height=generation.image.height,
+    )
+    return _document(generation, image)
+
+
+def _document(
+    generation: Generation, image: ImageRead | LinkedImageRead, drafts: Sequence[ImageRead] = ()
+) -> dict[str, Any]:
+    fields = {name: getattr(generation, name) for name in GenerationRead.model_fields}
+    fields |= {"image": image, "drafts": drafts or None}
+    schema = GenerationRead if isinstance(image, ImageRead) else LinkedGenerationRead
+    document = schema.model_validate(fields).model_dump(mode="json", by_alias=True)
+    for optional in ("thoughts", "drafts", "chatId", "turn"):
+        if document[optional] is None:
+            del document[optional]
+    return document
 
 
 def render_image_json(image: Image, *, with_url: bool) -> list[Segment]:

@@ -19,6 +19,13 @@ class ImageRead(ResponseModel):
     height: int
 
 
+class LinkedImageRead(ResponseModel):
+    url: str = Field(description="A link to the file, which never changes.")
+    mime_type: str
+    width: int
+    height: int
+
+
 class UsageRead(ResponseModel):
     prompt_tokens: int
     output_tokens: int
@@ -75,6 +82,12 @@ class GenerationRead(ResponseModel):
     warnings: list[str]
     chat_id: str | None = Field(None, description="Only in a chat.")
     turn: int | None = Field(None, description="Only in a chat: the number of this turn, counted from 1.")
+
+
+class LinkedGenerationRead(GenerationRead):
+    """The response to a request for an image, with a link to the image."""
+
+    image: LinkedImageRead  # type: ignore[assignment]  # instead of the file itself
 
 
 EXAMPLE: dict[str, Any] = {

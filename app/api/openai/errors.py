@@ -32,6 +32,7 @@ _RULES = {
     "method_not_allowed": _Rule("method_not_supported"),
     "unsupported_image": _Rule(status=400),
     "invalid_request": _Rule(status=400),
+    "idempotency_key_reused": _Rule(status=400),
     "content_blocked": _Rule("moderation_blocked", "image_generation_user_error", 400),
     "recitation": _Rule("moderation_blocked", "image_generation_user_error", 400),
     "no_image": _Rule("no_image", "image_generation_user_error", 400),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic.alias_generators import to_camel
 
@@ -12,6 +12,7 @@ from app.api.openai.sizes import fit_size, parse_size, size_of_quality
 from app.domain.catalogue import Catalogue
 from app.domain.errors import FieldError, InvalidRequest, ServiceError
 from app.domain.generation import GenerationRequest, Output, Reference
+from app.domain.recorded import Order
 
 Operation = Literal["image_generation", "image_edit"]
 
@@ -34,6 +35,32 @@ class ParsedImageRequest:
     """As the caller sent it."""
     field_names: Mapping[str, str]
     """The caller's names of the fields, by our names."""
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """What `from_order` needs besides the request, as JSON for `Order.view`."""
+        return {
+            "api": "openai",
+            "operation": self.operation,
+            "stream": self.stream,
+            "partialImages": self.partial_images,
+            "size": self.size,
+            "fieldNames": dict(self.field_names),
+        }
+
+    @classmethod
+    def from_order(cls, order: Order) -> "ParsedImageRequest":
+        """Return the request that was ordered."""
+        view = order.view
+        return cls(
+            order.request,
+            view["operation"],
+            order.count,
+            view.get("stream", False),
+            view.get("partialImages", 0),
+            view["size"],
+            view["fieldNames"],
+        )
 
     def with_field_name(self, warning: str) -> str:
         """Return a warning with the name that the caller's field has, if it begins with a field."""

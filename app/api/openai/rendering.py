@@ -12,6 +12,7 @@ from app.api.openai.parsed import ParsedImageRequest
 from app.api.openai.sizes import parse_size, quality_of_size
 from app.domain.errors import GenerationRefused, ServiceError
 from app.domain.generation import Generation, Image, Usage
+from app.domain.recorded import RecordedGeneration
 
 Result = Generation | ServiceError
 
@@ -27,25 +28,55 @@ def render(
         on_failure: called with the error if the caller does not read the whole response.
     """
     generations = [result for result in results if isinstance(result, Generation)]
-    first, usage = generations[0], usage_document(results)
     placeholders = ImagePlaceholders()
-    document = {
-        "created": int(time.time()),
-        "data": [_image_item(generation, placeholders) for generation in generations],
-        "model": first.model,
-        **describe(first.image),
-        "usage": usage,
-        "warnings": warnings(results, parsed),
-        **grounding(first),
-    }
+    images = [{"b64_json": placeholders.add(generation.image)} for generation in generations]
+    document = _document(results, parsed, images, time.time())
     headers = {
         "Cache-Control": "no-store",
         "X-Generation-Id": ",".join(generation.id for generation in generations),
-        "X-Model": first.model,
+        "X-Model": generations[0].model,
         "X-Upstream-Attempts": str(sum(result.attempts or 0 for result in results)),
-        **cost_header(usage),
+        **cost_header(document["usage"]),
     }
     return SegmentedResponse(placeholders.fill(document), "application/json", headers, on_failure)
+
+
+def result_document(recorded: RecordedGeneration, url_of: Callable[[int], str]) -> dict[str, Any]:
+    """Return the JSON document of a recorded generation that succeeded, with links in place of base64.
+
+    Args:
+        recorded: the generation with its order.
+        url_of: returns the link to the image with this index.
+    """
+    assert recorded.order is not None
+    images = [{"url": url_of(index)} for index in range(len(recorded.generations))]
+    created = recorded.finished_at or recorded.created_at
+    return _document(recorded.outcomes, ParsedImageRequest.from_order(recorded.order), images, created)
+
+
+def _document(
+    results: Sequence[Result], parsed: ParsedImageRequest, images: list[dict[str, str]], created: float
+) -> dict[str, Any]:
+    """Return the JSON document of results of which at least one has an image.
+
+    Args:
+        results: a generation or an error for each image.
+        parsed: the request.
+        images: how the document has each image.
+        created: Unix time.
+    """
+    generations = [result for result in results if isinstance(result, Generation)]
+    first = generations[0]
+    texts = [{"text": generation.text} if generation.text else {} for generation in generations]
+    return {
+        "created": int(created),
+        "data": [image | text for image, text in zip(images, texts, strict=True)],
+        "model": first.model,
+        **describe(first.image),
+        "usage": usage_document(results),
+        "warnings": warnings(results, parsed),
+        **grounding(first),
+    }
 
 
 def describe(image: Image) -> dict[str, str]:
@@ -109,11 +140,6 @@ def _size_warning(image: Image, parsed: ParsedImageRequest) -> list[str]:
     if parse_size(parsed.size) in (None, (image.width, image.height)):
         return []
     return [f"size {parsed.size} was asked for; the image has {image.width}x{image.height}."]
-
-
-def _image_item(generation: Generation, placeholders: ImagePlaceholders) -> dict[str, Any]:
-    text = {"text": generation.text} if generation.text else {}
-    return {"b64_json": placeholders.add(generation.image), **text}
 
 
 def grounding(generation: Generation) -> dict[str, Any]:

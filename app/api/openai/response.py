@@ -14,6 +14,11 @@ class ImageItemRead(BaseModel):
     text: str | None = Field(None, description="Text that the model wrote beside the image.")
 
 
+class LinkedImageItemRead(BaseModel):
+    url: str = Field(description="A link to the file, which never changes.")
+    text: str | None = Field(None, description="Text that the model wrote beside the image.")
+
+
 class TokenDetailsRead(BaseModel):
     text_tokens: int
     image_tokens: int
@@ -41,6 +46,12 @@ class ImagesRead(BaseModel):
     usage: ImagesUsageRead
     warnings: list[str]
     grounding: GroundingRead | None = None
+
+
+class LinkedImagesRead(ImagesRead):
+    """The images of a request, as links."""
+
+    data: list[LinkedImageItemRead]  # type: ignore[assignment]  # instead of the files themselves
 
 
 class OpenAIErrorDetailsRead(BaseModel):

@@ -1,0 +1,1 @@
+"""The routes of recorded generations: `/generations` and everything below."""
