@@ -24,15 +24,15 @@ def write_certificate(directory: Path) -> str:
     return path
 
 
-def server_context(issuer: trustme.CA | None = None) -> ssl.SSLContext:
+def server_context(issuer: trustme.CA | None = None, host: str = "localhost") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    (issuer or authority()).issue_cert("localhost").configure_cert(context)
+    (issuer or authority()).issue_cert(host).configure_cert(context)
     return context
 
 
 @asynccontextmanager
-async def served_with_tls(app: Any, issuer: trustme.CA | None = None) -> AsyncGenerator[str]:
-    """Serve `app` over TLS, with a certificate from `issuer`, and yield its URL."""
+async def served_with_tls(app: Any, issuer: trustme.CA | None = None, host: str = "localhost") -> AsyncGenerator[str]:
+    """Serve `app` over TLS on 127.0.0.1, with a certificate from `issuer` for `host`, and yield its URL."""
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
     config.load()
     server = uvicorn.Server(config)
@@ -40,10 +40,10 @@ async def served_with_tls(app: Any, issuer: trustme.CA | None = None) -> AsyncGe
         lambda: config.http_protocol_class(config, server.server_state, {}),  # type: ignore[call-arg]
         "127.0.0.1",
         0,
-        ssl=server_context(issuer),
+        ssl=server_context(issuer, host),
     )
     try:
-        yield f"https://localhost:{listener.sockets[0].getsockname()[1]}"
+        yield f"https://{host}:{listener.sockets[0].getsockname()[1]}"
     finally:
         for connection in list(server.server_state.connections):
             connection.shutdown()

@@ -1,13 +1,14 @@
 """Deliveries of webhooks: rows that any replica claims, tries and marks. `GenerationStore.settle` adds them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, or_, select, update
 from sqlalchemy.engine import Connection
 
 from app.store.database import Database
-from app.store.tables import deliveries
+from app.store.tables import deliveries, generations
 
 LEASE_SECONDS = 45
 """Duration of a lease: longer than a try of 15 s, together with the transactions before and after it."""
@@ -20,6 +21,8 @@ class Delivery:
     id: str
     """The `webhook-id`, the same for all tries."""
     generation_id: str
+    owner: str
+    """Owner of the generation."""
     url: str
     tries: int
     """Number of tries, including the one for which the delivery was claimed."""
@@ -38,30 +41,24 @@ class DeliveryStore:
         self._database = database
         self._lease_seconds = lease_seconds
 
-    async def claim(self, holder: str, limit: int) -> list[Delivery]:
+    async def claim(self, holder: str, limit: int, except_owners: Collection[str] = ()) -> list[Delivery]:
         """Lease pending deliveries that are due, the oldest first, and count one more try of each.
 
         Args:
             holder: name of the leases, unique to this call.
             limit: the most deliveries to claim.
+            except_owners: whose deliveries are not claimed.
         """
-        due = self._due()
+        due = self._due(except_owners)
 
         def is_any_due(connection: Connection) -> bool:
-            return connection.execute(select(deliveries.c.id).where(due).limit(1)).first() is not None
+            return connection.execute(due.limit(1)).first() is not None
 
         if not await self._database.read(is_any_due):  # without SQLite's write lock, because this is called often
             return []
-        # A subquery in `IN` can be run once for each row by PostgreSQL, and then locks more rows than the limit.
-        chosen = (
-            select(deliveries.c.id)
-            .where(due)
-            .order_by(deliveries.c.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-            .cte("chosen")
-        )
-        statement = (
+        # PostgreSQL can run a subquery in `IN` once for each row, and then locks more rows than the limit.
+        chosen = due.limit(limit).with_for_update(of=deliveries, skip_locked=True).cte("chosen")
+        lease = (
             update(deliveries)
             .where(deliveries.c.id == chosen.c.id)
             .values(
@@ -69,17 +66,11 @@ class DeliveryStore:
                 lease_until=self._database.now + self._lease_seconds,
                 tries=deliveries.c.tries + 1,
             )
-            .returning(
-                deliveries.c.id,
-                deliveries.c.generation_id,
-                deliveries.c.url,
-                deliveries.c.tries,
-                deliveries.c.created_at,
-            )
         )
 
         def transaction(connection: Connection) -> list[Delivery]:
-            return [Delivery(*row) for row in connection.execute(statement)]
+            connection.execute(lease)
+            return [Delivery(*row) for row in connection.execute(_claimed(holder))]
 
         return await self._database.write(transaction)
 
@@ -100,10 +91,20 @@ class DeliveryStore:
         leased = and_(self._leased(id_, holder), deliveries.c.status == "pending")
         await self._change(leased, due_at=self._database.now + delay_seconds, tries=deliveries.c.tries - 1)
 
-    def _due(self) -> ColumnElement[bool]:
+    def _due(self, except_owners: Collection[str]) -> Select[tuple[str]]:
+        """Select the ids of deliveries that may be tried now, the oldest first."""
         now = self._database.now
-        is_free = or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= now)
-        return and_(deliveries.c.status == "pending", deliveries.c.due_at <= now, is_free)
+        return (
+            select(deliveries.c.id)
+            .join(generations)
+            .where(
+                deliveries.c.status == "pending",
+                deliveries.c.due_at <= now,
+                or_(deliveries.c.lease_until.is_(None), deliveries.c.lease_until <= now),
+                generations.c.owner.not_in(except_owners),
+            )
+            .order_by(deliveries.c.due_at)
+        )
 
     def _leased(self, id_: str, holder: str) -> ColumnElement[bool]:
         return and_(deliveries.c.id == id_, deliveries.c.lease_holder == holder)
@@ -116,3 +117,19 @@ class DeliveryStore:
             connection.execute(statement)
 
         await self._database.write(transaction)
+
+
+def _claimed(holder: str) -> Select[Any]:
+    return (
+        select(
+            deliveries.c.id,
+            deliveries.c.generation_id,
+            generations.c.owner,
+            deliveries.c.url,
+            deliveries.c.tries,
+            deliveries.c.created_at,
+        )
+        .join(generations)
+        .where(deliveries.c.lease_holder == holder)
+        .order_by(deliveries.c.due_at)
+    )

@@ -1,7 +1,7 @@
 """The message of a webhook: its body, and its signature as Standard Webhooks defines it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,8 +9,12 @@ from standardwebhooks import Webhook
 
 from app.domain.recorded import RecordedGeneration
 
-Document = Callable[[RecordedGeneration], Mapping[str, Any]]
-"""Returns the JSON document of a generation, with links instead of images."""
+Document = Callable[[RecordedGeneration], Awaitable[Mapping[str, Any]]]
+"""Returns the JSON document of a generation, with links instead of images. The key that signs links is in the storage.
+
+Raises:
+    StorageError: the storage does not answer.
+"""
 
 MAX_BODY_BYTES = 20_000
 _LONG_TEXT_CHARACTERS = 256
@@ -52,14 +56,14 @@ def body_of(generation: RecordedGeneration, document: Mapping[str, Any]) -> str:
     finished = datetime.fromtimestamp(generation.finished_at or generation.created_at, UTC)
     message = {
         "type": f"generation.{generation.status}",
-        "timestamp": finished.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "timestamp": finished.isoformat().replace("+00:00", "Z"),
         "data": document,
     }
     text = _to_json(message)
     if len(text.encode()) <= MAX_BODY_BYTES:
         return text
     message["data"] = data = {**json.loads(_to_json(document)), "truncated": True}
-    for is_removable in (_is_long_text, _is_list, _is_object):
+    for is_removable in (_is_long_text, _is_list, _is_object, _is_text):
         for members, name in _largest_first(data, is_removable):
             del members[name]
             text = _to_json(message)
@@ -86,6 +90,10 @@ def _members(value: Any) -> Iterator[tuple[dict[str, Any], str]]:
 
 def _is_long_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) > _LONG_TEXT_CHARACTERS
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_list(value: Any) -> bool:
