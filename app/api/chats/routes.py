@@ -1,6 +1,5 @@
 """The routes for chats: images edited turn by turn. The service stores what Gemini needs again for the next turn."""
 
-import json
 from collections.abc import AsyncGenerator
 from dataclasses import fields
 from functools import partial
@@ -91,10 +90,6 @@ def _json_response(pieces: AsyncGenerator[bytes], held_bytes: int, headers: dict
     return StorageResponse(pieces, _BASE_BYTES + held_bytes, "application/json", headers)
 
 
-async def _single(body: bytes) -> AsyncGenerator[bytes]:
-    yield body
-
-
 @creation_router.post(
     "",
     status_code=201,
@@ -157,8 +152,7 @@ async def list_chats(
     page, more = found[:limit], len(found) > limit
     after = write_cursor(page[-1].updated_at, page[-1].id) if more else None
     document = chats_read(page, after, request, settings)
-    body = json.dumps(document.model_dump(mode="json", by_alias=True)).encode()
-    return _json_response(_single(body), len(body), {"Content-Length": str(len(body))})
+    return StorageResponse.json(document.model_dump(mode="json", by_alias=True), {"Cache-Control": "no-store"})
 
 
 @router.get("/{chat_id}", response_model=ChatRead, responses=problem_responses(errors.ChatNotFound))

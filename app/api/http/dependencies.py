@@ -27,14 +27,18 @@ from app.service.metrics import Metrics
 from app.service.resilience.admission import AdmissionController
 from app.settings import Settings
 
+# The middleware has checked the key already. These two put the key into the OpenAPI document.
+_Bearer = Annotated[object, Security(HTTPBearer(auto_error=False, description="A key from SERVICE_API_KEYS."))]
+_Header = Annotated[object, Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
 
-async def caller(
-    request: Request,
-    # The middleware has checked the key already. These two put the key into the OpenAPI document.
-    _bearer: Annotated[object, Security(HTTPBearer(auto_error=False, description="A key from SERVICE_API_KEYS."))],
-    _header: Annotated[object, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
-) -> Caller:
+
+async def caller(request: Request, _bearer: _Bearer, _header: _Header) -> Caller:
     return request_state(request.scope)["caller"]
+
+
+async def caller_unless_signed(request: Request, _bearer: _Bearer, _header: _Header) -> Caller | None:
+    """Return the caller; `None` for a signed link, whose signature the route must check."""
+    return request_state(request.scope).get("caller")
 
 
 async def _images(request: Request) -> ImageService:

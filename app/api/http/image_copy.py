@@ -8,11 +8,11 @@ from starlette.types import Receive
 
 from app.api.http.image_file import IMMUTABLE, ImageFileResponse, SeekableContent, matches, no_pieces
 from app.api.http.problem_responses import Responses
-from app.api.http.response_writer import ResponseWriter, disconnect_watcher
+from app.api.http.response_writer import ResponseWriter, while_connected
 from app.api.http.state import request_state
 from app.api.http.storage_response import StorageResponse
 from app.api.http.streaming import EXTENSIONS
-from app.domain.errors import CallerDisconnected, FieldError, InvalidRequest, Overloaded
+from app.domain.errors import FieldError, InvalidRequest, Overloaded
 from app.domain.generation import Image
 from app.lib.byte_budget import Reservation
 from app.service.conversion import CONVERTIBLE_TYPES, ConversionFailed, Target
@@ -98,27 +98,12 @@ class ImageCopyResponse(StorageResponse):
         try:
             if self._has_body:
                 with self._state["memory_trimmer"].busy():
-                    content = (await self._while_connected(memory, receive)).content
+                    content = (await while_connected(self._copy(memory), receive)).content
                 self.headers["Content-Length"] = str(len(content))
                 self._pieces = aiter(content)
             await super()._write(writer, receive)
         finally:
             memory.resize(0)
-
-    async def _while_connected(self, memory: Reservation, receive: Receive) -> Image:
-        async with disconnect_watcher(receive) as gone:
-            work = asyncio.create_task(self._copy(memory))
-            try:
-                await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                work.cancel()  # changes nothing if it is done
-                await asyncio.wait({work})
-        try:
-            if work.cancelled():
-                raise CallerDisconnected("The caller disconnected before the copy was made.")
-            return work.result()
-        finally:
-            del work  # it holds the error, whose traceback holds this frame: a reference cycle
 
     async def _copy(self, memory: Reservation) -> Image:
         """Make the copy.

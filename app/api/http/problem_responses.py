@@ -7,6 +7,7 @@ from app.domain.errors import (
     ChatLimitReached,
     ContentBlocked,
     FieldError,
+    GenerationInProgress,
     Internal,
     InvalidRequest,
     NoImage,
@@ -86,6 +87,11 @@ _EXAMPLES: tuple[ServiceError, ...] = (
     StorageUnavailable("The chat database does not answer, or answers with an error.", part="database", retry_after=10),
     StorageFull("The image store is full. Nothing more can be saved.", part="blobs", retry_after=10),
     StorageDamaged("An image of this chat is missing from the image store.", part="blobs"),
+    GenerationInProgress(
+        "The image is still being made.",
+        location="/generations/gen_5a4c1f0e7b6d4a9f8f0c2f1c3b7a9e12",
+        retry_after=2,
+    ),
     RangeNotSatisfiable("The file has 1,024 bytes.", size=1024),
 )
 

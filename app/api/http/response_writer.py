@@ -1,13 +1,15 @@
 """Writing a response to a caller who may read slowly, or disconnect, without holding memory for longer than needed."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.types import Message, Receive, Scope, Send
 
 from app.domain.errors import CallerDisconnected, CallerTooSlow
+
+_T = TypeVar("_T")
 
 CONNECTION = "app.connection"
 """Name of the ASGI extension that holds a request's `ConnectionControl`. `app/server/protocol.py` adds it."""
@@ -118,6 +120,27 @@ async def disconnect_watcher(receive: Receive) -> AsyncGenerator[asyncio.Task[No
         gone.cancel()
         with suppress(asyncio.CancelledError):
             await gone
+
+
+async def while_connected(work: Coroutine[Any, Any, _T], receive: Receive) -> _T:
+    """Return the result of `work`. If the caller disconnects before, `work` is cancelled.
+
+    Raises:
+        CallerDisconnected: the caller has disconnected.
+    """
+    async with disconnect_watcher(receive) as gone:
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            task.cancel()  # changes nothing if it is done
+            await asyncio.wait({task})
+    try:
+        if task.cancelled():
+            raise CallerDisconnected("The caller disconnected before the response was ready.")
+        return task.result()
+    finally:
+        del task  # it holds the error, whose traceback holds this frame: a reference cycle
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -1,8 +1,10 @@
 """Responses that are read from the store while they are sent. Their memory counts towards `MAX_BUFFERED_BYTES`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -11,6 +13,9 @@ from app.api.http.response_writer import ResponseWriter
 from app.api.http.state import request_state
 from app.domain.errors import CallerDisconnected, CallerTooSlow, Overloaded
 from app.lib.byte_budget import Reservation
+
+_COPIES = 2
+"""A JSON document is in memory as values and as text."""
 
 
 class StorageResponse(Response):
@@ -30,6 +35,13 @@ class StorageResponse(Response):
         super().__init__(None, headers=headers, media_type=media_type)
         if "content-length" not in {name.lower() for name in headers}:
             del self.headers["Content-Length"]
+
+    @classmethod
+    def json(cls, document: Mapping[str, Any], headers: Mapping[str, str]) -> "StorageResponse":
+        """Return a JSON document that was made of what the store holds."""
+        body = json.dumps(document).encode()
+        length = {"Content-Length": str(len(body))}
+        return cls(_single(body), _COPIES * len(body), "application/json", {**headers, **length})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """
@@ -59,6 +71,10 @@ class StorageResponse(Response):
         if first:
             await writer.send_all(_chained(first, second, self._pieces), receive)
         await writer.end()
+
+
+async def _single(body: bytes) -> AsyncGenerator[bytes]:
+    yield body
 
 
 async def _chained(first: bytes, second: bytes, others: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
