@@ -31,11 +31,11 @@ from app.lib import logs
 from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
-from app.service.chats.leases import LeaseKeeper
 from app.service.chats.service import ChatService
 from app.service.conversion import ImageConverter
 from app.service.generation.references import ReferenceValidator
 from app.service.generation.service import ImageService
+from app.service.leases import LeaseKeeper
 from app.service.metrics import Metrics
 from app.service.resilience.admission import AdmissionController
 from app.service.resilience.circuit_breaker import CircuitBreakers

@@ -52,13 +52,20 @@ async def stored_characters(storage: Overrides) -> int:
 
 
 @asynccontextmanager
-async def open_store(storage: Overrides, **overrides: Any) -> AsyncGenerator[ChatStore]:
-    """Open the store without a service."""
+async def open_storage(storage: Overrides, **overrides: Any) -> AsyncGenerator[Storage]:
+    """Open a storage without a service."""
     opened = Storage(settings_for("http://127.0.0.1:1", **storage, **overrides))
     try:
-        yield await opened.chats()
+        yield opened
     finally:
         await opened.aclose()
+
+
+@asynccontextmanager
+async def open_store(storage: Overrides, **overrides: Any) -> AsyncGenerator[ChatStore]:
+    """Open the store of chats without a service."""
+    async with open_storage(storage, **overrides) as opened:
+        yield await opened.chats()
 
 
 def storage_problem(response: httpx2.Response, *hidden: object) -> tuple[int, str, str]:

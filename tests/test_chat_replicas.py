@@ -14,7 +14,7 @@ from app.emulator import Emulator, served
 from tests.conftest import Serve, image_file, image_of
 from tests.processes import process
 from tests.storages import S3_ENVIRONMENT, Overrides
-from tests.stored_chats import open_store
+from tests.stored_chats import open_storage, open_store
 from tests.test_chats import Chat, begin, contents, images_in
 
 
@@ -106,12 +106,13 @@ async def test_a_turn_that_lost_its_lease_is_not_saved(storage: Overrides) -> No
     The turn took longer than its lease, and another replica has added a turn meanwhile. Only that turn is stored.
     """
     turn = Turn(number=1, state=TurnState.SUCCEEDED, prompt="A cat", model="any", generation_id="gen_1")
-    async with open_store(storage, chat_lease_seconds=1) as store:
+    async with open_storage(storage, chat_lease_seconds=1) as opened:
+        store, leases = await opened.chats(), await opened.leases()
         empty = await store.add("anna", ChatDefaults())
         slow = await store.turns.lease(empty.id, "anna", "slow")
         await asyncio.sleep(1.1)
         fast = await store.turns.lease(empty.id, "anna", "fast")
-        await store.turns.renew(["slow"])
+        await leases.renew(["slow"])
         with pytest.raises(LeaseLost):
             await store.turns.save(slow, "slow", turn, None)
         await store.turns.save(fast, "fast", turn, None)

@@ -1,1 +1,1 @@
-"""Chats: turns, history, leases."""
+"""Chats: turns, history."""

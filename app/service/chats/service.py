@@ -12,9 +12,9 @@ from app.domain.chat import Chat, ChatDefaults, Turn
 from app.domain.errors import FieldError, InvalidRequest, StorageError, TurnNotFound
 from app.domain.generation import Caller, Generation, GenerationRequest, Image
 from app.service.chats.history import ChatHistory
-from app.service.chats.leases import LeaseKeeper
 from app.service.chats.turn import PendingTurn
 from app.service.generation.service import ImageService
+from app.service.leases import LeaseKeeper
 from app.store import Storage
 
 log = logging.getLogger(__name__)

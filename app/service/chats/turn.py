@@ -10,9 +10,9 @@ from app.domain.chat import Chat, Turn, TurnState
 from app.domain.errors import GenerationRefused, ServiceError, StorageUnavailable
 from app.domain.generation import Generation
 from app.domain.progress import GenerationProgress
-from app.service.chats.leases import LeaseKeeper
 from app.service.generation.plan import GenerationPlan
 from app.service.generation.service import ImageService
+from app.service.leases import LeaseKeeper
 from app.service.resilience.admission import Admission
 
 if TYPE_CHECKING:

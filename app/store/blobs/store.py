@@ -125,6 +125,19 @@ class BlobStore:
             raise _missing(blob)
         return read
 
+    async def find(self, name: str) -> bytes | None:
+        """Return all bytes of a small file; `None` if there is certainly no such file.
+
+        Raises:
+            StorageUnavailable: the store does not answer.
+        """
+        with as_storage_errors("blobs"):
+            try:
+                return bytes(await (await self._store.get_async(_path(name))).bytes_async())
+            except FileNotFoundError:
+                await self._probe()  # a missing bucket reports every file as missing
+                return None
+
     def mark_damaged(self, blob: Blob) -> None:
         """Treat the blob as missing until the same bytes are stored again."""
         self._damaged.add(blob.name)
@@ -168,7 +181,8 @@ class BlobStore:
 
 
 def _path(name: str) -> str:
-    return f"{name[:2]}/{name}"
+    """Return where a file is: a blob under the beginning of its digest, an answer with its id and place together."""
+    return f"answers/{name}" if "." in name else f"{name[:2]}/{name}"
 
 
 def _missing(blob: Blob) -> StorageDamaged:

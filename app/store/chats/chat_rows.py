@@ -9,7 +9,9 @@ from sqlalchemy.engine import Connection
 
 from app.domain.chat import Chat
 from app.domain.errors import ChatLimitReached, ChatNotFound
-from app.store.chats import serialization, texts
+from app.store import serialization
+from app.store.chats import texts
+from app.store.chats.serialization import excerpt
 from app.store.database import Database
 from app.store.tables import chats
 from app.store.tables import texts as texts_table
@@ -139,7 +141,7 @@ class ChatRows:
         instruction = chat.defaults.system_instruction
         if instruction is None or len(instruction) <= EXCERPT_CHARS:
             return {"document": serialization.to_json(document), "instruction_digest": None}
-        document["defaults"]["system_instruction"] = {"excerpt": serialization.excerpt(instruction, EXCERPT_CHARS)}
+        document["defaults"]["system_instruction"] = {"excerpt": excerpt(instruction, EXCERPT_CHARS)}
         digest = texts.store(connection, self._database, json.dumps(instruction))
         return {"document": serialization.to_json(document), "instruction_digest": digest}
 
@@ -182,9 +184,7 @@ def load_chat(row: Any, *, full_instruction: bool = False) -> Chat:
         instruction = json.loads(row.instruction) if full_instruction else defaults["system_instruction"]["excerpt"]
         defaults = defaults | {"system_instruction": instruction}
     elif not full_instruction and defaults.get("system_instruction"):
-        defaults = defaults | {
-            "system_instruction": serialization.excerpt(defaults["system_instruction"], EXCERPT_CHARS)
-        }
+        defaults = defaults | {"system_instruction": excerpt(defaults["system_instruction"], EXCERPT_CHARS)}
     return Chat(
         id=row.id,
         owner=row.owner,

@@ -36,6 +36,7 @@ class ChatStore:
         self,
         database: Database,
         blobs: BlobStore,
+        index: BlobIndex,
         ttl_seconds: float | None,
         lease_seconds: float,
         limits: StorageLimits | None = None,
@@ -44,16 +45,17 @@ class ChatStore:
         Args:
             database: the database of the chats.
             blobs: the store of their bytes.
+            index: the table of stored blobs.
             ttl_seconds: a chat expires so many seconds after its last change; `None` means never.
             lease_seconds: duration of a lease that is not renewed.
             limits: the most that one owner may store.
         """
         self._database = database
-        self._index = BlobIndex(database, blobs)
+        self._index = index
         self._rows = ChatRows(database, ttl_seconds, limits or StorageLimits())
         self._ttl = ttl_seconds
         self.blobs = blobs
-        self.turns = TurnStore(database, blobs, self._index, self._rows, lease_seconds)
+        self.turns = TurnStore(database, blobs, index, self._rows, lease_seconds)
 
     async def add(self, owner: str, defaults: ChatDefaults, expected_bytes: int = 0) -> Chat:
         """Add an empty chat.

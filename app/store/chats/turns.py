@@ -12,10 +12,12 @@ from sqlalchemy.engine import Connection
 
 from app.domain.chat import Chat, Turn
 from app.domain.errors import LeaseLost, StaleTurn, TurnInProgress
+from app.domain.recorded import TurnToSave
 from app.lib.base64_json import Content
+from app.store import serialization
 from app.store.blobs import BlobIndex, BlobStore
-from app.store.chats import serialization
 from app.store.chats.chat_rows import ChatRows
+from app.store.chats.serialization import dump_turn
 from app.store.chats.turn_rows import DOCUMENT, insert_turn, select_turns
 from app.store.database import Database
 from app.store.errors import as_storage_errors
@@ -28,7 +30,7 @@ _TITLE_CHARS = 80
 
 
 class TurnStore:
-    """Verbs for the turns of chats. All but `renew` and `release` see only the chats of the given owner."""
+    """Verbs for the turns of chats. They see only the chats of the given owner."""
 
     def __init__(
         self, database: Database, blobs: BlobStore, index: BlobIndex, rows: ChatRows, lease_seconds: float
@@ -77,7 +79,8 @@ class TurnStore:
         expected_last_turns: Collection[int] | None = None,
         expected_bytes: int = 0,
     ) -> Chat:
-        """Take the chat's lease, so that only `holder` may add a turn. `save` and `release` end it, or it expires.
+        """Take the chat's lease, so that only `holder` may add a turn. `save` and
+        `Leases.release` end it, or it expires.
 
         Args:
             chat_id: id of the chat.
@@ -115,26 +118,6 @@ class TurnStore:
 
         return await self._database.write(transaction)
 
-    async def renew(self, holders: Collection[str]) -> None:
-        """Extend the leases of these holders. A lease that another holder has taken over does not change."""
-
-        def transaction(connection: Connection) -> None:
-            connection.execute(
-                update(chats)
-                .where(chats.c.lease_holder.in_(holders))
-                .values(lease_until=self._database.now + self._lease_seconds)
-            )
-
-        await self._database.write(transaction)
-
-    async def release(self, holder: str) -> None:
-        def transaction(connection: Connection) -> None:
-            connection.execute(
-                update(chats).where(chats.c.lease_holder == holder).values(lease_holder=None, lease_until=None)
-            )
-
-        await self._database.write(transaction)
-
     async def save(self, chat: Chat, holder: str, turn: Turn, replaces: int | None) -> None:
         """Save a turn, and release the lease. Saving the same generation twice changes nothing.
 
@@ -150,9 +133,7 @@ class TurnStore:
         with as_storage_errors("blobs"):
             async with asyncio.timeout(SAVE_BLOBS_SECONDS):
                 stored = await self._index.store(_contents(turn))
-        document = serialization.to_json(
-            serialization.dump_turn(turn, lambda content: (stored[id(content)].name, len(content)))
-        )
+        document = serialization.to_json(dump_turn(turn, lambda content: (stored[id(content)].name, len(content))))
         blob_sizes = {blob.digest: len(blob) for blob in stored.values()}
         size = len(document) + sum(blob_sizes.values())
 
@@ -170,6 +151,18 @@ class TurnStore:
                 )
 
         await self._database.write(transaction)
+
+    async def recover(self, turn: TurnToSave) -> None:
+        """Save a turn whose process died. Its holder's lease has ended, and nobody has taken another one since.
+
+        Raises:
+            ChatNotFound: the chat was deleted.
+            LeaseLost: as `save`.
+        """
+        chat = await self._database.read(
+            lambda connection: self._rows.find(connection, turn.chat_id, turn.owner, full_instruction=True)
+        )
+        await self.save(chat, turn.lease_holder, turn.turn, turn.replaces)
 
     def _update_chat(
         self, connection: Connection, chat: Chat, holder: str, turn: Turn, turn_bytes: int

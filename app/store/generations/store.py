@@ -1,34 +1,20 @@
 """Recorded generations in the database. Each verb is one transaction."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from app.domain.generation import Generation
 from app.domain.recorded import NewGeneration, Outcome, RecordedGeneration, Submission, TurnToSave
 from app.store.blobs import BlobIndex, BlobStore
 from app.store.chats.turns import TurnStore
 from app.store.database import Database
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetimes:
-    """How long what is kept, in seconds."""
-
-    lease: float
-    """Of a lease that is not renewed."""
-    idempotency_key: float
-    generation: float
-
-
-@dataclass(frozen=True, slots=True)
-class ReapResult:
-    """What became of generations whose process died."""
-
-    requeued: int = 0
-    removed: int = 0
-    recovered: int = 0
-    """The answer had reached the store."""
-    interrupted: int = 0
+from app.store.generations.answers import AnswerStore
+from app.store.generations.queries import GenerationCounts, GenerationQueries
+from app.store.generations.queue import GenerationQueue
+from app.store.generations.reaping import Reaper, ReapResult
+from app.store.generations.rows import GenerationRows, Lifetimes
+from app.store.generations.settlement import Ending, Settlements
+from app.store.generations.submission import Submissions
+from app.store.generations.sweeping import GenerationSweep
 
 
 class GenerationStore:
@@ -52,6 +38,15 @@ class GenerationStore:
             lifetimes: how long what is kept.
             max_queued: the most asynchronous generations that wait.
         """
+        self.blobs = blobs
+        rows = GenerationRows(database, blobs, lifetimes)
+        self._answers = AnswerStore(blobs, index)
+        self._submissions = Submissions(rows, index, max_queued)
+        self._settlements = Settlements(rows, self._answers)
+        self._queue = GenerationQueue(rows, self._answers)
+        self._queries = GenerationQueries(rows)
+        self._reaper = Reaper(rows, self._answers, self._settlements, turns)
+        self._sweep = GenerationSweep(rows, self._answers)
 
     async def submit(self, new: NewGeneration) -> Submission:
         """Add a generation, unless the request repeats an earlier one of the same owner.
@@ -69,7 +64,7 @@ class GenerationStore:
             Overloaded: too many asynchronous generations wait.
             StorageUnavailable, StorageFull: nothing is recorded.
         """
-        raise NotImplementedError
+        return await self._submissions.submit(new)
 
     async def mark_asked(self, id_: str, holder: str) -> None:
         """Make durable that Gemini is about to be asked.
@@ -77,7 +72,7 @@ class GenerationStore:
         Raises:
             LeaseLost: another holder has the generation, or it was cancelled. Gemini must not be asked.
         """
-        raise NotImplementedError
+        await self._queue.mark_asked(id_, holder)
 
     async def keep_answer(self, id_: str, place: int, generation: Generation, turn: TurnToSave | None) -> Generation:
         """Store Gemini's answer, and an object that names it, so that `reap` finds it. Does not need the database.
@@ -89,12 +84,13 @@ class GenerationStore:
             turn: the turn of a chat that will be saved with it.
 
         Returns:
-            The generation with its images in the store.
+            The generation with its images in the store. With a turn, its parts are in the store too, so that a turn
+            made of it can be saved without storing them again.
 
         Raises:
             StorageUnavailable, StorageFull: the blob store does not take it.
         """
-        raise NotImplementedError
+        return await self._answers.keep(id_, place, generation, turn)
 
     async def settle(
         self, id_: str, holder: str, outcomes: Sequence[Outcome], *, attempts: int, is_converted: bool
@@ -107,15 +103,16 @@ class GenerationStore:
         Raises:
             LeaseLost: another holder has settled it otherwise, or it is gone.
         """
-        raise NotImplementedError
+        ending = Ending(tuple(outcomes), attempts, is_converted)
+        return await self._settlements.settle(id_, holder, ending)
 
     async def requeue(self, id_: str, holder: str, delay_seconds: float) -> None:
         """Give an asynchronous generation that was not asked back to the queue, to be claimed after the delay."""
-        raise NotImplementedError
+        await self._queue.requeue(id_, holder, delay_seconds)
 
     async def discard(self, id_: str, holder: str) -> None:
         """Forget a synchronous generation that was not asked."""
-        raise NotImplementedError
+        await self._queue.discard(id_, holder)
 
     async def claim(self, holders: Sequence[str]) -> list[tuple[str, RecordedGeneration]]:
         """Lease queued generations that are due, one for each holder at most, and mark them as running.
@@ -125,11 +122,11 @@ class GenerationStore:
         Returns:
             Holder and generation, with its order and the references as blobs.
         """
-        raise NotImplementedError
+        return await self._queue.claim(holders)
 
     async def mark_caller_left(self, id_: str) -> None:
         """Note that the caller is gone, so that a repetition takes this generation over before others."""
-        raise NotImplementedError
+        await self._queue.mark_caller_left(id_)
 
     async def get(self, id_: str, owner: str | None) -> RecordedGeneration:
         """Return a generation with its order and outcomes.
@@ -141,19 +138,23 @@ class GenerationStore:
         Raises:
             GenerationNotFound: there is none.
         """
-        raise NotImplementedError
+        return await self._queries.get(id_, owner)
 
     async def final(self, ids: Collection[str]) -> set[str]:
         """Return those of the ids that are over or gone."""
-        raise NotImplementedError
+        return await self._queries.final(ids)
 
     async def statuses(self, ids: Collection[str]) -> dict[str, str]:
         """Return the status of each generation that exists."""
-        raise NotImplementedError
+        return await self._queries.statuses(ids)
 
     async def page(self, owner: str, limit: int, after: tuple[float, str] | None) -> list[RecordedGeneration]:
         """Return the owner's generations with orders and outcomes, newest first. `after`: creation time and id."""
-        raise NotImplementedError
+        return await self._queries.page(owner, limit, after)
+
+    async def counts(self) -> GenerationCounts:
+        """Return how many generations are in progress, over all replicas."""
+        return await self._queries.counts()
 
     async def delete(self, id_: str, owner: str) -> None:
         """Cancel a generation that was not asked, or forget one that is over, with its images.
@@ -164,7 +165,7 @@ class GenerationStore:
             GenerationNotFound: the owner has none with this id.
             AlreadyAsked: Gemini is making the image.
         """
-        raise NotImplementedError
+        await self._queue.delete(id_, owner)
 
     async def reap(self) -> ReapResult:
         """Settle generations whose lease has ended: their process died.
@@ -172,12 +173,16 @@ class GenerationStore:
         Not asked: queued again, or deleted if it is synchronous. Asked, and the answers are in the store: succeeded,
         and the turn of the chat is saved. Asked without any answer: interrupted, with `OutcomeUnknown`.
         """
-        raise NotImplementedError
+        return await self._reaper.reap()
 
     async def sweep(self) -> int:
         """Delete expired generations, and free expired keys. Return the number of deleted generations."""
-        raise NotImplementedError
+        return await self._sweep.sweep()
 
     async def signing_key(self) -> bytes:
         """Return the 32 bytes that sign links. Made once, and the same for all replicas."""
-        raise NotImplementedError
+        return await self._sweep.signing_key()
+
+    async def aclose(self) -> None:
+        """Finish work in the background."""
+        await self._answers.aclose()

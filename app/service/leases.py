@@ -1,6 +1,6 @@
-"""The chat leases of this process. A lease ensures that a chat has one turn at a time, over all replicas.
+"""The leases of this process, on chats and recorded generations. Each has one holder over all replicas.
 
-All leases are renewed together: a thousand turns in progress take one statement every few seconds.
+All leases are renewed together: a thousand generations in progress take one transaction every few seconds.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class LeaseKeeper:
     async def _release(self, holder: str) -> None:
         for pause in (*_RELEASE_PAUSES, None):
             try:
-                return await (await self._storage.chats()).turns.release(holder)
+                return await (await self._storage.leases()).release(holder)
             except Exception as error:  # no request waits for this task, so the log is the only place for it
                 cause = getattr(error, "cause", repr(type(error)))
                 log.warning("a lease could not be released", extra={"cause": cause})
@@ -85,7 +85,7 @@ class LeaseKeeper:
             if not self._held:
                 continue
             try:
-                await (await self._storage.chats()).turns.renew(tuple(self._held))
+                await (await self._storage.leases()).renew(tuple(self._held))
             except Exception as error:  # the next renewal may succeed
                 log.warning("leases could not be renewed", extra={"cause": getattr(error, "cause", repr(type(error)))})
 

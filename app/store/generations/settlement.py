@@ -1,0 +1,179 @@
+"""Settle a generation: its outcomes, the end of its lease, and its webhook, in one transaction."""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, insert, select, true, update
+from sqlalchemy.engine import Connection
+
+from app.domain.errors import LeaseLost, ServiceError
+from app.domain.generation import Generation, Image
+from app.domain.recorded import GenerationStatus, Outcome, RecordedGeneration
+from app.lib.base64_json import Content
+from app.store.blobs import Blob
+from app.store.generations.answers import AnswerStore
+from app.store.generations.rows import REPETITION_SECONDS, UNLEASED, GenerationRows
+from app.store.generations.serialization import dump_result, load_order
+from app.store.tables import deliveries, generations
+
+_GROUNDED_SECONDS = 24 * 3600
+"""Google's terms allow no longer storage of results that are grounded in its search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a generation ends with."""
+
+    outcomes: tuple[Outcome, ...]
+    attempts: int
+    is_converted: bool
+    is_interrupted: bool = False
+    """Whether its process has died without any answer."""
+
+    @property
+    def generations(self) -> list[Generation]:
+        return [one for one in self.outcomes if isinstance(one, Generation)]
+
+    @property
+    def status(self) -> GenerationStatus:
+        if self.generations:
+            return GenerationStatus.SUCCEEDED
+        return GenerationStatus.INTERRUPTED if self.is_interrupted else GenerationStatus.FAILED
+
+    @property
+    def may_have_cost(self) -> bool:
+        return any(not isinstance(one, ServiceError) or one.may_have_cost for one in self.outcomes)
+
+    @property
+    def is_grounded(self) -> bool:
+        return any(one.grounding is not None for one in self.generations)
+
+    @property
+    def images(self) -> Iterator[Image]:
+        for one in self.generations:
+            yield from (one.image, *one.drafts)
+
+
+class Settlements:
+    def __init__(self, rows: GenerationRows, answers: AnswerStore) -> None:
+        self._rows = rows
+        self._answers = answers
+
+    async def settle(self, id_: str, holder: str, ending: Ending) -> RecordedGeneration:
+        """See `GenerationStore.settle`."""
+        ending = await self._stored(id_, ending)
+        result = dump_result(ending.outcomes, _name, is_converted=ending.is_converted)
+
+        def transaction(connection: Connection) -> RecordedGeneration:
+            row = self._locked(connection, id_)
+            if row is None:
+                raise LeaseLost("This generation is gone.")
+            if row.lease_holder != holder or row.status != GenerationStatus.RUNNING:
+                if row.result == result:
+                    return self._rows.load(row)  # an earlier call has settled it
+                raise LeaseLost("Another process has settled this generation.")
+            return self._end(connection, row, ending, result)
+
+        settled = await self._rows.database.write(transaction)
+        self._forget_answers(id_, ending)
+        return settled
+
+    async def settle_dead(self, id_: str, holder: str, ending: Ending) -> bool:
+        """Settle a generation whose lease has ended. Return whether nobody else has settled it or renewed the lease."""
+        ending = await self._stored(id_, ending)
+        result = dump_result(ending.outcomes, _name, is_converted=ending.is_converted)
+        dead = generations.c.lease_holder == holder, generations.c.lease_until < self._rows.now
+
+        def transaction(connection: Connection) -> bool:
+            row = self._locked(connection, id_, generations.c.status == GenerationStatus.RUNNING, *dead)
+            if row is not None:
+                self._end(connection, row, ending, result)
+            return row is not None
+
+        settled = await self._rows.database.write(transaction)
+        if settled:
+            self._forget_answers(id_, ending)
+        return settled
+
+    def _locked(self, connection: Connection, id_: str, *conditions: ColumnElement[bool]) -> Any:
+        query = select(*generations.c).where(generations.c.id == id_, *conditions, true()).with_for_update()
+        return connection.execute(query).one_or_none()
+
+    async def _stored(self, id_: str, ending: Ending) -> Ending:
+        """Return the ending with all images in the store, and with rows of their blobs."""
+        stored = await self._answers.adopt(id_, (image.content for image in ending.images))
+        if not stored:
+            return ending
+
+        def image(one: Image) -> Image:
+            return replace(one, content=stored.get(id(one.content), one.content))
+
+        outcomes = (
+            replace(one, image=image(one.image), drafts=tuple(map(image, one.drafts)))
+            if isinstance(one, Generation)
+            else one
+            for one in ending.outcomes
+        )
+        return replace(ending, outcomes=tuple(outcomes))
+
+    def _end(self, connection: Connection, row: Any, ending: Ending, result: str) -> RecordedGeneration:
+        """Write the ending to a locked row."""
+        document = load_order(row.document, self._rows.blobs.blob)
+        was_free = not ending.may_have_cost
+        values: dict[str, Any] = {
+            "status": ending.status,
+            "result": result,
+            "attempts": ending.attempts,
+            "may_have_cost": ending.may_have_cost,
+            "finished_at": self._rows.now,
+            **self._expiry(row, ending, document.keep_seconds),
+            **UNLEASED,
+        }
+        if was_free:
+            values |= {"idempotency_key": None, "key_expires_at": None}
+        this = generations.c.id == row.id
+        updated = connection.execute(update(generations).where(this).values(values).returning(*generations.c)).one()
+        if was_free and not row.is_async and row.next_count is None:
+            connection.execute(delete(generations).where(this))
+            return self._rows.load(updated)
+        references = [one.image.content for one in document.order.request.references]
+        contents = [*references, *(image.content for image in ending.images)]
+        self._rows.set_blobs(connection, row.id, (one.digest for one in contents if isinstance(one, Blob)))
+        if row.webhook_url is not None:
+            self._enqueue_webhook(connection, row)
+        return self._rows.load(updated)
+
+    def _expiry(self, row: Any, ending: Ending, keep_seconds: float | None) -> dict[str, Any]:
+        lifetimes, now = self._rows.lifetimes, self._rows.now
+        key_seconds = lifetimes.idempotency_key
+        seconds = lifetimes.generation if keep_seconds is None else keep_seconds
+        if row.idempotency_key is not None:
+            seconds = max(seconds, key_seconds)  # otherwise the key would be forgotten with the generation
+        if not ending.may_have_cost and not row.is_async:
+            seconds = REPETITION_SECONDS
+        if ending.is_grounded:
+            seconds = min(seconds, _GROUNDED_SECONDS)
+        return {"expires_at": now + seconds, "key_expires_at": now + key_seconds}
+
+    def _enqueue_webhook(self, connection: Connection, row: Any) -> None:
+        connection.execute(
+            insert(deliveries).values(
+                id=f"msg_{secrets.token_hex(16)}",
+                generation_id=row.id,
+                url=row.webhook_url,
+                status="pending",
+                due_at=self._rows.now,
+                created_at=self._rows.now,
+            )
+        )
+
+    def _forget_answers(self, id_: str, ending: Ending) -> None:
+        if ending.generations:
+            self._answers.forget(id_, len(ending.outcomes))
+
+
+def _name(content: Content) -> tuple[str, int]:
+    assert isinstance(content, Blob)
+    return content.name, len(content)
