@@ -255,9 +255,7 @@ def example(class_: type[ServiceError]) -> ServiceError:
     if class_ is errors.Internal:
         return errors.Internal(cause="KeyError")
     if issubclass(class_, errors.StorageError):
-        error = class_("full", part="blobs", cause="ENOSPC")
-        error.retry_after = 10
-        return error
+        return class_("full", part="blobs", cause="ENOSPC")
     if issubclass(class_, errors.GenerationRefused):
         return class_(
             "no", finish_reason="NO_IMAGE", block_reason="OTHER", text="I \ud800", model="m", usage=Usage(1, 2)
