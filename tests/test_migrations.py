@@ -90,7 +90,8 @@ async def test_chats_of_the_previous_version_continue(serve: Serve, gemini: Emul
     ):
         await execute(storage, statement)
     await drop_references(storage)
-    await execute(storage, "DROP TABLE texts")
+    for table in ("texts", "signing_keys", "deliveries", "generation_blobs", "generations"):
+        await execute(storage, f"DROP TABLE {table}")
     await execute(storage, "UPDATE alembic_version SET version_num = '0001'")
 
     async with serve(**storage) as client:
