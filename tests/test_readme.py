@@ -1,8 +1,11 @@
 """Snippets in README.md and docs/ work unchanged, except for the service's address; links lead somewhere."""
 
 import asyncio
+import json
 import re
 import sys
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -10,8 +13,10 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator
+from app.service.webhooks.message import WebhookSigner
 from tests.conftest import image_file
 from tests.programs import require
+from tests.storages import free_port
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -77,6 +82,34 @@ async def test_the_browser_snippet_gets_an_image(
     output = await run(tmp_path, "node", "--input-type=module", "-e", code)
 
     assert output.startswith("blob:")
+
+
+async def test_the_receiver_of_webhooks_accepts_signed_messages_only(tmp_path: Path) -> None:
+    [snippet] = snippets("python", "standardwebhooks")
+    secret = re.findall(r"whsec_\w+", snippet)[0]
+    address = f"http://127.0.0.1:{free_port()}"
+    body = json.dumps({"type": "generation.succeeded", "data": {"id": "gen_1"}})
+    receiver = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", snippet.replace("9100", address.rpartition(":")[2]), cwd=tmp_path
+    )
+    try:
+        async with httpx2.AsyncClient() as caller, asyncio.timeout(30):
+            while True:  # until the receiver listens
+                with suppress(httpx2.ConnectError):
+                    await caller.get(address)
+                    break
+                await asyncio.sleep(0.05)
+            now = datetime.now(UTC)
+            signed = WebhookSigner([secret]).headers("msg_1", body, now)
+            answers = [
+                await caller.post(address, content=content, headers=signed)
+                for content in (body, body.replace("1", "2"))
+            ]
+    finally:
+        receiver.kill()
+        await receiver.wait()
+
+    assert [answer.status_code for answer in answers] == [204, 400]
 
 
 async def test_the_first_command_fails_if_there_is_no_image(
