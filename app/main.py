@@ -14,6 +14,7 @@ from app.api.chats import images as chat_images
 from app.api.chats import routes as chat_routes
 from app.api.chats import turns as chat_turns
 from app.api.chats.request import TurnForm
+from app.api.generations.webhooks import webhook_document
 from app.api.http import openapi, problems
 from app.api.http.authentication import AuthenticationMiddleware
 from app.api.http.cors import AllowedOrigins, CrossOriginMiddleware
@@ -32,15 +33,19 @@ from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
 from app.service.chats.service import ChatService
+from app.service.cleanup import StorageCleanup
 from app.service.conversion import ImageConverter
 from app.service.generation.references import ReferenceValidator
+from app.service.generation.runs import GenerationRuns
 from app.service.generation.service import ImageService
 from app.service.leases import LeaseKeeper
 from app.service.metrics import Metrics
+from app.service.recorded.service import RecordedGenerations
 from app.service.resilience.admission import AdmissionController
 from app.service.resilience.circuit_breaker import CircuitBreakers
 from app.service.resilience.retries import Retrier, RetryBudget
 from app.service.scraped_metrics import scraped_metrics
+from app.service.webhooks.service import WebhookDeliveries
 from app.settings import Settings, UnsafeConfiguration
 from app.store import Storage
 
@@ -138,13 +143,30 @@ async def open_services(
         )
         storage = await stack.enter_async_context(aclosing(Storage(settings)))
         leases = await stack.enter_async_context(aclosing(LeaseKeeper(storage, settings.chat_lease_seconds)))
-        chats = ChatService(images, storage, leases, settings.chat_cleanup_interval_seconds)
-        await stack.enter_async_context(chats)
+        chats = await stack.enter_async_context(aclosing(ChatService(images, storage, leases)))
+        runs = GenerationRuns(admission, responses, converter, metrics, reporter.report)
+        webhooks = WebhookDeliveries(storage, settings, webhook_document(storage, settings), metrics)
+        recorded = RecordedGenerations(
+            images,
+            chats,
+            runs,
+            storage,
+            leases,
+            metrics,
+            seconds=settings.deadline_seconds,
+            lease_seconds=settings.chat_lease_seconds,
+            on_webhook=webhooks.notify,
+        )
+        for service in (webhooks, recorded, StorageCleanup(storage, settings.chat_cleanup_interval_seconds)):
+            await stack.enter_async_context(service)
         yield State(
             settings=settings,
             catalogue=catalogue,
             images=images,
             chats=chats,
+            runs=runs,
+            recorded=recorded,
+            webhooks=webhooks,
             references=ReferenceValidator(
                 settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
             ),

@@ -5,7 +5,7 @@ The service and the Gemini client write it; logs, metrics, event streams and tim
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -67,17 +67,23 @@ class GenerationProgress:
     """Progress of one generation. It starts in the stage `QUEUE` when it is created."""
 
     def __init__(
-        self, seconds: float, memory: Reservation, listener: Callable[[ProgressEvent], None] | None = None
+        self,
+        seconds: float,
+        memory: Reservation,
+        listener: Callable[[ProgressEvent], None] | None = None,
+        before_call: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """
         Args:
             seconds: time limit for the generation, including the queue and retries.
             memory: reservation for Gemini's response. It is held until the response to the caller has been sent.
             listener: receives progress events. With a listener, Gemini is asked for a stream.
+            before_call: awaited before each call to Gemini. If it raises an error, Gemini is not called.
         """
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self._listener = listener
+        self._before_call = before_call
         self.memory = memory
         self.seconds = seconds
         self.deadline = self._since + seconds
@@ -102,13 +108,15 @@ class GenerationProgress:
         if self._listener is not None:
             self._listener(event)
 
+    async def begin_call(self, model: str) -> None:
+        """Count a call that begins, once it may."""
+        if self._before_call is not None:
+            await self._before_call()
+        self.calls_by_model[model] += 1
+
     @property
     def attempts(self) -> int:
         return self.calls_by_model.total()
-
-    def count(self, model: str) -> None:
-        """Count a call that begins."""
-        self.calls_by_model[model] += 1
 
     def take_back(self, model: str) -> None:
         """Uncount a call: its request could not be completed here, so Gemini did not get all of it."""

@@ -64,6 +64,18 @@ class Metrics:
             ["outcome"],
         )
 
+        self._replays = self._counter(
+            "replays",
+            "Requests that got the result of an earlier one, by what matched them: key or retry_count.",
+            ["matched_by"],
+        )
+        self._saved = self._counter(
+            "saved_dollars", "Estimated cost in US dollars of the images that replays did not buy again.", []
+        )
+        self._interrupted = self._counter(
+            "interrupted_generations", "Generations whose process ended before Gemini's answer was stored.", []
+        )
+
     def _counter(self, name: str, help_text: str, labels: list[str]) -> Counter:
         return Counter(f"gemini_images_{name}", help_text, labels, registry=self._registry)
 
@@ -95,6 +107,20 @@ class Metrics:
             self._tokens.labels(model, "input").inc(usage.prompt_tokens)
             self._tokens.labels(model, "output").inc(max(0, usage.total_tokens - usage.prompt_tokens))
             self._dollars.labels(model).inc(usage.estimated_cost_usd or 0)
+
+    def record_replay(self, dollars: float, *, taken_over: bool) -> None:
+        """Record a request that got the result of an earlier one. It is no spending.
+
+        Args:
+            dollars: estimated cost of the earlier one.
+            taken_over: whether the retry count of OpenAI's clients matched it, and not a key.
+        """
+        self._replays.labels("retry_count" if taken_over else "key").inc()
+        self._saved.inc(dollars)
+
+    def record_interrupted(self, count: int) -> None:
+        """Record generations whose outcome is unknown."""
+        self._interrupted.inc(count)
 
     def record_rejection(self, code: str) -> None:
         """Record a request that failed before its generation began. Not for errors of the caller.

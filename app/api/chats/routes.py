@@ -20,7 +20,7 @@ from app.api.chats.response import (
     chat_read,
     chats_read,
 )
-from app.api.chats.turns import ExitStackDep, ParsedTurn, respond_with_turn
+from app.api.chats.turns import ExitStackDep, ParsedTurn, respond_with_recorded_turn, respond_with_turn
 from app.api.http.cursors import read_cursor, write_cursor
 from app.api.http.dependencies import (
     CallerDep,
@@ -35,6 +35,7 @@ from app.api.http.dependencies import (
 from app.api.http.generation_route import ExtractingRoute
 from app.api.http.negotiation import FormatsDep
 from app.api.http.problem_responses import merge_responses, problem_responses
+from app.api.http.recording import Recording, RecordingDep
 from app.api.http.state import request_state
 from app.api.http.storage_response import StorageResponse
 from app.api.images.references import inline_references
@@ -116,6 +117,7 @@ async def create_chat(
     chats: ChatsDep,
     run: RunDep,
     stack: ExitStackDep,
+    recording: RecordingDep,
 ) -> Response:
     """Create a chat. With a `prompt`, its first turn is generated at once and returned."""
     if body.prompt is None:
@@ -124,13 +126,26 @@ async def create_chat(
         return await _created(chat.id, request, chats, caller)
     request_state(request.scope)["generation_pending"] = True
     parsed = body.parsed(await inline_references(body, request, validator), formats)
+    first = ParsedTurn(TurnRequest(parsed.generation, frozenset(body.model_fields_set)), parsed)
     # An invalid first turn, or a full queue, is an error before the chat is created.
     images.plan(parsed.generation)
+    recorded = await respond_with_recorded_turn(request, recording, None, first, body.defaults())
+    if recorded is not None:
+        return _as_created(recorded, recording, request)
     run.admit()
     chat = await chats.create(caller, body.defaults(), parsed.generation)
-    first = ParsedTurn(TurnRequest(parsed.generation, frozenset(body.model_fields_set)), parsed.formats)
     response = await respond_with_turn(request, run, stack, chats, caller, chat.id, first)
     return _with_location(response, chat.id, request)
+
+
+def _as_created(response: Response, recording: Recording, request: Request) -> Response:
+    """Return the response to a recorded first turn with the status and the address of its chat, once there is one."""
+    if response.status_code == 202:
+        return response
+    assert recording.attachment is not None
+    response.status_code = 201
+    chat_id = response.headers.get("X-Chat-Id") or recording.attachment.chat_id
+    return _with_location(response, chat_id, request) if chat_id else response
 
 
 def _defaults_only(defaults: ChatDefaults) -> GenerationRequest:

@@ -13,11 +13,14 @@ from app.api.chats.request import TurnCreate, TurnForm
 from app.api.chats.response import TURN_RESPONSES
 from app.api.http.dependencies import CallerDep, ChatsDep, ReferencesDep, RunDep, caller, require_content_type
 from app.api.http.generation_route import FormRoute, GenerationRoute
-from app.api.http.negotiation import AcceptedFormats, FormatsDep
+from app.api.http.negotiation import FormatsDep
+from app.api.http.recording import Recording, RecordingDep
 from app.api.images.references import inline_references, uploaded_references
 from app.api.images.request import ParsedRequest
-from app.api.images.responder import respond
+from app.api.images.responder import respond_plainly, respond_recorded
+from app.domain.chat import ChatDefaults
 from app.domain.generation import Caller
+from app.domain.recorded import TurnOrder
 from app.service.chats.service import ChatService, TurnRequest
 from app.service.generation.run import GenerationRun
 
@@ -35,7 +38,7 @@ class ParsedTurn:
     """A valid request for a turn."""
 
     turn: TurnRequest
-    formats: AcceptedFormats
+    parsed: ParsedRequest
 
 
 async def _expected_turns(
@@ -76,7 +79,7 @@ def _parsed_turn(body: TurnCreate | TurnForm, parsed: ParsedRequest, expected: f
         after = frozenset({body.after_turn})
         expected = after if expected is None else after & expected
     given = frozenset(body.model_fields_set)
-    return ParsedTurn(TurnRequest(parsed.generation, given, expected, body.replace_turn), parsed.formats)
+    return ParsedTurn(TurnRequest(parsed.generation, given, expected, body.replace_turn), parsed)
 
 
 async def _exit_stack() -> AsyncGenerator[AsyncExitStack]:
@@ -95,12 +98,34 @@ async def respond_with_turn(
     chats: ChatService,
     caller: Caller,
     chat_id: str,
-    parsed: ParsedTurn,
+    turn: ParsedTurn,
 ) -> Response:
     """Add a turn to a chat and return its image. The lease of the chat is released when `stack` is closed."""
-    turn = await chats.begin(chat_id, caller, parsed.turn)
-    stack.push_async_callback(turn.close_if_attached)
-    return await respond(request, run, turn.plan, parsed.formats, turn)
+    pending = await chats.begin(chat_id, caller, turn.turn)
+    stack.push_async_callback(pending.close_if_attached)
+    return await respond_plainly(request, run, pending.plan, turn.parsed.formats, pending)
+
+
+async def respond_with_recorded_turn(
+    request: Request,
+    recording: Recording,
+    chat_id: str | None,
+    turn: ParsedTurn,
+    defaults: ChatDefaults | None = None,
+) -> Response | None:
+    """Add a turn to a chat as a recorded generation; return `None` if the request is not recorded.
+
+    Args:
+        request: of the caller; its body has been read.
+        recording: of the request.
+        chat_id: id of the chat; `None` for a chat that is created with this turn.
+        turn: the turn.
+        defaults: of the chat to create.
+    """
+    wanted = turn.turn
+    expected = None if wanted.expected_last_turns is None else frozenset(wanted.expected_last_turns)
+    order = TurnOrder(chat_id, wanted.given, defaults, expected, wanted.replace_turn)
+    return await respond_recorded(request, recording, turn.parsed, turn=order)
 
 
 async def _add_turn_with_files(
@@ -111,8 +136,10 @@ async def _add_turn_with_files(
     chats: ChatsDep,
     run: RunDep,
     stack: ExitStackDep,
+    recording: RecordingDep,
 ) -> Response:
-    return await respond_with_turn(request, run, stack, chats, caller, chat_id, parsed)
+    recorded = await respond_with_recorded_turn(request, recording, chat_id, parsed)
+    return recorded or await respond_with_turn(request, run, stack, chats, caller, chat_id, parsed)
 
 
 router.add_api_route(
@@ -140,6 +167,7 @@ async def add_turn(
     chats: ChatsDep,
     run: RunDep,
     stack: ExitStackDep,
+    recording: RecordingDep,
 ) -> Response:
     """Ask for a change. Gemini gets all earlier turns of the chat with their images; you send only what is new.
 
@@ -147,4 +175,5 @@ async def add_turn(
     is stored, and later turns do not build on it. If you disconnect after Gemini was asked, the turn is finished and
     stored.
     """
-    return await respond_with_turn(request, run, stack, chats, caller, chat_id, parsed)
+    recorded = await respond_with_recorded_turn(request, recording, chat_id, parsed)
+    return recorded or await respond_with_turn(request, run, stack, chats, caller, chat_id, parsed)

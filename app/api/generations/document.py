@@ -62,11 +62,21 @@ def state_document(
     }
 
 
+def result_document(generation: RecordedGeneration, links: LinkMaker) -> dict[str, Any]:
+    """Return the plain response of the API that ordered a generation, with links in place of the images.
+
+    Args:
+        generation: one that succeeded, with its order and its outcomes.
+        links: makes the links.
+    """
+    assert generation.order is not None
+    write = _RESULT_DOCUMENTS[generation.order.view["api"]]
+    return write(generation, lambda index: links.image(generation, index))
+
+
 def _outcome(generation: RecordedGeneration, links: LinkMaker) -> dict[str, Any]:
     if generation.status is GenerationStatus.SUCCEEDED:
-        assert generation.order is not None
-        result_document = _RESULT_DOCUMENTS[generation.order.view["api"]]
-        return {"result": result_document(generation, lambda index: links.image(generation, index))}
+        return {"result": result_document(generation, links)}
     if not generation.is_final:
         return {}
     problem = problem_document(_error(generation), "")

@@ -18,7 +18,6 @@ from app.api.http.uploads import content_length
 from app.domain.catalogue import Catalogue
 from app.domain.errors import ServiceError, UnsupportedMediaType
 from app.domain.generation import Caller
-from app.lib.byte_budget import Reservation
 from app.service.chats.service import ChatService
 from app.service.generation.references import ReferenceValidator
 from app.service.generation.run import GenerationRun
@@ -85,23 +84,17 @@ async def _seconds(
     return min(x_timeout_seconds or preferred_wait(request.headers) or most, most)
 
 
-async def _generation_runs(
-    request: Request, seconds: Annotated[float, Depends(_seconds)]
-) -> AsyncGenerator[Callable[[], GenerationRun]]:
+SecondsDep = Annotated[float, Depends(_seconds)]
+"""Time limit of the request in seconds."""
+
+
+async def _generation_runs(request: Request, seconds: SecondsDep) -> AsyncGenerator[Callable[[], GenerationRun]]:
     """Yield a function that begins a run, and finish all runs after the response has been sent."""
     state = request_state(request.scope)
     runs: list[GenerationRun] = []
 
     def begin() -> GenerationRun:
-        run = GenerationRun(
-            state["admission"],
-            state["caller"],
-            Reservation(state["response_memory"]),
-            state["converter"],
-            seconds,
-            state["metrics"],
-            log_error=state["reporter"].report,
-        )
+        run = state["runs"].begin(state["caller"], seconds)
         runs.append(run)
         return run
 

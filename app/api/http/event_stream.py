@@ -5,7 +5,7 @@ Each API has an `EventEncoder` for its own events.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,6 @@ from app.domain.errors import CallerDisconnected, CallerTooSlow, ServiceError
 from app.domain.generation import Generation, Image
 from app.domain.progress import Draft, ProgressEvent
 from app.lib.event_loop_scheduler import FairScheduler
-from app.service.generation.run import GenerationRun
 
 HEADERS = {
     "Cache-Control": "no-cache, no-transform",
@@ -54,11 +53,27 @@ class Generate(Protocol):
     ) -> Awaitable[Generation]: ...
 
 
+class JobRun(Protocol):
+    """What a stream needs of the run of a generation."""
+
+    async def convert(self, image: Image) -> Image:
+        """Return a draft in the format that the caller asks for."""
+        ...
+
+    def fail(self, error: ServiceError) -> None:
+        """Note that the caller has not got the response."""
+        ...
+
+    def unexpected(self, error: Exception) -> ServiceError:
+        """Note a bug, and return the error for the caller."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One generation of a stream."""
 
-    run: GenerationRun
+    run: JobRun
     generate: Generate
 
 
@@ -89,18 +104,25 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, jobs: Sequence[Job], encoder: EventEncoder, upload: UploadBody) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        encoder: EventEncoder,
+        upload: UploadBody,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """
         Args:
             jobs: the generations; all of them start at once.
             encoder: of this stream.
             upload: the body of the request, whose references are sent to Gemini; released at the end of the stream.
+            headers: further headers.
         """
         self._jobs = jobs
         self._encoder = encoder
         self._upload = upload
         upload.retain()
-        super().__init__(None, headers=HEADERS, media_type="text/event-stream")
+        super().__init__(None, headers={**HEADERS, **(headers or {})}, media_type="text/event-stream")
         del self.headers["Content-Length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,7 +171,7 @@ class EventStreamResponse(Response):
             event = Draft(conversion.result())
         return self._encoder.progress(event, place)
 
-    def _encode_result(self, work: Work, run: GenerationRun, state: RequestState) -> list[Segment]:
+    def _encode_result(self, work: Work, run: JobRun, state: RequestState) -> list[Segment]:
         # `work.result()` would raise the error with a traceback that refers to this frame, and this frame to `work`.
         error = work.exception()
         if isinstance(error, CallerDisconnected | CallerTooSlow):
@@ -208,7 +230,7 @@ async def _await_with_heartbeats(
         await asyncio.wait({conversion})
 
 
-async def _cancel(works: dict[Work, GenerationRun]) -> None:
+async def _cancel(works: dict[Work, JobRun]) -> None:
     for work in works:
         work.cancel()
     await asyncio.wait(works)

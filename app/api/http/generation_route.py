@@ -20,6 +20,7 @@ from app.api.http import content_type
 from app.api.http.error_conversion import as_service_error
 from app.api.http.forms import MAX_TEXT_BYTES, read_form
 from app.api.http.inline_images import InlineImage
+from app.api.http.preferences import needs_no_slot
 from app.api.http.state import RequestState, request_state
 from app.domain.errors import CallerDisconnected, CallerError, InvalidJson, TooLarge
 from app.lib.base64_json import Base64Extractor, TooManyMembers
@@ -114,8 +115,12 @@ class ExtractingRoute(APIRoute):
             state = request_state(request.scope)
             state["generation_pending"] = self.generates
             try:
-                # Before the body is read, so that an upload that cannot be served is refused at once.
-                state["admission"].check_capacity(state["caller"].name)
+                # Before the body is read, so that an upload that cannot be served is refused at once. A repetition
+                # of an earlier request, or a queued one, is served without a slot.
+                if needs_no_slot(request.headers):
+                    state["admission"].check_open()
+                else:
+                    state["admission"].check_capacity(state["caller"].name)
                 await state["scheduler"].slot(_PARSE_COST)
                 return await _handle_with_upload(handler, request)
             except Exception as error:

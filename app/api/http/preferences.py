@@ -1,9 +1,17 @@
-"""What the caller prefers by the header `Prefer` (RFC 7240)."""
+"""Headers that say how a request is repeated or waited for: `Idempotency-Key`, `Prefer` (RFC 7240), retry counts."""
 
 import re
 
 from starlette.datastructures import Headers
 
+from app.domain.errors import FieldError, InvalidRequest
+
+KEY_HEADER = "idempotency-key"
+
+_KEY = re.compile(r"[!-~]{1,255}")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
+_COUNT = re.compile(r"\d{1,3}")
+_ASYNC = re.compile(r"(?:^|[,;\s])respond-async(?:$|[,;\s])", re.IGNORECASE)
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 
 
@@ -11,3 +19,36 @@ def preferred_wait(headers: Headers) -> int | None:
     """Return the N of `wait=N` in seconds; `None` if the caller does not send it."""
     wait = _WAIT.search(",".join(headers.getlist("prefer")))
     return int(wait[1]) if wait else None
+
+
+def prefers_async(headers: Headers) -> bool:
+    """Return whether the caller sends `Prefer: respond-async`."""
+    return _ASYNC.search(",".join(headers.getlist("prefer"))) is not None
+
+
+def idempotency_key(headers: Headers) -> str | None:
+    """Return the key of the request, without the quotes of a structured field; `None` if there is none.
+
+    Raises:
+        InvalidRequest: it is not one key of 1 to 255 visible ASCII characters.
+    """
+    values = set(headers.getlist(KEY_HEADER))
+    if not values:
+        return None
+    given = values.pop().strip()
+    quoted = _QUOTED.fullmatch(given)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else given
+    if values or not _KEY.fullmatch(key):
+        raise InvalidRequest([FieldError("Idempotency-Key", "must be one key of 1 to 255 visible ASCII characters")])
+    return key
+
+
+def retry_count(headers: Headers) -> int | None:
+    """Return how often the client has tried before, as OpenAI's clients say it; `None` if it does not say."""
+    count = headers.get("x-stainless-retry-count", "")
+    return int(count) if _COUNT.fullmatch(count) else None
+
+
+def needs_no_slot(headers: Headers) -> bool:
+    """Return whether the request may be served although all slots are in use."""
+    return KEY_HEADER in headers or prefers_async(headers) or bool(retry_count(headers))

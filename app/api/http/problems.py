@@ -81,7 +81,7 @@ def report(error: ServiceError, request_id: str, *, log_sensitive: bool) -> Repo
         request_id: of the request.
         log_sensitive: log Gemini's messages and the messages of exceptions, which can quote prompts.
     """
-    document = problem_document(error, request_id)
+    document = problem_document(error, error.request_id or request_id)
     return Report(error, error.status, document, _headers(error), _log_entry(error, log_sensitive))
 
 
@@ -182,6 +182,8 @@ def _headers(error: ServiceError) -> dict[str, str]:
         headers["Retry-After"] = str(error.retry_after)
     if error.attempts is not None:
         headers["X-Upstream-Attempts"] = str(error.attempts)
+    if error.is_replay:
+        headers["Idempotent-Replayed"] = "true"
     if error.discourages_retry:
         headers["X-Should-Retry"] = "false"  # OpenAI's clients obey it; a retry may cost again
     if isinstance(error, GenerationInProgress):

@@ -17,9 +17,12 @@ from app.lib.idle_trim import IdleMemoryTrimmer
 from app.service.chats.service import ChatService
 from app.service.conversion import ImageConverter
 from app.service.generation.references import ReferenceValidator
+from app.service.generation.runs import GenerationRuns
 from app.service.generation.service import ImageService
 from app.service.metrics import Metrics
+from app.service.recorded.service import RecordedGenerations
 from app.service.resilience.admission import AdmissionController
+from app.service.webhooks.service import WebhookDeliveries
 from app.settings import Settings
 
 
@@ -31,6 +34,9 @@ class State(TypedDict):
     images: ImageService
     chats: ChatService
     references: ReferenceValidator
+    runs: GenerationRuns
+    recorded: RecordedGenerations
+    webhooks: WebhookDeliveries
     converter: ImageConverter
     scheduler: FairScheduler
     memory_trimmer: IdleMemoryTrimmer

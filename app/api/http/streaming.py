@@ -1,6 +1,6 @@
 """Response bodies that are sent in pieces, with backpressure and a `Content-Length`."""
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -42,6 +42,18 @@ async def iter_pieces(segments: Iterable[Segment], scheduler: FairScheduler) -> 
             yield piece
 
 
+async def _hold_last(
+    pieces: AsyncGenerator[bytes], before_end: Callable[[], Awaitable[object]]
+) -> AsyncGenerator[bytes]:
+    held = b""
+    async for piece in pieces:
+        if held:
+            yield held
+        held = piece
+    await before_end()
+    yield held
+
+
 class SegmentedResponse(Response):
     """A body in segments whose length is known."""
 
@@ -51,6 +63,7 @@ class SegmentedResponse(Response):
         media_type: str,
         headers: Mapping[str, str],
         on_failure: Callable[[ServiceError], None],
+        before_end: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         """
         Args:
@@ -58,8 +71,10 @@ class SegmentedResponse(Response):
             media_type: of the body.
             headers: further headers.
             on_failure: called with the error if the caller does not read the whole response.
+            before_end: awaited before the last piece is sent.
         """
         self._segments = segments
+        self._before_end = before_end
         self._on_failure = on_failure
         super().__init__(None, headers=headers, media_type=media_type)
         self.headers["Content-Length"] = str(sum(map(len, segments)))
@@ -69,7 +84,10 @@ class SegmentedResponse(Response):
         writer = ResponseWriter(scope, send, state["settings"].deadline_seconds)
         try:
             await writer.start(self.status_code, self.raw_headers)
-            await writer.send_all(iter_pieces(self._segments, state["scheduler"]), receive)
+            pieces = iter_pieces(self._segments, state["scheduler"])
+            if self._before_end is not None:
+                pieces = _hold_last(pieces, self._before_end)
+            await writer.send_all(pieces, receive)
             await writer.end()
         except (CallerDisconnected, CallerTooSlow) as error:
             self._on_failure(error)

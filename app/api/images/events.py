@@ -1,11 +1,13 @@
 """The native events of a generation: `started`, then its progress, then `image` and `done`, or `problem`."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+from app.api.http.event_stream import HEARTBEAT
 from app.api.http.problems import Report
 from app.api.http.streaming import Segment
-from app.api.images.rendering import render_image_json, render_json
+from app.api.images.rendering import linked_document, render_image_json, render_json
 from app.domain.generation import Generation
 from app.domain.progress import Draft, ProgressEvent, Retrying, Started, Thought
 from app.lib import logs
@@ -14,17 +16,19 @@ from app.lib import logs
 class GenerationEvents:
     """Encodes the events of one generation."""
 
-    def __init__(self, model: str, *, with_url: bool) -> None:
+    def __init__(self, model: str | None, *, with_url: bool, url_of: Callable[[Generation], str] | None = None) -> None:
         """
         Args:
-            model: the id of the model that is asked first.
+            model: the id of the model that is asked first; `None` if it is not known yet.
             with_url: send images as data URLs too.
+            url_of: returns the link that is sent in place of the image; `None` to send the image.
         """
         self._model = model
         self._with_url = with_url
+        self._url_of = url_of
 
     def opening(self) -> list[Segment]:
-        return _started(Started(self._model, 1))
+        return _started(Started(self._model, 1)) if self._model else [HEARTBEAT]
 
     def takes_draft(self, place: int) -> bool:
         return True
@@ -43,7 +47,10 @@ class GenerationEvents:
         return []
 
     def succeeded(self, generation: Generation) -> list[Segment]:
-        document = render_json(generation, with_url=self._with_url)
+        if self._url_of is not None:
+            document: list[Segment] = [json.dumps(linked_document(generation, self._url_of(generation))).encode()]
+        else:
+            document = render_json(generation, with_url=self._with_url)
         return [*encode_event("image", document), *_event("done", {})]
 
     def failed(self, reported: Report) -> list[Segment]:

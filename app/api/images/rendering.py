@@ -1,7 +1,7 @@
 """A `Generation` as an HTTP response: JSON with the image as base64, or the image's bytes."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -25,7 +25,10 @@ MAX_HEADER_BYTES = 3_000
 
 
 def render(
-    generation: Generation, formats: AcceptedFormats, on_failure: Callable[[ServiceError], None]
+    generation: Generation,
+    formats: AcceptedFormats,
+    on_failure: Callable[[ServiceError], None],
+    before_end: Callable[[], Awaitable[object]] | None = None,
 ) -> SegmentedResponse:
     """Return the response in the format that the caller prefers.
 
@@ -33,12 +36,14 @@ def render(
         generation: the result.
         formats: what the caller accepts.
         on_failure: called with the error if the caller does not read the whole response.
+        before_end: awaited before the last piece is sent.
     """
     if generation.image.mime_type in formats.image_types:
         image = generation.image
-        return SegmentedResponse([image.content], image.mime_type, _image_headers(generation), on_failure)
+        headers = _image_headers(generation)
+        return SegmentedResponse([image.content], image.mime_type, headers, on_failure, before_end)
     segments = render_json(generation, with_url=formats.with_url)
-    return SegmentedResponse(segments, "application/json", _headers(generation), on_failure)
+    return SegmentedResponse(segments, "application/json", _headers(generation), on_failure, before_end)
 
 
 def render_json(generation: Generation, *, with_url: bool) -> list[Segment]:
@@ -59,9 +64,13 @@ def result_document(recorded: RecordedGeneration, url_of: Callable[[int], str]) 
         recorded: the generation.
         url_of: returns the link to the image with this index.
     """
-    generation = recorded.generations[0]
+    return linked_document(recorded.generations[0], url_of(0))
+
+
+def linked_document(generation: Generation, url: str) -> dict[str, Any]:
+    """Return the JSON document of a generation with a link in place of the image."""
     image = LinkedImageRead(
-        url=url_of(0),
+        url=url,
         mime_type=generation.image.mime_type,
         width=generation.image.width,
         height=generation.image.height,

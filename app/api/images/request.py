@@ -55,6 +55,8 @@ Seed = Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(no_flag)
 SystemInstruction = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
 ThinkingLevel = Annotated[Literal["minimal", "low", "medium", "high", "xhigh"], BeforeValidator(lower)]
 
+WebhookUrl = Annotated[str, Field(min_length=1, max_length=2_000)]
+
 RoleOrNone = Annotated[Role | None, BeforeValidator(lambda value: value or None)]
 
 
@@ -64,6 +66,8 @@ class ParsedRequest:
 
     generation: GenerationRequest
     formats: AcceptedFormats
+    response_format: str
+    webhook_url: str | None
 
 
 class SafetySettingCreate(RequestModel, NullIsAbsent):
@@ -126,8 +130,15 @@ class GenerationOptions(RequestModel):
     safety_settings: Annotated[
         list[SafetySettingCreate], Field(max_length=12, default_factory=list), BeforeValidator(parse_json_text)
     ]
-    response_format: Literal["data_url", "b64"] = Field(
-        "data_url", description="`data_url`: `image.data` and `image.url`. `b64`: only `image.data`, half the size."
+    response_format: Literal["data_url", "b64", "url"] = Field(
+        "data_url",
+        description="`data_url`: `image.data` and `image.url`. `b64`: only `image.data`, half the size. `url`: the "
+        "image is stored, and `image.url` is a link that works without a key for `IMAGE_URL_TTL`.",
+    )
+    webhook_url: WebhookUrl | None = Field(
+        None,
+        description="With `Prefer: respond-async`: the address to call when the image is ready. The header "
+        "`Webhook-URL` does the same.",
     )
 
     @field_validator("output_quality")
@@ -140,7 +151,8 @@ class GenerationOptions(RequestModel):
     def parsed(self, references: tuple[Reference, ...], formats: AcceptedFormats) -> ParsedRequest:
         """Return the request with its references, and the formats that it accepts."""
         formats = replace(formats, with_url=self.response_format == "data_url")
-        return ParsedRequest(self.to_domain(references, formats.required_image_types), formats)
+        generation = self.to_domain(references, formats.required_image_types)
+        return ParsedRequest(generation, formats, self.response_format, self.webhook_url)
 
     def to_domain(self, references: tuple[Reference, ...], accepted_types: tuple[str, ...]) -> GenerationRequest:
         return GenerationRequest(

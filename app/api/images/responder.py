@@ -1,21 +1,35 @@
 """Generating the image of a valid request, and choosing its response: JSON, the image's bytes, or events."""
 
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fastapi import Request, Response
 
+from app.api.generations.recorded_response import RecordedRequest, UrlOf, recorded_response
 from app.api.http.event_stream import EventStreamResponse, Job
 from app.api.http.generating import generate
 from app.api.http.negotiation import AcceptedFormats
+from app.api.http.recording import Recording
 from app.api.http.state import request_state
 from app.api.images.events import GenerationEvents
 from app.api.images.rendering import render
+from app.api.images.request import ParsedRequest
+from app.domain.generation import Generation
+from app.domain.recorded import Order, Outcome, TurnOrder
 from app.service.chats.turn import PendingTurn
 from app.service.generation.plan import GenerationPlan
 from app.service.generation.run import GenerationRun
 
 
 async def respond(
+    request: Request, run: GenerationRun, plan: GenerationPlan, parsed: ParsedRequest, recording: Recording
+) -> Response:
+    """Generate the image of a request outside of a chat, recorded if need be. Arguments and errors as below."""
+    recorded = await respond_recorded(request, recording, parsed, plan)
+    return recorded or await respond_plainly(request, run, plan, parsed.formats)
+
+
+async def respond_plainly(
     request: Request,
     run: GenerationRun,
     plan: GenerationPlan,
@@ -43,3 +57,60 @@ async def respond(
         events = GenerationEvents(plan.model.id, with_url=formats.with_url)
         return EventStreamResponse([Job(run, make)], events, state["upload"])
     return render(await make(request.receive), formats, run.fail)
+
+
+async def respond_recorded(
+    request: Request,
+    recording: Recording,
+    parsed: ParsedRequest,
+    plan: GenerationPlan | None = None,
+    turn: TurnOrder | None = None,
+) -> Response | None:
+    """Return the response of a recorded generation; `None` if the request is not recorded.
+
+    Args:
+        request: of the caller; its body has been read.
+        recording: of the request.
+        parsed: the request.
+        plan: of a request outside of a chat.
+        turn: of a request for a turn of a chat.
+
+    Raises:
+        ServiceError: the generation failed, or cannot begin.
+    """
+    view = {"api": "images", "responseFormat": parsed.response_format}
+    order = Order(
+        request_state(request.scope)["caller"], replace(parsed.generation, accepted_types=()), turn=turn, view=view
+    )
+    model = plan.model.id if plan else parsed.generation.model
+    presentation = _Presentation(parsed.formats, model, parsed.response_format == "url")
+    return await recorded_response(
+        request, recording, RecordedRequest(order, parsed.generation, presentation, parsed.webhook_url)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Presentation:
+    """How the native routes show a recorded generation."""
+
+    formats: AcceptedFormats
+    model: str | None
+    wants_link: bool
+
+    @property
+    def links(self) -> bool:
+        return self.wants_link and not self.formats.image_types
+
+    @property
+    def streams(self) -> bool:
+        return self.formats.events
+
+    def render(self, outcomes: list[Outcome], recording: Recording) -> Response:
+        assert recording.attachment is not None
+        outcome = outcomes[0]
+        if not isinstance(outcome, Generation):
+            raise outcome
+        return render(outcome, self.formats, recording.fail, before_end=recording.attachment.settled)
+
+    def encoder(self, url_of: UrlOf | None) -> GenerationEvents:
+        return GenerationEvents(self.model, with_url=self.formats.with_url, url_of=url_of)

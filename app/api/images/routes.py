@@ -9,6 +9,7 @@ from app.api.http.dependencies import ImagesDep, ReferencesDep, RunDep, caller, 
 from app.api.http.generation_route import GenerationRoute
 from app.api.http.negotiation import FormatsDep
 from app.api.http.problem_responses import merge_responses, problem_responses
+from app.api.http.recording import RecordingDep
 from app.api.images.references import inline_references, uploaded_references
 from app.api.images.request import GenerationCreate, GenerationForm, ParsedRequest
 from app.api.images.responder import respond
@@ -44,9 +45,11 @@ FormRequest = Annotated[ParsedRequest, Depends(_from_form)]
 
 
 @router.post("", dependencies=[Depends(require_content_type("application/json"))])
-async def generate(parsed: JsonRequest, images: ImagesDep, request: Request, run: RunDep) -> Response:
+async def generate(
+    parsed: JsonRequest, images: ImagesDep, request: Request, run: RunDep, recording: RecordingDep
+) -> Response:
     """Generate an image from a prompt, and from reference images given inline."""
-    return await respond(request, run, images.plan(parsed.generation), parsed.formats)
+    return await respond(request, run, images.plan(parsed.generation), parsed, recording)
 
 
 @router.post(
@@ -54,9 +57,11 @@ async def generate(parsed: JsonRequest, images: ImagesDep, request: Request, run
     dependencies=[Depends(require_content_type("multipart/form-data"))],
     responses=merge_responses(IMAGE_RESPONSES, problem_responses(StorageUnavailable, StorageFull)),
 )
-async def generate_with_references(parsed: FormRequest, images: ImagesDep, request: Request, run: RunDep) -> Response:
+async def generate_with_references(
+    parsed: FormRequest, images: ImagesDep, request: Request, run: RunDep, recording: RecordingDep
+) -> Response:
     """Generate an image from a prompt and uploaded reference images: editing, compositing, consistent characters."""
-    return await respond(request, run, images.plan(parsed.generation), parsed.formats)
+    return await respond(request, run, images.plan(parsed.generation), parsed, recording)
 
 
 @router.post(
@@ -70,10 +75,12 @@ async def generate_with_references(parsed: FormRequest, images: ImagesDep, reque
         }
     },
 )
-async def generate_with_search(parsed: JsonRequest, images: ImagesDep, request: Request, run: RunDep) -> Response:
+async def generate_with_search(
+    parsed: JsonRequest, images: ImagesDep, request: Request, run: RunDep, recording: RecordingDep
+) -> Response:
     """Generate an image grounded in Google Search.
 
     Google requires you to show `grounding` to the author of the prompt.
     """
-    generation = replace(parsed.generation, google_search=True)
-    return await respond(request, run, images.plan(generation), parsed.formats)
+    parsed = replace(parsed, generation=replace(parsed.generation, google_search=True))
+    return await respond(request, run, images.plan(parsed.generation), parsed, recording)

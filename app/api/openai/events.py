@@ -6,6 +6,7 @@ Clients hand every other event to their user as an image, so nothing else is sen
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from app.api.http.event_stream import HEARTBEAT
@@ -24,8 +25,14 @@ from app.domain.progress import Draft, ProgressEvent
 class ImageEvents:
     """Encodes the events of the images of one request."""
 
-    def __init__(self, parsed: ParsedImageRequest) -> None:
+    def __init__(self, parsed: ParsedImageRequest, url_of: Callable[[Generation], str] | None = None) -> None:
+        """
+        Args:
+            parsed: the request.
+            url_of: returns the link that is sent in place of a complete image; `None` to send the image.
+        """
         self._parsed = parsed
+        self._url_of = url_of
         self._partial_images = Counter[int]()  # by the index of the image
         self._generations = 0
         self._reported = 0
@@ -53,7 +60,8 @@ class ImageEvents:
         return self._event(
             "completed",
             generation.image,
-            {
+            url=self._url_of(generation) if self._url_of else None,
+            members={
                 "model": generation.model,
                 "usage": usage_document(results),
                 "warnings": warnings(results, self._parsed, first_number),
@@ -76,8 +84,9 @@ class ImageEvents:
             return encode_event("error", [document])
         return [b": " + document + b"\n\n"]
 
-    def _event(self, name: str, image: Image, members: dict[str, Any]) -> list[Segment]:
+    def _event(self, name: str, image: Image, members: dict[str, Any], url: str | None = None) -> list[Segment]:
         placeholders = ImagePlaceholders()
         type_ = f"{self._parsed.operation}.{name}"
-        document = {"type": type_, "b64_json": placeholders.add(image), "created_at": int(time.time())}
+        shown = {"url": url} if url else {"b64_json": placeholders.add(image)}
+        document = {"type": type_, **shown, "created_at": int(time.time())}
         return encode_event(type_, placeholders.fill(document | describe(image) | members))

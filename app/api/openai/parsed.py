@@ -35,6 +35,9 @@ class ParsedImageRequest:
     """As the caller sent it."""
     field_names: Mapping[str, str]
     """The caller's names of the fields, by our names."""
+    wants_link: bool = False
+    """Whether the response has links in place of the images."""
+    webhook_url: str | None = None
 
     @property
     def view(self) -> dict[str, Any]:
@@ -46,6 +49,7 @@ class ParsedImageRequest:
             "partialImages": self.partial_images,
             "size": self.size,
             "fieldNames": dict(self.field_names),
+            "links": self.wants_link,
         }
 
     @classmethod
@@ -60,6 +64,7 @@ class ParsedImageRequest:
             view.get("partialImages", 0),
             view["size"],
             view["fieldNames"],
+            view["links"],
         )
 
     def with_field_name(self, warning: str) -> str:
@@ -113,7 +118,17 @@ def parse(
         output=Output(body.output_format and f"image/{body.output_format}", _quality(body.output_compression)),
     )
     names = _FIELD_NAMES | names
-    return ParsedImageRequest(generation, operation, body.n, body.stream, body.partial_images or 0, body.size, names)
+    return ParsedImageRequest(
+        generation,
+        operation,
+        body.n,
+        body.stream,
+        body.partial_images or 0,
+        body.size,
+        names,
+        body.response_format == "url",
+        body.webhook_url,
+    )
 
 
 def _quality(compression: int | None) -> int | None:

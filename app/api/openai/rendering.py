@@ -1,7 +1,7 @@
 """Images as OpenAI's JSON. Base64 does not pass through the JSON encoder."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from app.api.http.image_json import ImagePlaceholders
@@ -18,7 +18,11 @@ Result = Generation | ServiceError
 
 
 def render(
-    results: Sequence[Result], parsed: ParsedImageRequest, on_failure: Callable[[ServiceError], None]
+    results: Sequence[Result],
+    parsed: ParsedImageRequest,
+    on_failure: Callable[[ServiceError], None],
+    created: float | None = None,
+    before_end: Callable[[], Awaitable[object]] | None = None,
 ) -> SegmentedResponse:
     """Return the response of a request of which at least one image was made.
 
@@ -26,11 +30,13 @@ def render(
         results: a generation or an error for each image.
         parsed: the request.
         on_failure: called with the error if the caller does not read the whole response.
+        created: Unix time of the response; now by default.
+        before_end: awaited before the last piece is sent.
     """
     generations = [result for result in results if isinstance(result, Generation)]
     placeholders = ImagePlaceholders()
     images = [{"b64_json": placeholders.add(generation.image)} for generation in generations]
-    document = _document(results, parsed, images, time.time())
+    document = _document(results, parsed, images, created or time.time())
     headers = {
         "Cache-Control": "no-store",
         "X-Generation-Id": ",".join(generation.id for generation in generations),
@@ -38,7 +44,7 @@ def render(
         "X-Upstream-Attempts": str(sum(result.attempts or 0 for result in results)),
         **cost_header(document["usage"]),
     }
-    return SegmentedResponse(placeholders.fill(document), "application/json", headers, on_failure)
+    return SegmentedResponse(placeholders.fill(document), "application/json", headers, on_failure, before_end)
 
 
 def result_document(recorded: RecordedGeneration, url_of: Callable[[int], str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.api.http.schema import Flag, NullIsAbsent, RequestModel, Word, format_name, lower, no_flag, upper
-from app.api.images.request import ModelName, Prompt, Seed, SystemInstruction, ThinkingLevel
+from app.api.images.request import ModelName, Prompt, Seed, SystemInstruction, ThinkingLevel, WebhookUrl
 from app.api.openai.sizes import SIZE_PATTERN
 from app.domain.errors import FieldError, InvalidRequest
 
@@ -93,7 +93,9 @@ class ImageOptions(RequestModel, NullIsAbsent):
         None, description="`auto` and `opaque` have no effect. `transparent` is refused: Gemini draws no transparency"
     )
     response_format: Literal["b64_json", "url"] | None = Field(
-        None, description="`b64_json`. `url` is refused: the service has no links to images yet"
+        None,
+        description="`b64_json`; or `url`: the image is stored, and its `url` is a link that works without a key for "
+        "`IMAGE_URL_TTL`",
     )
     stream: Flag = Field(False, description="the response is a stream of events; the header `Accept` has no effect")
     partial_images: Annotated[int, Field(ge=0, le=3), BeforeValidator(no_flag)] | None = Field(
@@ -128,6 +130,9 @@ class ImageOptions(RequestModel, NullIsAbsent):
     fallback_model: ModelName | None = Field(
         None, description="the model to call when `model` is out of capacity or quota"
     )
+    webhook_url: WebhookUrl | None = Field(
+        None, description="with `Prefer: respond-async`: the address to call when the images are ready"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -147,13 +152,6 @@ class ImageOptions(RequestModel, NullIsAbsent):
         if background == "transparent":
             raise ValueError("must be auto or opaque: Gemini draws no transparency")
         return background
-
-    @field_validator("response_format")
-    @classmethod
-    def _is_base64(cls, response_format: str | None) -> str | None:
-        if response_format == "url":
-            raise ValueError("must be b64_json: this service has no links to images yet")
-        return response_format
 
     @field_validator("output_compression")
     @classmethod

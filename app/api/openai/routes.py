@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from app.api.http.dependencies import CatalogueDep, ReferencesDep, RunsDep, SettingsDep, caller, require_content_type
 from app.api.http.forms import FORM_LIMITS
 from app.api.http.generation_route import FormRoute, GenerationRoute
+from app.api.http.recording import RecordingDep
 from app.api.openai import edit_images
 from app.api.openai.parsed import ParsedImageRequest, parse
 from app.api.openai.request import ImageEditCreate, ImageGenerationCreate, ImageOptions
@@ -55,16 +56,22 @@ async def _form_edit(
 
 @router.post("/generations", dependencies=[Depends(require_content_type("application/json"))])
 async def create_image(
-    parsed: Annotated[ParsedImageRequest, Depends(_generation)], request: Request, begin: RunsDep
+    parsed: Annotated[ParsedImageRequest, Depends(_generation)],
+    request: Request,
+    begin: RunsDep,
+    recording: RecordingDep,
 ) -> Response:
     """Generate images from a prompt, as OpenAI's clients ask for them."""
-    return await respond(request, begin, parsed)
+    return await respond(request, begin, parsed, recording)
 
 
 async def _edit_image_with_files(
-    parsed: Annotated[ParsedImageRequest, Depends(_form_edit)], request: Request, begin: RunsDep
+    parsed: Annotated[ParsedImageRequest, Depends(_form_edit)],
+    request: Request,
+    begin: RunsDep,
+    recording: RecordingDep,
 ) -> Response:
-    return await respond(request, begin, parsed)
+    return await respond(request, begin, parsed, recording)
 
 
 router.add_api_route(
@@ -90,10 +97,13 @@ def _edit_form() -> dict[str, object]:
     openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": _edit_form()}}}},
 )
 async def edit_image(
-    parsed: Annotated[ParsedImageRequest, Depends(_json_edit)], request: Request, begin: RunsDep
+    parsed: Annotated[ParsedImageRequest, Depends(_json_edit)],
+    request: Request,
+    begin: RunsDep,
+    recording: RecordingDep,
 ) -> Response:
     """Edit or combine images, as OpenAI's clients ask for it: as a form with files, or JSON with data URLs."""
-    return await respond(request, begin, parsed)
+    return await respond(request, begin, parsed, recording)
 
 
 @router.post("/variations", include_in_schema=False)

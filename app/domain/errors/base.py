@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,16 @@ class ServiceError(Exception):
         """Whether Google may bill for the request. Then clients must not send it again by themselves."""
         self.extra_members: Mapping[str, Any] = extra_members or {}
         """Further members of the problem document, such as the chat in which the error occurred."""
+        self.request_id: str | None = None
+        """The request in which the error occurred, if another request gets the same error again."""
+        self.is_replay = False
+        """Whether the error is the outcome of an earlier request."""
+
+    def copied(self) -> Self:
+        """Return an equal error without its traceback and its cause. Several requests may raise one each."""
+        copy = type(self).__new__(type(self), *self.args)
+        copy.__dict__.update(self.__dict__)
+        return copy
 
     @property
     def discourages_retry(self) -> bool:

@@ -1,12 +1,8 @@
 """Chats and their turns. A chat has one turn at a time, and a turn is stored before its caller gets the response."""
 
 import asyncio
-import logging
-import random
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 from app.domain.chat import Chat, ChatDefaults, Turn
 from app.domain.errors import FieldError, InvalidRequest, StorageError, TurnNotFound
@@ -16,8 +12,6 @@ from app.service.chats.turn import PendingTurn
 from app.service.generation.service import ImageService
 from app.service.leases import LeaseKeeper
 from app.store import Storage
-
-log = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 30.0
 """How long a stopping service waits for detached turns. Their images are complete by then; they are being saved."""
@@ -42,20 +36,17 @@ class ChatService:
     All methods raise `ChatNotFound`, and `StorageUnavailable` or `StorageFull` if the storage fails.
     """
 
-    def __init__(self, images: ImageService, storage: Storage, leases: LeaseKeeper, cleanup_seconds: float) -> None:
+    def __init__(self, images: ImageService, storage: Storage, leases: LeaseKeeper) -> None:
         """
         Args:
             images: generates the images of turns.
             storage: where chats are stored.
             leases: of this process.
-            cleanup_seconds: average time between two cleanups of expired chats.
         """
         self._images = images
         self._storage = storage
         self._leases = leases
-        self._cleanup_seconds = cleanup_seconds
         self._detached: set[asyncio.Task[Generation]] = set()
-        self._cleaning: asyncio.Task[None] | None = None
 
     async def create(self, caller: Caller, defaults: ChatDefaults, first: GenerationRequest | None = None) -> Chat:
         """Create a chat.
@@ -169,30 +160,8 @@ class ChatService:
         self._detached.add(work)
         work.add_done_callback(self._detached.discard)
 
-    async def cleanup(self) -> None:
-        """Remove expired chats, and blobs that no chat refers to."""
-        result = await (await self._storage.chats()).cleanup()
-        log.info("cleanup", extra={"chats": result.chats, "blobs": result.blobs, "unfinished": result.unfinished})
-
-    async def _cleanup_regularly(self) -> None:
-        while True:
-            # Replicas start together, so they vary the time.
-            await asyncio.sleep(self._cleanup_seconds * random.uniform(0.8, 1.2))  # noqa: S311
-            try:
-                if await self._storage.in_use():
-                    await self.cleanup()
-            except Exception as error:  # the next cleanup may succeed
-                log.warning("cleanup failed", extra={"cause": getattr(error, "cause", repr(type(error)))})
-
-    async def __aenter__(self) -> Self:
-        self._cleaning = asyncio.create_task(self._cleanup_regularly())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._cleaning is not None
-        self._cleaning.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._cleaning
+    async def aclose(self) -> None:
+        """Wait until detached turns are stored."""
         if self._detached:
             await asyncio.wait(self._detached, timeout=_SHUTDOWN_SECONDS)
 

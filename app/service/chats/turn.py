@@ -2,26 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.domain.chat import Chat, Turn, TurnState
-from app.domain.errors import GenerationRefused, ServiceError, StorageUnavailable
+from app.domain.errors import GenerationRefused, ServiceError
 from app.domain.generation import Generation
 from app.domain.progress import GenerationProgress
+from app.domain.recorded import TurnToSave
 from app.service.generation.plan import GenerationPlan
 from app.service.generation.service import ImageService
 from app.service.leases import LeaseKeeper
 from app.service.resilience.admission import Admission
+from app.service.storage_retries import persistently
 
 if TYPE_CHECKING:
     from app.store.chats import ChatStore
 
 log = logging.getLogger(__name__)
 
-SAVE_SECONDS = 20.0
-"""How long saving a turn with an image is retried while the storage is unavailable. The image has been paid for."""
+KeepAnswer = Callable[[Generation, Callable[[Generation], TurnToSave]], Awaitable[Generation]]
 
 RECORD_SECONDS = 10.0
 """Time limit for saving a turn without an image. The caller waits for the error meanwhile."""
@@ -66,8 +68,15 @@ class PendingTurn:
         self._has_lease = self._has_caller = True
         self._saved = False
 
-    async def generate(self, admission: Admission, progress: GenerationProgress) -> Generation:
+    async def generate(
+        self, admission: Admission, progress: GenerationProgress, *, keep: KeepAnswer | None = None
+    ) -> Generation:
         """Generate the image and save the turn. A refused or failed turn is saved as well if Gemini was asked.
+
+        Args:
+            admission: a slot, or a position in the queue.
+            progress: of the generation.
+            keep: stores Gemini's answer before the turn is saved, and returns it under its own id.
 
         Raises:
             ServiceError: as `ImageService.generate`; or the storage failed and the turn is not saved.
@@ -80,7 +89,9 @@ class PendingTurn:
                 if progress.attempts:
                     await self._save_failure(error)
                 raise
-            await self._save_or_retry(self._turn_with(generation))
+            if keep is not None:
+                generation = await keep(generation, self._to_save)
+            await persistently(partial(self._save, self._turn_with(generation), self._replaces))
         except ServiceError as error:
             error.extra_members = {"chatId": self._chat.id} | ({"turn": self.number} if self._saved else {})
             error.may_have_cost = error.may_have_cost or generation is not None
@@ -108,6 +119,9 @@ class PendingTurn:
         if self._has_lease:
             self._has_lease = False
             await self._leases.release(self._holder)
+
+    def _to_save(self, generation: Generation) -> TurnToSave:
+        return TurnToSave(self._chat.id, self._chat.owner, self._holder, self._turn_with(generation), self._replaces)
 
     def _turn_with(self, generation: Generation) -> Turn:
         request, chat_context = self.plan.request, generation.chat_context
@@ -151,19 +165,6 @@ class PendingTurn:
         except (ServiceError, TimeoutError) as failure:
             cause = getattr(failure, "cause", None) or type(failure).__name__
             log.warning("a turn without an image could not be saved", extra={"cause": cause})
-
-    async def _save_or_retry(self, turn: Turn) -> None:
-        loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + SAVE_SECONDS, 0.25
-        while True:
-            try:
-                return await self._save(turn, self._replaces)
-            except StorageUnavailable as error:
-                if loop.time() + pause > deadline:
-                    raise
-                log.warning("saving a turn is retried", extra={"part": error.part, "cause": error.cause})
-            await asyncio.sleep(pause)
-            pause *= 2
 
     async def _save(self, turn: Turn, replaces: int | None) -> None:
         """Save the turn, which also ends the lease."""

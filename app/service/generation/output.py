@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from app.domain.errors import NotAcceptable, ServiceError, UpstreamInvalidResponse, UpstreamTimeout
-from app.domain.generation import Generation, GenerationRequest, Image
+from app.domain.generation import Generation, GenerationRequest, Image, Output
 from app.domain.progress import GenerationProgress, Stage
 from app.lib.byte_budget import Reservation
 from app.service.conversion import CONVERTIBLE_TYPES, ConversionFailed, ImageConverter, Target
@@ -149,3 +149,33 @@ def _warnings(original: Image, image: Image, request: GenerationRequest) -> list
 
 def _name(image: Image) -> str:
     return {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WebP"}.get(image.mime_type, image.mime_type)
+
+
+async def deliver(
+    generation: Generation,
+    request: GenerationRequest,
+    converter: ImageConverter,
+    memory: Reservation,
+    seconds: float,
+    *,
+    is_converted: bool,
+) -> Generation:
+    """Return a recorded generation with its images as one caller gets them.
+
+    Args:
+        generation: its images may be in the store.
+        request: with the media types that this caller accepts.
+        converter: converts images.
+        memory: holds the bytes of converted images from then on.
+        seconds: time limit of the conversion.
+        is_converted: whether the images have the format that `request.output` asks for.
+
+    Raises:
+        NotAcceptable: the caller does not accept the image.
+        UpstreamInvalidResponse, UpstreamTimeout: the image cannot be converted.
+    """
+    wanted = replace(request, output=Output()) if is_converted else request
+    require_acceptable(generation.image.mime_type, wanted, stored_as(generation))
+    if not needs_conversion(generation, wanted):
+        return generation
+    return await OutputConversion(converter, wanted, GenerationProgress(seconds, memory)).generation(generation)

@@ -6,7 +6,7 @@ for is finished and stored; all other work is cancelled.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -49,6 +49,7 @@ class GenerationRun:
         seconds: float,
         metrics: Metrics,
         log_error: Callable[[Exception], object],
+        admission: Admission | None = None,
     ) -> None:
         """
         Args:
@@ -59,6 +60,7 @@ class GenerationRun:
             seconds: time limit, from the end of the request's body to the image.
             metrics: where the generation is recorded.
             log_error: logs an error that no response can report.
+            admission: a slot that the generation has already.
         """
         self._controller = controller
         self._caller = caller
@@ -68,7 +70,7 @@ class GenerationRun:
         self._seconds = seconds
         self._metrics = metrics
         self._log_error = log_error
-        self._admission: Admission | None = None
+        self._admission = admission
         self._plan: GenerationPlan | None = None
         self._progress: GenerationProgress | None = None
         self._generation: Generation | None = None
@@ -96,6 +98,7 @@ class GenerationRun:
         listener: Callable[[ProgressEvent], None] | None = None,
         *,
         on_detach: Callable[[Work], None] | None = None,
+        before_call: Callable[[], Awaitable[None]] | None = None,
     ) -> Generation:
         """Generate the image while the caller is connected.
 
@@ -106,6 +109,7 @@ class GenerationRun:
             listener: receives progress events.
             on_detach: receives the running work if the caller disconnects after Gemini was asked. The work then goes
                 on without the caller. Without `on_detach` it is cancelled.
+            before_call: awaited before each call to Gemini. If it raises an error, Gemini is not called.
 
         Raises:
             CallerDisconnected, CallerTooSlow: the caller disconnected before the image was complete.
@@ -114,7 +118,8 @@ class GenerationRun:
             ServiceError: the generation failed; `Internal` is a bug.
         """
         admission = self.admit()
-        self._plan, self._progress = plan, GenerationProgress(self._seconds, self._memory, listener)
+        self._plan = plan
+        self._progress = GenerationProgress(self._seconds, self._memory, listener, before_call)
         try:
             with self._controller.delivering():
                 work = generate(admission, self._progress)
@@ -133,6 +138,11 @@ class GenerationRun:
             raise
         self._progress.enter(Stage.RESPONSE)
         return generation
+
+    @property
+    def attempts(self) -> int:
+        """Calls to Gemini so far."""
+        return self._progress.attempts if self._progress else 0
 
     async def convert(self, image: Image) -> Image:
         """Return an image of the running generation, such as a draft, in the format that its caller asks for.

@@ -151,7 +151,7 @@ class ImageService:
         if progress.remaining() <= 0:
             raise _deadline_exceeded(progress)
         with self._breakers.guard(plan.model.id):
-            progress.count(plan.model.id)
+            await progress.begin_call(plan.model.id)
             progress.notify(Started(plan.model.id, progress.attempts))
             try:
                 return await self._gemini.generate(plan.request, plan.model, progress)

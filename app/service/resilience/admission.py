@@ -47,6 +47,20 @@ class AdmissionController:
     def queued(self) -> int:
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def free_slots(self) -> int:
+        """Slots that `admit` gives at once; 0 if requests wait, or if the service stops."""
+        return 0 if self.draining or self._waiting else max(0, self._slots - self.in_flight)
+
+    def check_open(self) -> None:
+        """Raise if the service is about to stop.
+
+        Raises:
+            Overloaded: it is.
+        """
+        if self.draining:
+            raise Overloaded("This service is about to stop. Send the request again.", retry_after=1)
+
     def check_capacity(self, caller: str) -> None:
         """Raise if `admit` would raise now. The check before a request's body is read.
 
@@ -54,8 +68,7 @@ class AdmissionController:
             Overloaded: the queue is full, the expected wait is too long, or the service stops. `retry_after` is an
                 estimate of the wait.
         """
-        if self.draining:
-            raise Overloaded("This service is about to stop. Send the request again.", retry_after=1)
+        self.check_open()
         if self.in_flight < self._slots:
             return
         expected = self._expected_wait(caller)

@@ -1,0 +1,159 @@
+"""The response to a request whose generation is recorded: the plain one, or 202 for one that goes on."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from fastapi import Request, Response
+from starlette.types import Receive
+
+from app.api.generations.document import generation_document, result_document
+from app.api.generations.links import LinkMaker, base_url
+from app.api.http.event_stream import EventEncoder, EventStreamResponse, Job
+from app.api.http.recording import POLL_AFTER_SECONDS, Recording
+from app.api.http.state import request_state
+from app.domain.errors import Internal, ServiceError
+from app.domain.generation import Generation, GenerationRequest, Image
+from app.domain.progress import ProgressEvent
+from app.domain.recorded import Order, Outcome
+
+UrlOf = Callable[[Generation], str]
+
+
+class Presentation(Protocol):
+    """How an API shows the result of one request."""
+
+    @property
+    def links(self) -> bool:
+        """Whether the response has links in place of the images."""
+        ...
+
+    @property
+    def streams(self) -> bool:
+        """Whether the response is a stream of events."""
+        ...
+
+    def render(self, outcomes: list[Outcome], recording: Recording) -> Response:
+        """Return the response with the images, or raise the error."""
+        ...
+
+    def encoder(self, url_of: UrlOf | None) -> EventEncoder:
+        """Return the encoder of the stream. `url_of` returns the link to a generation's image, if links are wanted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    order: Order
+    accepted: GenerationRequest
+    """The request of the order with the media types that this caller accepts."""
+    presentation: Presentation
+    webhook_url: str | None = None
+
+
+async def recorded_response(request: Request, recording: Recording, wanted: RecordedRequest) -> Response | None:
+    """Record the request, and return its response. `None` if the request is not recorded.
+
+    Raises:
+        ServiceError: the generation failed, or cannot begin.
+    """
+    presentation = wanted.presentation
+    attachment = await recording.submit(
+        wanted.order, wanted.webhook_url, link=presentation.links, streams=presentation.streams
+    )
+    if attachment is None:
+        return None
+    if presentation.streams and not recording.options.is_async:
+        return await _event_stream(request, recording, wanted)
+    answer = await recording.answer() if recording.waits else None
+    if answer is None:
+        return await _accepted(request, recording)
+    outcomes = await recording.deliver(answer, wanted.accepted)
+    if presentation.links and any(isinstance(outcome, Generation) for outcome in outcomes):
+        recorded, links = await attachment.recorded(), await link_maker(request)
+        response = json_response(result_document(recorded, links))
+        response.headers["X-Generation-Id"] = recorded.id
+    else:
+        response = presentation.render(outcomes, recording)
+    response.headers.update(recording.headers)
+    return response
+
+
+async def link_maker(request: Request) -> LinkMaker:
+    """Return what makes links of this service, with the address at which the request has reached it."""
+    state = request_state(request.scope)
+    settings = state["settings"]
+    key = await state["recorded"].signing_key()
+    return LinkMaker(base_url(request, settings), key, settings.image_url_ttl.total_seconds())
+
+
+def json_response(document: dict[str, object], status: int = 200) -> Response:
+    return Response(json.dumps(document), status, {"Cache-Control": "no-store"}, "application/json")
+
+
+async def _accepted(request: Request, recording: Recording) -> Response:
+    """Return 202 with the generation's document."""
+    assert recording.attachment is not None
+    recorded = request_state(request.scope)["recorded"]
+    generation = await recorded.get(recording.attachment.id, request_state(request.scope)["caller"])
+    response = json_response(generation_document(generation, await link_maker(request)), 202)
+    response.headers.update(recording.headers)
+    response.headers["Location"] = recording.path
+    if not generation.is_final:
+        response.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+    return response
+
+
+async def _event_stream(request: Request, recording: Recording, wanted: RecordedRequest) -> Response:
+    links = await link_maker(request) if wanted.presentation.links else None
+    images = _StreamedImages(recording, wanted.accepted, links)
+    encoder = wanted.presentation.encoder(images.url_of if links else None)
+    jobs = [Job(images, partial(images.generate, place)) for place in range(wanted.order.count)]
+    upload = request_state(request.scope)["upload"]
+    return EventStreamResponse(jobs, encoder, upload, recording.headers)
+
+
+class _StreamedImages:
+    """The images of a recorded generation for a stream of events."""
+
+    def __init__(self, recording: Recording, accepted: GenerationRequest, links: LinkMaker | None) -> None:
+        self._recording = recording
+        self._accepted = accepted
+        self._links = links
+        self._urls: dict[str, str] = {}
+
+    async def generate(
+        self, place: int, _receive: Receive, listener: Callable[[ProgressEvent], None] | None = None
+    ) -> Generation:
+        """Return the image with this index once it is stored, or raise its error."""
+        recording = self._recording
+        assert recording.attachment is not None
+        if listener is not None:
+            recording.attachment.listen(place, listener)
+        answer = await recording.answer()
+        assert answer is not None
+        outcome = (await recording.deliver(answer, self._accepted))[place]
+        await recording.attachment.settled()
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        if self._links is not None:
+            recorded = await recording.attachment.recorded()
+            index = [generation.id for generation in recorded.generations].index(outcome.id)
+            self._urls[outcome.id] = self._links.image(recorded, index)
+        return outcome
+
+    def url_of(self, generation: Generation) -> str:
+        return self._urls[generation.id]
+
+    async def convert(self, image: Image) -> Image:
+        return await self._recording.convert(image, self._accepted)
+
+    def fail(self, error: ServiceError) -> None:
+        self._recording.fail(error)
+
+    def unexpected(self, error: Exception) -> ServiceError:
+        internal = Internal()
+        internal.__cause__ = error
+        return internal

@@ -1,0 +1,288 @@
+"""Whether a request is recorded, and its hold on the recorded generation.
+
+A request is recorded if somebody may come back for its result: it has an `Idempotency-Key`, prefers an asynchronous
+response, counts its retries as OpenAI's clients do, or asks for a link to the image.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from app.api.generations.links import base_url
+from app.api.http import preferences
+from app.api.http.dependencies import SecondsDep
+from app.api.http.paths import route_path
+from app.api.http.response_writer import wait_until_gone
+from app.api.http.state import request_state
+from app.domain.errors import (
+    FieldError,
+    GenerationInProgress,
+    GenerationNotFound,
+    InvalidRequest,
+    Overloaded,
+    ServiceError,
+    StorageError,
+)
+from app.domain.generation import Generation, GenerationRequest, Image
+from app.domain.progress import GenerationProgress
+from app.domain.recorded import NewGeneration, Order, Outcome
+from app.lib.byte_budget import Reservation
+from app.service.generation.output import OutputConversion, deliver
+from app.service.recorded.attachment import Attachment
+from app.service.recorded.fingerprint import fingerprint
+from app.service.recorded.work import Answer
+
+log = logging.getLogger(__name__)
+
+_MARGIN_SECONDS = 2.0
+"""A generation and the request that waits for it have the same time limit. The request waits for its error."""
+
+POLL_AFTER_SECONDS = 5
+"""`Retry-After` of a generation that is not over."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingOptions:
+    """What the headers of a request say about recording it."""
+
+    idempotency_key: str | None
+    retry_count: int | None
+    is_async: bool
+    wait_seconds: int | None
+    """With `is_async`: how long to wait for the plain response."""
+    webhook_url: str | None
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether the caller relies on the record. Otherwise a request is served without one if it must be."""
+        return self.idempotency_key is not None or self.is_async
+
+
+class Recording:
+    """The recorded generation of one request."""
+
+    def __init__(self, request: Request, options: RecordingOptions, seconds: float) -> None:
+        """
+        Args:
+            request: of the caller.
+            options: of its headers.
+            seconds: time limit of the request.
+        """
+        self.options = options
+        self.attachment: Attachment | None = None
+        self._request = request
+        self._state = request_state(request.scope)
+        self._patience = seconds if seconds < self._state["settings"].deadline_seconds else seconds + _MARGIN_SECONDS
+        if options.is_async:
+            self._patience = min(self._patience, options.wait_seconds or 0)
+        self._memory = Reservation(self._state["response_memory"])
+        self._draft_memory = self._state["converter"].reserve()
+        self._caller_left = False
+
+    @property
+    def path(self) -> str:
+        """Path of the generation on this service, as callers send it."""
+        assert self.attachment is not None
+        return f"{self._request.scope.get('root_path', '')}/generations/{self.attachment.id}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether the caller waits for the plain response."""
+        return not self.options.is_async or bool(self.options.wait_seconds)
+
+    def is_wanted(self, *, link: bool) -> bool:
+        """Return whether the request is recorded. `link`: whether it asks for a link to the image."""
+        return link or self.options.is_explicit or self.options.retry_count is not None
+
+    async def submit(self, order: Order, webhook_url: str | None, *, link: bool, streams: bool) -> Attachment | None:
+        """Record the order, or find the earlier request that this one repeats.
+
+        Args:
+            order: of the caller.
+            webhook_url: the field of the request; a header can have it too.
+            link: whether the response has a link to the image.
+            streams: whether the response is a stream of events.
+
+        Returns:
+            The generation. `None` if the request is not recorded, or need not be and the storage is away.
+
+        Raises:
+            InvalidRequest, WebhookRefused: the webhook cannot be called.
+            ServiceError: as `RecordedGenerations.submit`.
+        """
+        if not self.is_wanted(link=link):
+            return None
+        webhook = await self._webhook(webhook_url)
+        recorded, upload = self._state["recorded"], self._state["upload"]
+        try:
+            attachment = await recorded.submit(
+                NewGeneration(
+                    id=f"gen_{secrets.token_hex(16)}",
+                    order=order,
+                    fingerprint=await fingerprint(route_path(self._request.scope), order, webhook),
+                    is_async=self.options.is_async,
+                    idempotency_key=self.options.idempotency_key,
+                    retry_count=self.options.retry_count,
+                    webhook_url=webhook,
+                    base_url=base_url(self._request, self._state["settings"]),
+                ),
+                streams=streams,
+            )
+        except StorageError as error:
+            if self.options.is_explicit or link:
+                raise
+            log.warning("a request is served without a record", extra={"part": error.part, "cause": error.cause})
+            return None
+        upload.retain()
+        attachment.on_end(upload.release)
+        self._state["generation_pending"] = False
+        self.attachment = attachment
+        return attachment
+
+    async def _webhook(self, field: str | None) -> str | None:
+        header = self.options.webhook_url
+        if header and field and header != field:
+            raise InvalidRequest([FieldError("webhookUrl", "differs from the header Webhook-URL")])
+        url = field or header
+        if url is None:
+            return None
+        if not self.options.is_async:
+            raise InvalidRequest([FieldError("webhookUrl", "needs the header Prefer: respond-async")])
+        await self._state["webhooks"].check(url)
+        return url
+
+    async def answer(self) -> Answer | None:
+        """Wait until the generation is over or the caller's patience ends. `None` if an asynchronous one goes on.
+
+        Raises:
+            GenerationInProgress: the time limit of the request has ended.
+            CallerDisconnected, CallerTooSlow: the caller is gone. The generation goes on.
+            Overloaded: another process ran it, and it failed without cost.
+        """
+        assert self.attachment is not None
+        receive, scope = self._request.receive, self._request.scope
+        waiting = asyncio.create_task(self.attachment.answer())
+        gone = asyncio.create_task(wait_until_gone(receive, scope))
+        try:
+            await asyncio.wait({waiting, gone}, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return self._result(waiting)
+            if gone.done():
+                self.fail(gone.result())
+                raise gone.result()
+        finally:
+            for task in (waiting, gone):
+                task.cancel()  # changes nothing if it is done
+            await asyncio.wait({waiting, gone})
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()
+            del waiting, gone  # they hold the error, whose traceback holds this frame: a reference cycle
+        if self.options.is_async:
+            return None
+        raise GenerationInProgress(
+            "The image was not complete within the time limit of this request. It is being made, and will be kept.",
+            location=self.path,
+            retry_after=POLL_AFTER_SECONDS,
+        )
+
+    def _result(self, waiting: asyncio.Task[Answer]) -> Answer:
+        error = waiting.exception()
+        if isinstance(error, GenerationNotFound):
+            raise Overloaded("The earlier request failed without cost. Send this one again.", retry_after=1)
+        return waiting.result()
+
+    async def deliver(self, answer: Answer, request: GenerationRequest) -> list[Outcome]:
+        """Return the outcomes as this caller gets them: images in an accepted format, errors of its own.
+
+        Args:
+            answer: of the generation.
+            request: with the media types that this caller accepts.
+
+        Raises:
+            ServiceError: as `deliver`.
+        """
+        assert self.attachment is not None
+        outcomes: list[Outcome] = []
+        for outcome in answer.outcomes:
+            if isinstance(outcome, Generation):
+                converter, seconds = self._state["converter"], self._state["settings"].deadline_seconds
+                outcomes.append(
+                    await deliver(outcome, request, converter, self._memory, seconds, is_converted=answer.is_converted)
+                )
+            else:
+                error = outcome.copied()
+                error.is_replay = self.attachment.is_replay
+                outcomes.append(error)
+        return outcomes
+
+    async def convert(self, draft: Image, request: GenerationRequest) -> Image:
+        """Return a draft in the format that the caller asks for. Raises as `deliver`."""
+        progress = GenerationProgress(self._state["settings"].deadline_seconds, self._memory)
+        conversion = OutputConversion(self._state["converter"], request, progress)
+        return await conversion.image(draft, self._draft_memory)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the response, whatever its format."""
+        assert self.attachment is not None
+        headers = {"Idempotent-Replayed": "true"} if self.attachment.is_replay else {}
+        if self.options.is_async:
+            headers |= {"Preference-Applied": "respond-async"}
+        return headers
+
+    def fail(self, error: ServiceError) -> None:
+        """Note that the caller has not got the response."""
+        self._caller_left = True
+
+    async def aclose(self) -> None:
+        """Called when the response has been sent."""
+        self._memory.resize(0)
+        self._draft_memory.resize(0)
+        if self.attachment is None:
+            return
+        self.attachment.close()
+        if self._caller_left and self.options.retry_count is not None:
+            try:
+                await self.attachment.mark_caller_left()
+            except StorageError as error:
+                log.warning("a caller's disconnect could not be stored", extra={"cause": error.cause})
+
+
+async def _recording(
+    request: Request,
+    seconds: SecondsDep,
+    _key: Annotated[
+        str | None,
+        Header(
+            alias="idempotency-key",
+            description="Your own id of this request, 1 to 255 visible characters. The same request with the same key "
+            "gets the first result and is not paid again.",
+        ),
+    ] = None,
+    webhook_url: Annotated[
+        str | None,
+        Header(description="With `Prefer: respond-async`: the address to call when the image is ready."),
+    ] = None,
+) -> AsyncGenerator[Recording]:
+    headers = request.headers
+    options = RecordingOptions(
+        preferences.idempotency_key(headers),
+        preferences.retry_count(headers),
+        preferences.prefers_async(headers),
+        preferences.preferred_wait(headers),
+        webhook_url,
+    )
+    recording = Recording(request, options, seconds)
+    try:
+        yield recording
+    finally:
+        await recording.aclose()
+
+
+RecordingDep = Annotated[Recording, Depends(_recording)]
+"""Closed after the response has been sent."""

@@ -1,0 +1,124 @@
+"""Background work of recorded generations: start queued ones, and settle those whose process died."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from app.domain.recorded import RecordedGeneration
+from app.service.leases import LeaseKeeper
+from app.service.metrics import Metrics
+from app.service.resilience.admission import Admission, AdmissionController
+from app.store import Storage
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+"""Time between two looks into the queue, which other replicas may have filled."""
+
+_MOST_CLAIMS = 50
+"""Generations that are claimed with one statement."""
+
+_PAUSE_SECONDS = 0.05
+"""Pause after a claim. Slots that become free in this time are filled with one statement."""
+
+_REAPS_PER_LEASE = 3
+
+Start = Callable[[str, RecordedGeneration, Admission], None]
+"""Starts a claimed generation with the holder of its lease and a slot."""
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        controller: AdmissionController,
+        storage: Storage,
+        leases: LeaseKeeper,
+        metrics: Metrics,
+        lease_seconds: float,
+        start: Start,
+        on_reap: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            controller: has the slots.
+            storage: where generations are stored.
+            leases: of this process.
+            metrics: counts interrupted generations.
+            lease_seconds: duration of a lease.
+            start: starts a claimed generation.
+            on_reap: called when generations of a dead process were settled, whose webhooks are due.
+        """
+        self._controller = controller
+        self._storage = storage
+        self._leases = leases
+        self._metrics = metrics
+        self._reap_seconds = lease_seconds / _REAPS_PER_LEASE
+        self._start = start
+        self._on_reap = on_reap
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def notify(self) -> None:
+        """Look into the queue now: a generation was queued, or a slot is free."""
+        self._wake.set()
+
+    async def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._regularly(self._fill_slots, "queued generations could not be claimed")),
+            asyncio.create_task(self._regularly(self._reap, "dead generations could not be settled")),
+        ]
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _regularly(self, act: Callable[[], Awaitable[None]], failure: str) -> None:
+        while True:
+            try:
+                await act()
+            except Exception as error:  # the next time may succeed
+                log.warning(failure, extra={"cause": getattr(error, "cause", repr(type(error)))})
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _fill_slots(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_POLL_SECONDS):
+                await self._wake.wait()
+        self._wake.clear()
+        if self._controller.draining or not await self._storage.in_use():
+            return
+        while count := min(self._controller.free_slots, _MOST_CLAIMS):
+            if await self._claim(count) < count:
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _claim(self, count: int) -> int:
+        """Claim as many generations as there are slots. The slots are taken first, so that all claimed ones start."""
+        store = await self._storage.generations()
+        admissions = [self._controller.admit("queued generations") for _ in range(count)]
+        try:
+            claimed = await store.claim([self._leases.name() for _ in range(count)])
+            for holder, generation in claimed:
+                self._start(holder, generation, admissions.pop())
+            return len(claimed)
+        finally:
+            for admission in admissions:
+                admission.release()
+
+    async def _reap(self) -> None:
+        await asyncio.sleep(self._reap_seconds)
+        if not await self._storage.in_use():
+            return
+        result = await (await self._storage.generations()).reap()
+        self._metrics.record_interrupted(result.interrupted)
+        if result.requeued:
+            self.notify()
+        if result.recovered or result.interrupted:
+            self._on_reap()
+            log.warning(
+                "generations of a dead process were settled",
+                extra={"recovered": result.recovered, "interrupted": result.interrupted, "requeued": result.requeued},
+            )
