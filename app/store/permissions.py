@@ -14,7 +14,7 @@ PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
 
 _STORED = re.compile(
-    r"chats\.db(-wal|-shm|-journal)?|blobs|answers|probe(#\d+)?|[0-9a-f]{2}|[0-9a-f]{64}(-[0-9a-f]{8})?(#\d+)?"
+    r"chats\.db(-wal|-shm|-journal)?|blobs|answers|partial|probe(#\d+)?|[0-9a-f]{2}|[0-9a-f]{64}(-[0-9a-f]{8})?(#\d+)?"
 )
 """Matches the names of the files and folders that the service makes."""
 

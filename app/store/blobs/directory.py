@@ -6,6 +6,12 @@ from pathlib import Path
 
 from app.store.permissions import close_to_others, is_open_to_others, make_private_folder
 
+ANSWERS = "answers"
+"""Folder of the objects that name the files of an answer."""
+
+PARTIAL = "partial"
+"""Folder of files that are being written."""
+
 _PARTIAL_FILE_SECONDS = 3600
 """A partial file older than that has no writer any more."""
 
@@ -21,7 +27,8 @@ def make_private_directory(directory: Path) -> None:
     was_open = directory.is_dir() and is_open_to_others(directory)
     make_private_folder(directory)
     if was_open:
-        close_to_others([*directory.glob("[0-9a-f][0-9a-f]"), *directory.glob("[0-9a-f][0-9a-f]/*")])
+        for folder in ("[0-9a-f][0-9a-f]", ANSWERS, PARTIAL):
+            close_to_others([*directory.glob(folder), *directory.glob(f"{folder}/*")])
     _fsync(directory.parent)
 
 
@@ -39,6 +46,27 @@ def make_durable(file: Path, durable_folders: set[Path]) -> None:
     durable_folders.add(folder)
 
 
+def publish(partial: Path, target: Path, durable_folders: set[Path]) -> None:
+    """Give a complete file, which is on disk, its name. Return when the name survives a power cut.
+
+    Args:
+        partial: the file, in the same file system.
+        target: its new path. A file with this path is replaced.
+        durable_folders: as in `make_durable`.
+    """
+    folder = target.parent
+    try:
+        partial.replace(target)
+    except FileNotFoundError:
+        if not folder.parent.is_dir():
+            raise
+        make_private_folder(folder)
+        partial.replace(target)
+    for path in (folder, *(() if folder in durable_folders else (folder.parent,))):
+        _fsync(path)
+    durable_folders.add(folder)
+
+
 def free_bytes(directory: Path) -> int:
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
@@ -47,7 +75,7 @@ def free_bytes(directory: Path) -> int:
 def remove_partial_files(directory: Path) -> int:
     """Delete files that a crashed writer left behind; return their number.
 
-    obstore writes `name#1`, and renames it when it is complete.
+    Their names have a number sign, also those of obstore.
     """
     removed = 0
     for path in directory.glob("*/*#*"):

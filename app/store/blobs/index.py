@@ -6,7 +6,9 @@ the blob, delete the row. If the same bytes are needed in between, they are stor
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import and_, case, delete, exists, false, literal, or_, select, true, update
@@ -15,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from app.lib.base64_json import Content
 from app.store.blobs.blob import Blob, digest_of
+from app.store.blobs.staging import Staged
 from app.store.blobs.store import BlobStore
 from app.store.database import Database
 from app.store.tables import blobs, generation_blobs, generations, turn_blobs
@@ -22,7 +25,46 @@ from app.store.tables import blobs, generation_blobs, generations, turn_blobs
 GRACE_SECONDS = 600
 """An unreferenced blob stays this long after it was announced, because a transaction may be about to refer to it."""
 
+_EARLY_BYTES = 8 * 1024 * 1024
+"""Contents up to this size are written while they are hashed. That is wasted if the store has the content already."""
+
 _BATCH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A blob to write, unless it exists."""
+
+    blob: Blob
+    content: Content
+    staged: Staged | None
+    is_known: bool
+    """Whether the blob had a row with this name before."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingBlobs:
+    """Blobs that have names, and that exist after `write`."""
+
+    blobs: dict[int, Blob]
+    """By the `id` of their contents."""
+    writes: Sequence[_Write]
+    store: BlobStore
+
+    async def write(self) -> None:
+        """Write the blobs that do not exist. All are durable when this returns."""
+        await asyncio.gather(*map(self._write, self.writes))
+
+    async def _write(self, one: _Write) -> None:
+        name = one.blob.name
+        if isinstance(one.content, Blob) and one.content.name == name:
+            return
+        if one.is_known and await self.store.has(name, len(one.blob)):
+            await self.store.fsync(name)  # another writer may not have synced it yet
+        elif one.staged is not None:
+            await self.store.commit(one.staged, name)
+        else:
+            await self.store.put(name, one.content)
 
 
 class BlobIndex:
@@ -42,37 +84,42 @@ class BlobIndex:
         Returns:
             The blob of each content, by the content's `id`. All blobs are durable.
         """
-        distinct = {id(content): content for content in contents}
-        digests = {key: await self._digest(content) for key, content in distinct.items()}
-        by_digest = {digests[key]: content for key, content in distinct.items()}
-        by_digest |= {content.digest: content for content in distinct.values() if isinstance(content, Blob)}
-        if not by_digest:
-            return {}
-        known, names = await self._announce(by_digest, generation_id)
-        await asyncio.gather(*(self._put(names[one], by_digest[one], known.get(one)) for one in by_digest))
-        blobs = {digest: self._blobs.blob(names[digest], len(content)) for digest, content in by_digest.items()}
-        return {key: blobs[digest] for key, digest in digests.items()}
+        async with self.prepare(contents, generation_id) as pending:
+            await pending.write()
+            return pending.blobs
 
-    async def store_without_rows(self, contents: Iterable[Content]) -> dict[int, Blob]:
-        """Store the contents although the database does not answer. `store` has to be called with the blobs later.
+    @asynccontextmanager
+    async def prepare(
+        self, contents: Iterable[Content], generation_id: str | None = None, *, with_rows: bool = True
+    ) -> AsyncGenerator[PendingBlobs]:
+        """Choose the names of blobs and write their rows, while the bytes are already being written to a directory.
 
-        No other writer uses their names, so no cleanup deletes them.
+        Args:
+            contents: the bytes to store.
+            generation_id: as in `store`.
+            with_rows: if false, the database is not needed. `store` has to be called with the blobs later. No other
+                writer uses their names, so no cleanup deletes them.
         """
         distinct = {id(content): content for content in contents}
-        names = {key: f"{await self._digest(content)}-{secrets.token_hex(4)}" for key, content in distinct.items()}
-        await asyncio.gather(*(self._blobs.put(names[key], content) for key, content in distinct.items()))
-        return {key: self._blobs.blob(names[key], len(content)) for key, content in distinct.items()}
-
-    async def _digest(self, content: Content) -> str:
-        return content.digest if isinstance(content, Blob) else await digest_of(content)
-
-    async def _put(self, name: str, content: Content, known_name: str | None) -> None:
-        if isinstance(content, Blob) and content.name == name:
-            return
-        if known_name == name and await self._blobs.has(name, len(content)):
-            await self._blobs.fsync(name)  # another writer may not have synced it yet
-        else:
-            await self._blobs.put(name, content)
+        early = {key: one for key, one in distinct.items() if not isinstance(one, Blob) and len(one) <= _EARLY_BYTES}
+        staged = {key: self._blobs.stage(one) for key, one in early.items()}
+        try:
+            digests = dict(zip(distinct, await asyncio.gather(*map(_digest, distinct.values())), strict=True))
+            chosen = {digests[key]: key for key in distinct}
+            chosen |= {one.digest: key for key, one in distinct.items() if isinstance(one, Blob)}
+            by_digest = {digest: distinct[key] for digest, key in chosen.items()}
+            known: dict[str, str] = {}
+            names = {digest: f"{digest}-{secrets.token_hex(4)}" for digest in by_digest}
+            if with_rows and by_digest:
+                known, names = await self._announce(by_digest, generation_id)
+            blobs = {digest: self._blobs.blob(names[digest], len(one)) for digest, one in by_digest.items()}
+            writes = [
+                _Write(blobs[digest], distinct[key], staged.get(key), is_known=known.get(digest) == names[digest])
+                for digest, key in chosen.items()
+            ]
+            yield PendingBlobs({key: blobs[digest] for key, digest in digests.items()}, writes, self._blobs)
+        finally:
+            await asyncio.gather(*(one.discard() for one in staged.values()))
 
     async def _announce(
         self, contents: Mapping[str, Content], generation_id: str | None
@@ -168,6 +215,10 @@ class BlobIndex:
             connection.execute(delete(blobs).where(blobs.c.doomed, same))
 
         await self._database.write(transaction)
+
+
+async def _digest(content: Content) -> str:
+    return content.digest if isinstance(content, Blob) else await digest_of(content)
 
 
 def link_to_generation(connection: Connection, dialect: Any, generation_id: str, digests: Iterable[str]) -> None:

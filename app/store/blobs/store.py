@@ -13,13 +13,11 @@ from obstore.store import LocalStore, ObjectStore
 from app.domain.errors import StorageDamaged, StorageFull, StorageUnavailable
 from app.lib.base64_json import Content
 from app.store.blobs.blob import Blob, damage
-from app.store.blobs.directory import free_bytes, make_durable, make_private_directory, remove_partial_files
+from app.store.blobs.directory import ANSWERS, free_bytes, make_durable, make_private_directory, remove_partial_files
 from app.store.blobs.location import open_bucket, parse_directory
+from app.store.blobs.staging import Staged, StagedFile, StagedUpload
 from app.store.errors import RETRY_AFTER_SECONDS, as_storage_errors, storage_error
 from app.store.permissions import close_to_others
-
-_SINGLE_PUT_BYTES = 8 * 1024 * 1024
-"""Blobs up to this size are uploaded to a bucket in one request. A multipart upload takes at least three."""
 
 _MIN_FREE_BYTES = 8 * 1024 * 1024
 """With less free disk space no generation starts. An image and its signatures take about as much."""
@@ -77,14 +75,27 @@ class BlobStore:
         Raises:
             StorageUnavailable, StorageFull: the content is not stored.
         """
+        staged = self.stage(content)
+        try:
+            await self.commit(staged, name)
+        finally:
+            await staged.discard()
+
+    def stage(self, content: Content) -> Staged:
+        """Begin to store a content whose name is not known yet. Call `commit` with the name, and then `discard`."""
+        if self._directory is None:
+            return StagedUpload(self._store, content)
+        return StagedFile(self._directory, content, self._durable_folders)
+
+    async def commit(self, staged: Staged, name: str) -> None:
+        """Store a staged content under its name. It is durable when this returns.
+
+        Raises:
+            StorageUnavailable, StorageFull: the content is not stored.
+        """
         try:
             with as_storage_errors("blobs"):
-                if len(content) <= _SINGLE_PUT_BYTES:
-                    data = b"".join([piece async for piece in content])
-                    await self._store.put_async(_path(name), data, use_multipart=False)
-                else:
-                    await self._store.put_async(_path(name), aiter(content), use_multipart=True)
-            await self.fsync(name)
+                await staged.commit(_path(name))
         except (StorageUnavailable, StorageFull):
             self._written_at = -_WRITABLE_SECONDS
             raise
@@ -182,7 +193,7 @@ class BlobStore:
 
 def _path(name: str) -> str:
     """Return where a file is: a blob under the beginning of its digest, an answer with its id and place together."""
-    return f"answers/{name}" if "." in name else f"{name[:2]}/{name}"
+    return f"{ANSWERS}/{name}" if "." in name else f"{name[:2]}/{name}"
 
 
 def _missing(blob: Blob) -> StorageDamaged:

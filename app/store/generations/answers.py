@@ -1,7 +1,7 @@
 """Answers of Gemini in the blob store, so that a crash or a missing database loses none of them.
 
-The files of an answer are blobs. One more object names them, and has everything else. It is the last to be written, and
-it is deleted when the row of the generation says the same.
+The files of an answer are blobs. One more object names them, and has everything else. It is deleted when the row of the
+generation says the same.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from app.domain.generation import Generation, Image, Part
 from app.domain.recorded import TurnToSave
 from app.lib.base64_json import Content
 from app.lib.base64_json.content import BufferContent
-from app.store.blobs import Blob, BlobIndex, BlobStore
+from app.store.blobs import Blob, BlobIndex, BlobStore, PendingBlobs
 from app.store.generations.serialization import Answer, dump_answer, load_answer
 
 log = logging.getLogger(__name__)
@@ -33,22 +33,25 @@ class AnswerStore:
 
     async def keep(self, id_: str, place: int, generation: Generation, turn: TurnToSave | None) -> Generation:
         """See `GenerationStore.keep_answer`."""
-        contents = _contents(Answer(generation, turn))
-        stored = await self._store(id_, contents)
-        text = dump_answer(Answer(generation, turn), lambda content: (stored[id(content)].name, len(content)))
-        await self._blobs.put(_name(id_, place), BufferContent(text.encode()))
-        return _with_blobs(generation, stored)
-
-    async def _store(self, id_: str, contents: list[Content]) -> dict[int, Blob]:
+        answer = Answer(generation, turn)
+        contents = _contents(answer)
         try:
-            async with asyncio.timeout(_ROWS_SECONDS):
-                return await self._index.store(contents, id_)
+            async with asyncio.timeout(_ROWS_SECONDS) as time_limit, self._index.prepare(contents, id_) as pending:
+                time_limit.reschedule(None)
+                return await self._write(id_, place, answer, pending)
         except (StorageError, TimeoutError) as error:
             if isinstance(error, StorageError) and error.part != "database":
                 raise
-        stored = await self._index.store_without_rows(contents)
-        self._without_rows |= {blob.name for blob in stored.values()}
-        return stored
+        async with self._index.prepare(contents, with_rows=False) as pending:
+            kept = await self._write(id_, place, answer, pending)
+        self._without_rows |= {blob.name for blob in pending.blobs.values()}
+        return kept
+
+    async def _write(self, id_: str, place: int, answer: Answer, pending: PendingBlobs) -> Generation:
+        """Write the files and the object together. `find` ignores an object whose files do not exist."""
+        text = dump_answer(answer, lambda content: (pending.blobs[id(content)].name, len(content)))
+        await asyncio.gather(pending.write(), self._blobs.put(_name(id_, place), BufferContent(text.encode())))
+        return _with_blobs(answer.generation, pending.blobs)
 
     async def adopt(self, id_: str, contents: Iterable[Content]) -> dict[int, Blob]:
         """Store what is not stored, and write the rows of blobs that have none. Return the blobs by `id`."""

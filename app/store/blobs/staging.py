@@ -1,0 +1,107 @@
+"""Files of a blob store that are written before their names are known: hashing and writing take place together."""
+
+import asyncio
+import os
+import secrets
+from contextlib import suppress
+from contextvars import Context
+from pathlib import Path
+from typing import Protocol
+
+import anyio.to_thread
+from obstore.store import ObjectStore
+
+from app.lib.base64_json import Content
+from app.store.blobs.blob import batches
+from app.store.blobs.directory import PARTIAL, publish
+from app.store.permissions import PRIVATE_FILE, make_private_folder
+
+_SINGLE_PUT_BYTES = 8 * 1024 * 1024
+"""Blobs up to this size are uploaded to a bucket in one request. A multipart upload takes at least three."""
+
+
+class Staged(Protocol):
+    """A content that is about to be stored."""
+
+    async def commit(self, path: str) -> None:
+        """Store the content under this path of the store. It is durable when this returns."""
+
+    async def discard(self) -> None:
+        """Forget the content if it was not committed."""
+
+
+class StagedUpload:
+    """A content that is uploaded to a bucket when its name is known."""
+
+    def __init__(self, bucket: ObjectStore, content: Content) -> None:
+        self._bucket = bucket
+        self._content = content
+
+    async def commit(self, path: str) -> None:
+        """See `Staged.commit`."""
+        if len(self._content) <= _SINGLE_PUT_BYTES:
+            data = b"".join([piece async for piece in self._content])
+            await self._bucket.put_async(path, data, use_multipart=False)
+        else:
+            await self._bucket.put_async(path, aiter(self._content), use_multipart=True)
+
+    async def discard(self) -> None:
+        """See `Staged.discard`."""
+
+
+class StagedFile:
+    """A content that is being written to a file without a name. A crash leaves it to `remove_partial_files`."""
+
+    def __init__(self, directory: Path, content: Content, durable_folders: set[Path]) -> None:
+        self._directory = directory
+        self._content = content
+        self._durable_folders = durable_folders
+        self._partial = directory / PARTIAL / f"{secrets.token_hex(32)}#1"
+        self._discarded = self._committed = False
+        self._writing = asyncio.create_task(self._write(), context=Context())
+
+    async def commit(self, path: str) -> None:
+        """See `Staged.commit`."""
+        await asyncio.shield(self._writing)
+        await anyio.to_thread.run_sync(publish, self._partial, self._directory / path, self._durable_folders)
+        self._committed = True
+
+    async def discard(self) -> None:
+        """See `Staged.discard`."""
+        self._discarded = True
+        if not self._committed:
+            await asyncio.wait({self._writing})
+            if not self._writing.cancelled():
+                self._writing.exception()  # it was reported, or is of no interest
+            await anyio.to_thread.run_sync(_remove, self._partial)
+
+    async def _write(self) -> None:
+        written = 0
+        async for pieces in batches(self._content):
+            written += sum(map(len, pieces))
+            await anyio.to_thread.run_sync(self._append, pieces, written == len(self._content))
+            if self._discarded:
+                return
+
+    def _append(self, pieces: list[bytes], are_last: bool) -> None:
+        with os.fdopen(self._open(), "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            if are_last and not self._discarded:
+                os.fdatasync(file.fileno())
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        try:
+            return os.open(self._partial, flags, PRIVATE_FILE)
+        except FileNotFoundError:
+            if not self._directory.is_dir():
+                raise  # a directory that disappeared is a failure, and not a new one
+            make_private_folder(self._partial.parent)
+            return os.open(self._partial, flags, PRIVATE_FILE)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
