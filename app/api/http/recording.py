@@ -115,9 +115,9 @@ class Recording:
             InvalidRequest, WebhookRefused: the webhook cannot be called.
             ServiceError: as `RecordedGenerations.submit`.
         """
+        webhook = await self._webhook(webhook_url)
         if not self.is_wanted(link=link):
             return None
-        webhook = await self._webhook(webhook_url)
         recorded, upload = self._state["recorded"], self._state["upload"]
         try:
             attachment = await recorded.submit(
