@@ -140,7 +140,7 @@ async def test_snake_case_and_nulls_are_accepted(client: httpx2.AsyncClient, gem
         ({"prompt": "x", "model": "a/b"}, "model"),
         ({"prompt": "x", "model": "a..b"}, "model"),
         ({"prompt": "x", "model": "a:generateContent?x"}, "model"),
-        ({"prompt": "x", "responseFormat": "url"}, "responseFormat"),
+        ({"prompt": "x", "responseFormat": "link"}, "responseFormat"),
         ({"prompt": "x", "safetySettings": [{"category": "HARM", "threshold": "OFF"}]}, "safetySettings[0].category"),
         ({"prompt": "x", "referenceImages": [{"role": "character"}]}, "referenceImages[0]"),
         ({"prompt": "x", "referenceImages": [{"data": "%%%"}]}, "referenceImages[0]"),

@@ -96,7 +96,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("size", {"size": "4096x512"}, "invalid_value"),
     ("quality", {"quality": "ultra"}, "invalid_value"),
     ("background", {"background": "transparent"}, "invalid_value"),
-    ("response_format", {"response_format": "url"}, "invalid_value"),
+    ("response_format", {"response_format": "link"}, "invalid_value"),
+    ("webhook_url", {"webhook_url": "https://example.com/hook"}, "invalid_value"),  # needs Prefer: respond-async
     ("stream", {"stream": 1}, "invalid_value"),
     ("partial_images", {"partial_images": 4, "stream": True}, "invalid_value"),
     ("partial_images", {"partial_images": 1}, "invalid_value"),
@@ -427,4 +428,15 @@ def test_the_page_has_the_table_of_the_parameters() -> None:
 def test_the_tables_of_tests_name_every_parameter() -> None:
     named = {parameter for parameter, *_ in HONOURED} & {parameter for parameter, *_ in REFUSED}
 
-    assert ImageOptions.model_fields.keys() - named == {"mask"}
+    assert ImageOptions.model_fields.keys() - named == {"mask", "webhook_url"}  # test_webhooks.py has the latter
+
+
+async def test_a_link_in_place_of_base64_works_without_a_key(serve: Serve, gemini: Emulator) -> None:
+    async with serve(service_api_keys="web:0123456789abcdef") as client:
+        key = {"Authorization": "Bearer 0123456789abcdef"}
+        made = await client.post(GENERATIONS, json=ASK | {"response_format": "url", "n": 2}, headers=key)
+        files = [await client.get(item["url"]) for item in made.json()["data"]]
+
+    assert [file.status_code for file in files] == [200, 200]
+    assert all(file.content.startswith(b"\xff\xd8") for file in files)
+    assert len(gemini.calls) == 2

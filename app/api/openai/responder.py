@@ -46,7 +46,10 @@ async def respond(
     _require_places(parsed.count, state["settings"])
     order = Order(state["caller"], parsed.generation, parsed.count, view=parsed.view)
     wanted = RecordedRequest(order, parsed.generation, _Presentation(parsed, request), parsed.webhook_url)
-    recorded = await recorded_response(request, recording, wanted)
+    try:
+        recorded = await recorded_response(request, recording, wanted)
+    except InvalidRequest as error:
+        raise parsed.with_field_names(error) from error
     if recorded is not None:
         return recorded
     runs = [begin() for _ in range(parsed.count)]

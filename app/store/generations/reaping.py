@@ -100,7 +100,7 @@ class Reaper:
         outcomes = [await self._outcome(row.id, place) for place in range(image_count(row.document))]
         made = [one for one in outcomes if isinstance(one, Generation)]
         attempts = max(1, sum(one.attempts for one in made))
-        ending = Ending(tuple(outcomes), attempts, is_converted=False, is_interrupted=True)
+        ending = Ending(tuple(outcomes), attempts, is_converted=False)
         if not await self._settlements.settle_dead(row.id, row.lease_holder, ending):
             return None
         log.warning(

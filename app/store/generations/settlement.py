@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, insert, select, true, update
 from sqlalchemy.engine import Connection
 
-from app.domain.errors import LeaseLost, ServiceError
+from app.domain.errors import LeaseLost, OutcomeUnknown, ServiceError
 from app.domain.generation import Generation, Image
 from app.domain.recorded import GenerationStatus, Outcome, RecordedGeneration
 from app.lib.base64_json import Content
@@ -29,8 +29,6 @@ class Ending:
     outcomes: tuple[Outcome, ...]
     attempts: int
     is_converted: bool
-    is_interrupted: bool = False
-    """Whether its process has died without any answer."""
 
     @property
     def generations(self) -> list[Generation]:
@@ -40,7 +38,8 @@ class Ending:
     def status(self) -> GenerationStatus:
         if self.generations:
             return GenerationStatus.SUCCEEDED
-        return GenerationStatus.INTERRUPTED if self.is_interrupted else GenerationStatus.FAILED
+        is_unknown = any(isinstance(one, OutcomeUnknown) for one in self.outcomes)
+        return GenerationStatus.INTERRUPTED if is_unknown else GenerationStatus.FAILED
 
     @property
     def may_have_cost(self) -> bool:
