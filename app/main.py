@@ -14,7 +14,7 @@ from app.api.chats import images as chat_images
 from app.api.chats import routes as chat_routes
 from app.api.chats import turns as chat_turns
 from app.api.chats.request import TurnForm
-from app.api.generations.webhooks import webhook_document
+from app.api.generations import webhooks as webhook_api
 from app.api.http import openapi, problems
 from app.api.http.authentication import AuthenticationMiddleware
 from app.api.http.cors import AllowedOrigins, CrossOriginMiddleware
@@ -85,6 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         openapi_url=None if settings.docs_access == "off" else "/openapi.json",
         lifespan=lambda _: open_services(settings, admission, reporter),
+        webhooks=webhook_api.descriptions,
         generate_unique_id_function=lambda route: route.name,
         # FastAPI's log records quote exceptions, which can quote prompts. OTEL_…_ENDPOINT names the exporters.
         telemetry={"auto_configure": True, "logs": False, "exclude": lambda scope: route_path(scope) in PROBE_PATHS},
@@ -145,7 +146,7 @@ async def open_services(
         leases = await stack.enter_async_context(aclosing(LeaseKeeper(storage, settings.chat_lease_seconds)))
         chats = await stack.enter_async_context(aclosing(ChatService(images, storage, leases)))
         runs = GenerationRuns(admission, responses, converter, metrics, reporter.report)
-        webhooks = WebhookDeliveries(storage, settings, webhook_document(storage, settings), metrics)
+        webhooks = WebhookDeliveries(storage, settings, webhook_api.webhook_document(storage, settings), metrics)
         recorded = RecordedGenerations(
             images,
             chats,

@@ -81,6 +81,14 @@ async def test_problems_have_a_schema(document: dict[str, Any]) -> None:
     assert "HTTPValidationError" not in json.dumps(document)
 
 
+async def test_webhooks_are_documented(document: dict[str, Any]) -> None:
+    operation = document["webhooks"]["generation-finished"]["post"]
+
+    assert {one["name"] for one in operation["parameters"]} == {"webhook-id", "webhook-timestamp", "webhook-signature"}
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert set(document["components"]["schemas"][schema]["properties"]) == {"type", "timestamp", "data"}
+
+
 @pytest.mark.slow
 async def test_schemathesis_finds_no_5xx_and_no_undocumented_response(
     serve: Serve, gemini: Emulator, tmp_path: Path

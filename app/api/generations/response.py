@@ -47,6 +47,18 @@ class RecordedGenerationRead(ResponseModel):
     links: LinksRead
 
 
+class WebhookGenerationRead(RecordedGenerationRead):
+    truncated: bool = Field(False, description="Whether the largest texts were left out, so that the message is small.")
+
+
+class WebhookRead(ResponseModel):
+    """The message of a webhook. It has at most 20 KB."""
+
+    type: Literal["generation.succeeded", "generation.failed", "generation.cancelled", "generation.interrupted"]
+    timestamp: datetime = Field(description="When the generation ended.")
+    data: WebhookGenerationRead
+
+
 class RecordedGenerationsRead(ResponseModel):
     """A page of generations."""
 
