@@ -40,6 +40,7 @@ from app.service.generation.runs import GenerationRuns
 from app.service.generation.service import ImageService
 from app.service.leases import LeaseKeeper
 from app.service.metrics import Metrics
+from app.service.recorded.queue_monitor import QueueMonitor
 from app.service.recorded.service import RecordedGenerations
 from app.service.resilience.admission import AdmissionController
 from app.service.resilience.circuit_breaker import CircuitBreakers
@@ -158,7 +159,9 @@ async def open_services(
             lease_seconds=settings.chat_lease_seconds,
             on_webhook=webhooks.notify,
         )
-        for service in (webhooks, recorded, StorageCleanup(storage, settings.chat_cleanup_interval_seconds)):
+        monitor = QueueMonitor(storage, settings.max_queued_async)
+        metrics.register(monitor.metrics())
+        for service in (webhooks, recorded, monitor, StorageCleanup(storage, settings.chat_cleanup_interval_seconds)):
             await stack.enter_async_context(service)
         yield State(
             settings=settings,

@@ -1,0 +1,86 @@
+"""Counts queued and running generations of all replicas at regular times, for metrics."""
+
+import asyncio
+import logging
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+from app.service.scraped_metrics import ScrapedMetric
+from app.store import Storage
+
+log = logging.getLogger(__name__)
+
+_INTERVAL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    queued: float = 0
+    running: float = 0
+    oldest_queued_seconds: float = 0
+
+
+_UNKNOWN = _Counts(math.nan, math.nan, math.nan)
+"""The database does not answer."""
+
+
+class QueueMonitor:
+    """Counts while its block runs. A scrape reads the last counts, because it cannot wait for the database."""
+
+    def __init__(self, storage: Storage, max_queued: int) -> None:
+        """
+        Args:
+            storage: where generations are stored.
+            max_queued: the most asynchronous generations that wait.
+        """
+        self._storage = storage
+        self._max_queued = max_queued
+        self._counts = _Counts()
+        self._task: asyncio.Task[None] | None = None
+
+    def metrics(self) -> list[ScrapedMetric]:
+        """Return the metrics with the last counts. They are NaN while the database does not answer."""
+        return [
+            ScrapedMetric(
+                "async_queued",
+                "Asynchronous generations that wait, over all replicas.",
+                lambda: self._counts.queued,
+            ),
+            ScrapedMetric(
+                "async_queue_limit",
+                "Largest number of asynchronous generations that may wait (MAX_QUEUED_ASYNC).",
+                lambda: self._max_queued,
+            ),
+            ScrapedMetric(
+                "async_running", "Recorded generations that run, over all replicas.", lambda: self._counts.running
+            ),
+            ScrapedMetric(
+                "async_oldest_queued_seconds",
+                "Seconds since the oldest asynchronous generation that waits was ordered.",
+                lambda: self._counts.oldest_queued_seconds,
+            ),
+        ]
+
+    async def _count_regularly(self) -> None:
+        while True:
+            try:
+                if await self._storage.in_use():
+                    counts = await (await self._storage.generations()).counts()
+                    self._counts = _Counts(counts.queued, counts.running, counts.oldest_queued_seconds)
+            except Exception as error:  # the next time may succeed
+                cause = getattr(error, "cause", repr(type(error)))
+                log.debug("generations could not be counted", extra={"cause": cause})
+                self._counts = _UNKNOWN
+            await asyncio.sleep(_INTERVAL_SECONDS)
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._count_regularly())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
