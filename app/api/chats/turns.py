@@ -15,6 +15,7 @@ from app.api.http.dependencies import CallerDep, ChatsDep, ReferencesDep, RunDep
 from app.api.http.generation_route import FormRoute, GenerationRoute
 from app.api.http.negotiation import FormatsDep
 from app.api.http.recording import Recording, RecordingDep
+from app.api.http.state import request_state
 from app.api.images.references import inline_references, uploaded_references
 from app.api.images.request import ParsedRequest
 from app.api.images.responder import respond_plainly, respond_recorded
@@ -121,8 +122,13 @@ async def respond_with_recorded_turn(
         chat_id: id of the chat; `None` for a chat that is created with this turn.
         turn: the turn.
         defaults: of the chat to create.
+
+    Raises:
+        ChatNotFound: the caller has no chat with this id.
     """
-    wanted = turn.turn
+    wanted, state = turn.turn, request_state(request.scope)
+    if recording.options.is_async and chat_id is not None:
+        await state["chats"].outline(chat_id, state["caller"])  # a queued turn needs a chat
     expected = None if wanted.expected_last_turns is None else frozenset(wanted.expected_last_turns)
     order = TurnOrder(chat_id, wanted.given, defaults, expected, wanted.replace_turn)
     return await respond_recorded(request, recording, turn.parsed, turn=order)

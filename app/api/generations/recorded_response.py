@@ -78,6 +78,8 @@ async def recorded_response(request: Request, recording: Recording, wanted: Reco
     else:
         response = presentation.render(outcomes, recording)
     response.headers.update(recording.headers)
+    if recording.options.is_async:
+        response.headers["Preference-Applied"] = f"wait={recording.options.wait_seconds}"
     return response
 
 
@@ -101,6 +103,7 @@ async def _accepted(request: Request, recording: Recording) -> Response:
     response = json_response(generation_document(generation, await link_maker(request)), 202)
     response.headers.update(recording.headers)
     response.headers["Location"] = recording.path
+    response.headers["Preference-Applied"] = "respond-async"
     if not generation.is_final:
         response.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
     return response

@@ -16,7 +16,7 @@ EXPOSED_HEADERS = (
     "X-Request-Id", "X-Demo", "Retry-After", "Content-Disposition", "X-Generation-Id", "X-Model", "X-Model-Version",
     "X-Cost-Usd", "X-Finish-Reason", "X-Image-Width", "X-Image-Height", "X-Usage", "X-Text", "X-Thoughts", "X-Warnings",
     "X-Grounding", "X-Omitted", "X-Upstream-Attempts", "X-Should-Retry", "X-Chat-Id", "X-Turn", "Location", "ETag",
-    "Accept-Ranges", "Content-Range",
+    "Accept-Ranges", "Content-Range", "Idempotent-Replayed", "Preference-Applied",
 )  # fmt: skip
 """Response headers that pages of other origins may read."""
 

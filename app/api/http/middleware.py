@@ -25,12 +25,14 @@ MAX_FIELD_BYTES = 2_000
 _PARSED = (
     "Accept",
     "Content-Type",
+    "Idempotency-Key",
     "If-Match",
     "If-None-Match",
     "If-Range",
     "Origin",
     "Prefer",
     "Range",
+    "Webhook-URL",
     "X-Timeout-Seconds",
 )
 

@@ -230,10 +230,7 @@ class Recording:
     def headers(self) -> dict[str, str]:
         """Headers of the response, whatever its format."""
         assert self.attachment is not None
-        headers = {"Idempotent-Replayed": "true"} if self.attachment.is_replay else {}
-        if self.options.is_async:
-            headers |= {"Preference-Applied": "respond-async"}
-        return headers
+        return {"Idempotent-Replayed": "true"} if self.attachment.is_replay else {}
 
     def fail(self, error: ServiceError) -> None:
         """Note that the caller has not got the response."""

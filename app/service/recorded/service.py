@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
-from app.domain.errors import ServiceError
+from app.domain.errors import Internal, ServiceError
 from app.domain.generation import Caller
 from app.domain.recorded import GenerationStatus, NewGeneration, RecordedGeneration
 from app.service.chats.service import ChatService
@@ -137,8 +137,9 @@ class RecordedGenerations:
         self._works[work.id] = work
         try:
             prepared = await self._executor.prepare(work, admissions)
-        except ServiceError as error:
-            await self._executor.abandon(work, error)
+        except Exception as error:
+            failure = error if isinstance(error, ServiceError) else Internal()
+            await self._executor.abandon(work, failure)
             self._ended(work)
             raise
         except BaseException:
