@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,6 +13,7 @@ from standardwebhooks import Webhook
 
 from app.emulator import Emulator, Fault, served
 from tests.conftest import Serve, noise_jpeg
+from tests.processes import process
 from tests.storages import Overrides
 from tests.webhook_receiver import Receiver
 
@@ -141,3 +143,26 @@ async def test_the_metrics_count_tries(serve: Serve, gemini: Emulator, storage: 
         metrics = (await client.get("/metrics")).text
 
     assert 'gemini_images_webhook_tries_total{outcome="delivered"} 1.0' in metrics
+
+
+@pytest.mark.slow
+async def test_a_webhook_outlives_the_process_that_was_killed_during_its_try(
+    gemini: Emulator, gemini_url: str, tmp_path: Path
+) -> None:
+    """
+    The next process tries when the lease of the dead one has ended, with the same `webhook-id`.
+    """
+    receiver = Receiver(delay_seconds=120)
+    settings = {"data_dir": tmp_path, "webhook_secret": SECRET, "webhook_allow_hosts": "127.0.0.1"}
+    async with served(receiver) as hook:
+        async with process(gemini_url, **settings) as (running, url), httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/generate-image", json={"prompt": "A cat", "webhookUrl": hook}, headers=ASYNC)
+            await receiver.wait(1)
+            running.kill()
+        receiver.delay_seconds = 0
+        async with process(gemini_url, **settings):
+            await receiver.wait(2, seconds=60)
+
+    assert len({request.headers["webhook-id"] for request in receiver.received}) == 1
+    assert message(receiver, 1) == message(receiver, 0)
+    assert len(gemini.calls) == 1

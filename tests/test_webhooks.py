@@ -281,6 +281,18 @@ async def test_a_deleted_generation_sends_no_webhook(storage: Overrides) -> None
     assert receiver.received == []
 
 
+async def test_a_cancelled_generation_sends_a_webhook(storage: Overrides) -> None:
+    receiver = Receiver()
+    async with served(receiver) as url, replica(storage) as service:
+        store = await service.storage.generations()
+        order = Order(Caller("anna"), GenerationRequest("A cat"))
+        await store.submit(NewGeneration("1", order, "", is_async=True, webhook_url=url))
+        await store.delete("1", "anna")
+        await receiver.wait(1)
+
+    assert json.loads(receiver.received[0].body)["type"] == "generation.cancelled"
+
+
 async def test_a_webhook_that_cannot_be_written_does_not_stop_others(storage: Overrides) -> None:
     async def broken(generation: RecordedGeneration) -> dict[str, Any]:
         if generation.owner == "anna":

@@ -1,10 +1,11 @@
-"""Deliveries of webhooks: rows that any replica claims, tries and marks. `GenerationStore.settle` adds them."""
+"""Deliveries of webhooks: rows that any replica claims, tries and marks. The end of a generation adds them."""
 
+import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from app.store.database import Database
@@ -117,6 +118,20 @@ class DeliveryStore:
             connection.execute(statement)
 
         await self._database.write(transaction)
+
+
+def enqueue(connection: Connection, database: Database, generation_id: str, url: str) -> None:
+    """Add the delivery of the webhook of a generation that ends in this transaction."""
+    connection.execute(
+        insert(deliveries).values(
+            id=f"msg_{secrets.token_hex(16)}",
+            generation_id=generation_id,
+            url=url,
+            status="pending",
+            due_at=database.now,
+            created_at=database.now,
+        )
+    )
 
 
 def _claimed(holder: str) -> Select[Any]:

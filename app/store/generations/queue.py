@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 
 from app.domain.errors import AlreadyAsked, GenerationNotFound, LeaseLost
 from app.domain.recorded import GenerationStatus, RecordedGeneration
+from app.store.deliveries import enqueue
 from app.store.generations.answers import AnswerStore
 from app.store.generations.rows import UNLEASED, GenerationRows
 from app.store.generations.serialization import image_count, without_references
@@ -161,3 +162,5 @@ class GenerationQueue:
             )
         )
         self._rows.set_blobs(connection, row.id, ())
+        if row.webhook_url is not None:
+            enqueue(connection, self._rows.database, row.id, row.webhook_url)

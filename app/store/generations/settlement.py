@@ -1,11 +1,10 @@
 """Settle a generation: its outcomes, the end of its lease, and its webhook, in one transaction."""
 
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, select, true, update
+from sqlalchemy import ColumnElement, delete, select, true, update
 from sqlalchemy.engine import Connection
 
 from app.domain.errors import LeaseLost, OutcomeUnknown, ServiceError
@@ -13,10 +12,11 @@ from app.domain.generation import Generation, Image
 from app.domain.recorded import GenerationStatus, Outcome, RecordedGeneration
 from app.lib.base64_json import Content
 from app.store.blobs import Blob
+from app.store.deliveries import enqueue
 from app.store.generations.answers import AnswerStore
 from app.store.generations.rows import REPETITION_SECONDS, UNLEASED, GenerationRows
 from app.store.generations.serialization import dump_result, load_order
-from app.store.tables import deliveries, generations
+from app.store.tables import generations
 
 _GROUNDED_SECONDS = 24 * 3600
 """Google's terms allow no longer storage of results that are grounded in its search."""
@@ -141,7 +141,7 @@ class Settlements:
         contents = [*references, *(image.content for image in ending.images)]
         self._rows.set_blobs(connection, row.id, (one.digest for one in contents if isinstance(one, Blob)))
         if row.webhook_url is not None:
-            self._enqueue_webhook(connection, row)
+            enqueue(connection, self._rows.database, row.id, row.webhook_url)
         return self._rows.load(updated)
 
     def _expiry(self, row: Any, ending: Ending, keep_seconds: float | None) -> dict[str, Any]:
@@ -155,18 +155,6 @@ class Settlements:
         if ending.is_grounded:
             seconds = min(seconds, _GROUNDED_SECONDS)
         return {"expires_at": now + seconds, "key_expires_at": now + key_seconds}
-
-    def _enqueue_webhook(self, connection: Connection, row: Any) -> None:
-        connection.execute(
-            insert(deliveries).values(
-                id=f"msg_{secrets.token_hex(16)}",
-                generation_id=row.id,
-                url=row.webhook_url,
-                status="pending",
-                due_at=self._rows.now,
-                created_at=self._rows.now,
-            )
-        )
 
     def _forget_answers(self, id_: str, ending: Ending) -> None:
         if ending.generations:
