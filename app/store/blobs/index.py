@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, delete, exists, false, literal, or_, select, true, update
+from sqlalchemy import String, and_, bindparam, case, delete, exists, false, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
@@ -29,6 +29,9 @@ _EARLY_BYTES = 8 * 1024 * 1024
 """Contents up to this size are written while they are hashed. That is wasted if the store has the content already."""
 
 _BATCH = 100
+
+
+_NAME = select(blobs.c.digest, blobs.c.name).where(blobs.c.digest == bindparam("digest"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,24 @@ class PendingBlobs:
 
 
 class BlobIndex:
-    def __init__(self, database: Database, blobs: BlobStore) -> None:
+    def __init__(self, database: Database, store: BlobStore) -> None:
         self._database = database
-        self._blobs = blobs
+        self._blobs = store
+        self._dialect: Any = sqlite if database.is_sqlite else postgresql
+        # Built once: SQLAlchemy takes longer to build the statement than the database to run it.
+        self._announcement = (
+            self._dialect.insert(blobs)
+            .values(touched_at=database.now)
+            .on_conflict_do_update(
+                index_elements=[blobs.c.digest],
+                set_={
+                    "touched_at": database.now,
+                    "name": case((blobs.c.doomed, blobs.c.digest + "-" + bindparam("token")), else_=blobs.c.name),
+                    "doomed": false(),
+                },
+            )
+            .returning(blobs.c.name)
+        )
 
     async def store(self, contents: Iterable[Content], generation_id: str | None = None) -> dict[int, Blob]:
         """Store the contents. Each distinct content is stored once, and a stored `Blob` is not stored again.
@@ -112,12 +130,12 @@ class BlobIndex:
             names = {digest: f"{digest}-{secrets.token_hex(4)}" for digest in by_digest}
             if with_rows and by_digest:
                 known, names = await self._announce(by_digest, generation_id)
-            blobs = {digest: self._blobs.blob(names[digest], len(one)) for digest, one in by_digest.items()}
+            named = {digest: self._blobs.blob(names[digest], len(one)) for digest, one in by_digest.items()}
             writes = [
-                _Write(blobs[digest], distinct[key], staged.get(key), is_known=known.get(digest) == names[digest])
+                _Write(named[digest], distinct[key], staged.get(key), is_known=known.get(digest) == names[digest])
                 for digest, key in chosen.items()
             ]
-            yield PendingBlobs({key: blobs[digest] for key, digest in digests.items()}, writes, self._blobs)
+            yield PendingBlobs({key: named[digest] for key, digest in digests.items()}, writes, self._blobs)
         finally:
             await asyncio.gather(*(one.discard() for one in staged.values()))
 
@@ -133,37 +151,17 @@ class BlobIndex:
         Returns:
             The names of the blobs that had a row before, and the current names of all of them; both by digest.
         """
-        dialect = sqlite if self._database.is_sqlite else postgresql
-        other_name = blobs.c.digest + f"-{secrets.token_hex(4)}"
-        rows = [
-            {
-                "digest": digest,
-                "name": content.name if isinstance(content, Blob) else digest,
-                "bytes": len(content),
-                "touched_at": self._database.now,
-            }
-            for digest, content in sorted(contents.items())  # one order for all writers avoids deadlocks
-        ]
 
         def transaction(connection: Connection) -> tuple[dict[str, str], dict[str, str]]:
-            found = connection.execute(select(blobs.c.digest, blobs.c.name).where(blobs.c.digest.in_(contents)))
-            known = {row.digest: row.name for row in found}
-            announced = connection.execute(
-                dialect.insert(blobs)
-                .values(rows)
-                .on_conflict_do_update(
-                    index_elements=[blobs.c.digest],
-                    set_={
-                        "touched_at": self._database.now,
-                        "name": case((blobs.c.doomed, other_name), else_=blobs.c.name),
-                        "doomed": false(),
-                    },
-                )
-                .returning(blobs.c.digest, blobs.c.name)
-            )
-            names = {row.digest: row.name for row in announced}
+            known: dict[str, str] = {}
+            names: dict[str, str] = {}
+            for digest, content in sorted(contents.items()):  # one order for all writers avoids deadlocks
+                known |= {row.digest: row.name for row in connection.execute(_NAME, {"digest": digest})}
+                name = content.name if isinstance(content, Blob) else digest
+                row = {"digest": digest, "name": name, "bytes": len(content), "token": secrets.token_hex(4)}
+                names[digest] = connection.execute(self._announcement, row).scalar_one()
             if generation_id is not None:
-                link_to_generation(connection, dialect, generation_id, names)
+                link_to_generation(connection, self._dialect, generation_id, names)
             return known, names
 
         return await self._database.write(transaction)
@@ -222,10 +220,15 @@ async def _digest(content: Content) -> str:
 
 
 def link_to_generation(connection: Connection, dialect: Any, generation_id: str, digests: Iterable[str]) -> None:
-    """Refer to blobs from a recorded generation. Nothing happens if the generation is gone."""
-    links = select(literal(generation_id), blobs.c.digest).where(
-        blobs.c.digest.in_(list(digests)), exists().where(generations.c.id == generation_id)
-    )
-    connection.execute(
-        dialect.insert(generation_blobs).from_select(["generation_id", "digest"], links).on_conflict_do_nothing()
-    )
+    """Refer to blobs, which have rows, from a recorded generation. Nothing happens if the generation is gone."""
+    links = [{"generation": generation_id, "blob": digest} for digest in sorted(digests)]
+    connection.execute(_LINK[dialect], links)
+
+
+_EXISTING = select(generations.c.id, bindparam("blob", type_=String)).where(generations.c.id == bindparam("generation"))
+_LINK = {
+    dialect: dialect.insert(generation_blobs)
+    .from_select(["generation_id", "digest"], _EXISTING)
+    .on_conflict_do_nothing()
+    for dialect in (sqlite, postgresql)
+}

@@ -1,10 +1,9 @@
 """Rows of the table `generations`: read them inside a transaction, and the values that end one."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, or_
+from sqlalchemy import ColumnElement, bindparam, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
@@ -12,12 +11,14 @@ from app.domain.recorded import GenerationStatus, RecordedGeneration
 from app.store.blobs import BlobStore
 from app.store.blobs.index import link_to_generation
 from app.store.database import Database
-from app.store.generations.serialization import load_order, load_result
+from app.store.generations.serialization import OrderDocument, load_order, load_result
 from app.store.tables import generation_blobs, generations
 
 REPETITION_SECONDS = 600
 """After its end, a generation without a key can be repeated for this time. OpenAI's clients wait 8 s at most between
 tries, or as long as `Retry-After` says."""
+
+_LINKED = select(generation_blobs.c.digest).where(generation_blobs.c.generation_id == bindparam("this"))
 
 UNLEASED = {"lease_holder": None, "lease_until": None}
 """Values of a row that nobody works on."""
@@ -55,13 +56,17 @@ class GenerationRows:
         """Return the values of a row that the holder works on."""
         return {"lease_holder": holder, "lease_until": self.now + self.lifetimes.lease}
 
-    def load(self, row: Any) -> RecordedGeneration:
+    def load(self, row: Any, document: OrderDocument | None = None) -> RecordedGeneration:
         """Return the generation of a row with its order and outcomes.
+
+        Args:
+            row: of the table.
+            document: the row's document, if it was read before.
 
         Raises:
             StorageDamaged: a document cannot be read.
         """
-        document = load_order(row.document, self.blobs.blob)
+        document = document or load_order(row.document, self.blobs.blob)
         outcomes, is_converted = load_result(row.result, self.blobs.blob) if row.result else ((), False)
         return RecordedGeneration(
             id=row.id,
@@ -82,13 +87,11 @@ class GenerationRows:
             webhook_url=row.webhook_url,
         )
 
-    def set_blobs(self, connection: Connection, id_: str, digests: Iterable[str]) -> None:
-        """Let the generation refer to exactly these blobs. Their rows exist."""
-        wanted = sorted(set(digests))
-        connection.execute(
-            delete(generation_blobs).where(
-                generation_blobs.c.generation_id == id_, generation_blobs.c.digest.not_in(wanted)
-            )
-        )
-        if wanted:
-            link_to_generation(connection, self.dialect, id_, wanted)
+    def set_blobs(self, connection: Connection, id_: str, wanted: set[str]) -> None:
+        """Let the generation refer to exactly these blobs, by their digests. Their rows exist."""
+        linked = set(connection.execute(_LINKED, {"this": id_}).scalars())
+        if linked - wanted:
+            unwanted = generation_blobs.c.digest.in_(linked - wanted)
+            connection.execute(delete(generation_blobs).where(generation_blobs.c.generation_id == id_, unwanted))
+        if wanted - linked:
+            link_to_generation(connection, self.dialect, id_, wanted - linked)

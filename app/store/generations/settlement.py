@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select, true, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.engine import Connection
 
 from app.domain.errors import LeaseLost, OutcomeUnknown, ServiceError
@@ -59,6 +59,21 @@ class Settlements:
     def __init__(self, rows: GenerationRows, answers: AnswerStore) -> None:
         self._rows = rows
         self._answers = answers
+        lease_ended = (generations.c.lease_until < rows.now).label("lease_ended")
+        this = generations.c.id == bindparam("this")
+        # Built once: SQLAlchemy takes longer to build a statement than the database to run it.
+        self._lock = select(*generations.c, lease_ended).where(this).with_for_update()
+        self._update = (
+            update(generations)
+            .where(this)
+            .values(
+                finished_at=rows.now,
+                expires_at=rows.now + bindparam("seconds"),
+                key_expires_at=rows.now + rows.lifetimes.idempotency_key,
+                **UNLEASED,
+            )
+            .returning(generations.c.finished_at, generations.c.expires_at)
+        )
 
     async def settle(self, id_: str, holder: str, ending: Ending) -> RecordedGeneration:
         """See `GenerationStore.settle`."""
@@ -66,7 +81,7 @@ class Settlements:
         result = dump_result(ending.outcomes, _name, is_converted=ending.is_converted)
 
         def transaction(connection: Connection) -> RecordedGeneration:
-            row = self._locked(connection, id_)
+            row = connection.execute(self._lock, {"this": id_}).one_or_none()
             if row is None:
                 raise LeaseLost("This generation is gone.")
             if row.lease_holder != holder or row.status != GenerationStatus.RUNNING:
@@ -83,22 +98,19 @@ class Settlements:
         """Settle a generation whose lease has ended. Return whether nobody else has settled it or renewed the lease."""
         ending = await self._stored(id_, ending)
         result = dump_result(ending.outcomes, _name, is_converted=ending.is_converted)
-        dead = generations.c.lease_holder == holder, generations.c.lease_until < self._rows.now
 
         def transaction(connection: Connection) -> bool:
-            row = self._locked(connection, id_, generations.c.status == GenerationStatus.RUNNING, *dead)
-            if row is not None:
+            row = connection.execute(self._lock, {"this": id_}).one_or_none()
+            if row is None or row.status != GenerationStatus.RUNNING or row.lease_holder != holder:
+                return False
+            if row.lease_ended:
                 self._end(connection, row, ending, result)
-            return row is not None
+            return bool(row.lease_ended)
 
         settled = await self._rows.database.write(transaction)
         if settled:
             self._forget_answers(id_, ending)
         return settled
-
-    def _locked(self, connection: Connection, id_: str, *conditions: ColumnElement[bool]) -> Any:
-        query = select(*generations.c).where(generations.c.id == id_, *conditions, true()).with_for_update()
-        return connection.execute(query).one_or_none()
 
     async def _stored(self, id_: str, ending: Ending) -> Ending:
         """Return the ending with all images in the store, and with rows of their blobs."""
@@ -120,41 +132,44 @@ class Settlements:
     def _end(self, connection: Connection, row: Any, ending: Ending, result: str) -> RecordedGeneration:
         """Write the ending to a locked row."""
         document = load_order(row.document, self._rows.blobs.blob)
-        was_free = not ending.may_have_cost
-        values: dict[str, Any] = {
+        is_free = not ending.may_have_cost
+        values = {
+            "this": row.id,
             "status": ending.status,
             "result": result,
             "attempts": ending.attempts,
             "may_have_cost": ending.may_have_cost,
-            "finished_at": self._rows.now,
-            **self._expiry(row, ending, document.keep_seconds),
-            **UNLEASED,
+            "idempotency_key": None if is_free else row.idempotency_key,
+            "seconds": self._lifetime(row, ending, document.keep_seconds),
         }
-        if was_free:
-            values |= {"idempotency_key": None, "key_expires_at": None}
-        this = generations.c.id == row.id
-        updated = connection.execute(update(generations).where(this).values(values).returning(*generations.c)).one()
-        if was_free and not row.is_async and row.next_count is None:
-            connection.execute(delete(generations).where(this))
-            return self._rows.load(updated)
-        references = [one.image.content for one in document.order.request.references]
-        contents = [*references, *(image.content for image in ending.images)]
-        self._rows.set_blobs(connection, row.id, (one.digest for one in contents if isinstance(one, Blob)))
-        if row.webhook_url is not None:
-            enqueue(connection, self._rows.database, row.id, row.webhook_url)
-        return self._rows.load(updated)
+        times = connection.execute(self._update, values).one()
+        if is_free and not row.is_async and row.next_count is None:
+            connection.execute(delete(generations).where(generations.c.id == row.id))
+        else:
+            references = [one.image.content for one in document.order.request.references]
+            contents = [*references, *(image.content for image in ending.images)]
+            self._rows.set_blobs(connection, row.id, {one.digest for one in contents if isinstance(one, Blob)})
+            if row.webhook_url is not None:
+                enqueue(connection, self._rows.database, row.id, row.webhook_url)
+        return replace(
+            self._rows.load(row, document),
+            status=ending.status,
+            outcomes=ending.outcomes,
+            is_converted=ending.is_converted,
+            attempts=ending.attempts,
+            may_have_cost=ending.may_have_cost,
+            **times._mapping,
+        )
 
-    def _expiry(self, row: Any, ending: Ending, keep_seconds: float | None) -> dict[str, Any]:
-        lifetimes, now = self._rows.lifetimes, self._rows.now
-        key_seconds = lifetimes.idempotency_key
+    def _lifetime(self, row: Any, ending: Ending, keep_seconds: float | None) -> float:
+        """Return for how many seconds the generation is kept."""
+        lifetimes = self._rows.lifetimes
         seconds = lifetimes.generation if keep_seconds is None else keep_seconds
         if row.idempotency_key is not None:
-            seconds = max(seconds, key_seconds)  # otherwise the key would be forgotten with the generation
+            seconds = max(seconds, lifetimes.idempotency_key)  # otherwise the key would be forgotten with it
         if not ending.may_have_cost and not row.is_async:
             seconds = REPETITION_SECONDS
-        if ending.is_grounded:
-            seconds = min(seconds, _GROUNDED_SECONDS)
-        return {"expires_at": now + seconds, "key_expires_at": now + key_seconds}
+        return min(seconds, _GROUNDED_SECONDS) if ending.is_grounded else seconds
 
     def _forget_answers(self, id_: str, ending: Ending) -> None:
         if ending.generations:

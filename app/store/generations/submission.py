@@ -11,7 +11,7 @@ from sqlalchemy import and_, case, delete, func, or_, select, update
 from sqlalchemy.engine import Connection
 
 from app.domain.errors import IdempotencyKeyReused, Overloaded, StorageUnavailable
-from app.domain.recorded import GenerationStatus, NewGeneration, Submission
+from app.domain.recorded import GenerationStatus, NewGeneration, RecordedGeneration, Submission
 from app.store.blobs import BlobIndex
 from app.store.generations.rows import REPETITION_SECONDS, GenerationRows
 from app.store.generations.serialization import dump_order
@@ -25,6 +25,7 @@ _RETRY_AFTER_SECONDS = 10
 
 _FAILED_FREE = and_(generations.c.status == GenerationStatus.FAILED, ~generations.c.may_have_cost)
 _ENDED_FREE = or_(_FAILED_FREE, generations.c.status == GenerationStatus.CANCELLED)
+_TIMES = (generations.c.created_at, generations.c.started_at, generations.c.asked_at)
 _IN_PROGRESS = generations.c.status.in_([GenerationStatus.QUEUED, GenerationStatus.RUNNING])
 
 
@@ -33,6 +34,18 @@ class Submissions:
         self._rows = rows
         self._index = index
         self._max_queued = max_queued
+        now = rows.now
+        new = rows.dialect.insert(generations).values(created_at=now, due_at=now)
+        running = new.values(started_at=now, lease_until=now + rows.lifetimes.lease)
+        # Built once: SQLAlchemy takes longer to build the statement than the database to run it.
+        self._inserts = {
+            one: statement.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"]).returning(*_TIMES)
+            for one, statement in {
+                (True, False): new,
+                (False, False): running,
+                (False, True): running.values(asked_at=now),
+            }.items()
+        }
 
     async def submit(self, new: NewGeneration) -> Submission:
         """See `GenerationStore.submit`."""
@@ -42,34 +55,28 @@ class Submissions:
         digests = {blob.digest for blob in stored.values()}
 
         def transaction(connection: Connection) -> Submission:
+            taken_over = self._taken_over(connection, new)
+            if taken_over is not None:
+                return taken_over
             for _ in range(_TRIES):
-                found = self._repeated(connection, new)
-                if found is not None:
-                    return found
-                submission = self._insert(connection, new, document)
-                if submission is not None:
-                    self._rows.set_blobs(connection, new.id, digests)
-                    return submission
-            raise StorageUnavailable(
-                "The generation changes all the time.", part="database", cause="no row", retry_after=1
-            )
+                inserted = self._insert(connection, new, document)
+                if inserted is not None:
+                    if digests:
+                        self._rows.set_blobs(connection, new.id, digests)
+                    return inserted
+                repeated = self._repeated(connection, new)
+                if repeated is not None:
+                    return repeated
+            detail = "The generation with this key changes all the time."
+            raise StorageUnavailable(detail, part="database", cause="no row", retry_after=1)
 
         return await self._rows.database.write(transaction)
 
     def _repeated(self, connection: Connection, new: NewGeneration) -> Submission | None:
-        if new.idempotency_key is not None:
-            return self._with_key(connection, new)
-        if new.retry_count:
-            return self._taken_over(connection, new)
-        return None
-
-    def _with_key(self, connection: Connection, new: NewGeneration) -> Submission | None:
         """Return the generation that has the key. Take the key from one that is kept no longer."""
         same = generations.c.owner == new.order.caller.owner, generations.c.idempotency_key == new.idempotency_key
-        kept = and_(self._rows.alive, self._has_key)
-        row = connection.execute(
-            select(*generations.c, kept.label("kept")).where(*same).with_for_update()
-        ).one_or_none()
+        kept = and_(self._rows.alive, self._has_key).label("kept")
+        row = connection.execute(select(*generations.c, kept).where(*same).with_for_update()).one_or_none()
         if row is None:
             return None
         if not row.kept:
@@ -78,7 +85,8 @@ class Submissions:
         if row.fingerprint != new.fingerprint:
             detail = "This Idempotency-Key was sent with another request. Send a new key with a new request."
             raise IdempotencyKeyReused(detail)
-        return Submission(self._rows.load(row), is_new=False)
+        # If the connection breaks during a commit, the same generation is submitted again.
+        return Submission(self._rows.load(row), is_new=row.id == new.id)
 
     @property
     def _has_key(self) -> Any:
@@ -86,6 +94,8 @@ class Submissions:
 
     def _taken_over(self, connection: Connection, new: NewGeneration) -> Submission | None:
         """Return the generation that the request takes over by its retry count."""
+        if new.idempotency_key is not None or not new.retry_count:
+            return None
         owner = new.order.caller.owner
         if not self._rows.database.is_sqlite:
             # Repetitions choose one after the other. Otherwise two would choose the same generation.
@@ -123,16 +133,8 @@ class Submissions:
 
     def _insert(self, connection: Connection, new: NewGeneration, document: str) -> Submission | None:
         """Insert the row. Return `None` if a concurrent request has inserted one with the same key."""
-        now = self._rows.now
-        running: dict[str, Any] = {"status": GenerationStatus.QUEUED}
-        if not new.is_async:
-            running = {
-                "status": GenerationStatus.RUNNING,
-                "started_at": now,
-                "asked_at": now if new.asked else None,
-                **self._rows.leased_by(new.holder),
-            }
         counted = new.idempotency_key is None and new.retry_count is not None
+        status = GenerationStatus.QUEUED if new.is_async else GenerationStatus.RUNNING
         values = {
             "id": new.id,
             "owner": new.order.caller.owner,
@@ -140,21 +142,28 @@ class Submissions:
             "fingerprint": new.fingerprint,
             "next_count": (new.retry_count or 0) + 1 if counted else None,
             "is_async": new.is_async,
-            "created_at": now,
-            "due_at": now,
+            "status": status,
+            "lease_holder": None if new.is_async else new.holder,
             "webhook_url": new.webhook_url,
             "document": document,
-            **running,
         }
-        statement = self._rows.dialect.insert(generations).values(values)
-        if new.idempotency_key is not None:
-            statement = statement.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"])
-        row = connection.execute(statement.returning(*generations.c)).one_or_none()
-        if row is None:
+        asked = new.asked and not new.is_async
+        times = connection.execute(self._inserts[new.is_async, asked], values).one_or_none()
+        if times is None:
             return None
         if new.is_async:
             self._require_place(connection)
-        return Submission(self._rows.load(row), is_new=True)
+        generation = RecordedGeneration(
+            id=new.id,
+            owner=new.order.caller.owner,
+            status=status,
+            is_async=new.is_async,
+            order=new.order,
+            base_url=new.base_url,
+            webhook_url=new.webhook_url,
+            **times._mapping,
+        )
+        return Submission(generation, is_new=True)
 
     def _require_place(self, connection: Connection) -> None:
         """Check that the new generation, which is inserted, may wait.
