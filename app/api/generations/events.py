@@ -67,15 +67,16 @@ class GenerationEventsResponse(Response):
             await writer.end()
 
     async def _send_events(self, writer: ResponseWriter, state: RequestState) -> None:
-        heartbeat_seconds = state["settings"].heartbeat_seconds
+        heartbeat_seconds, stops = state["settings"].heartbeat_seconds, False
         try:
             while True:
                 events = list(self._new_events())
                 await writer.send(b"".join(events) or HEARTBEAT)
-                if self._generation.is_final or state["admission"].stopping:
+                if self._generation.is_final or stops:
                     return
                 await self._changed(self._generation.status, heartbeat_seconds)
                 self._generation = await self._read()
+                stops = state["admission"].draining
         except GenerationNotFound:
             return  # deleted meanwhile: a client that reconnects learns so
         except (CallerDisconnected, CallerTooSlow):

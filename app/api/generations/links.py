@@ -13,6 +13,7 @@ from typing import Literal
 
 from fastapi import Request
 
+from app.api.http.state import request_state
 from app.domain.errors import ExpiredLink, InvalidLink
 from app.domain.recorded import RecordedGeneration
 from app.settings import Settings
@@ -81,6 +82,18 @@ class LinkMaker:
         message = "\n".join((purpose, id_, expires)).encode()
         digest = hmac.digest(self.key, message, "sha256")
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+async def link_maker(request: Request) -> LinkMaker:
+    """Return what makes the links of the response to a request."""
+    state = request_state(request.scope)
+    settings, key = state["settings"], await state["recorded"].signing_key()
+    return LinkMaker(base_url(request, settings), key, settings.image_url_ttl.total_seconds())
+
+
+def generation_path(id_: str, request: Request) -> str:
+    """Return the path of a generation, with the path prefix that the caller of this request uses."""
+    return f"{request.scope.get('root_path', '').rstrip('/')}/generations/{id_}"
 
 
 def base_url(request: Request, settings: Settings) -> str:
