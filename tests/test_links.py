@@ -28,6 +28,7 @@ ID = "gen_5a4c1f0e7b6d4a9f8f0c2f1c3b7a9e12"
 
 OPENAI_VIEW = {
     "api": "openai",
+    "links": True,
     "operation": "image_generation",
     "size": "1024x1024",
     "fieldNames": {"imageSize": "size"},

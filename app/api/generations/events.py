@@ -39,7 +39,7 @@ class GenerationEventsResponse(Response):
         generation: RecordedGeneration,
         last_event: int,
         read: Callable[[], Awaitable[RecordedGeneration]],
-        changed: Callable[[GenerationStatus, float], Awaitable[None]],
+        changed: Callable[[GenerationStatus, float], Awaitable[object]],
         links: LinkMaker,
     ) -> None:
         """
