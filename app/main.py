@@ -14,6 +14,7 @@ from app.api.chats import images as chat_images
 from app.api.chats import routes as chat_routes
 from app.api.chats import turns as chat_turns
 from app.api.chats.request import TurnForm
+from app.api.generations import routes as generation_routes
 from app.api.generations import webhooks as webhook_api
 from app.api.http import openapi, problems
 from app.api.http.authentication import AuthenticationMiddleware
@@ -206,6 +207,8 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
         chat_routes.creation_router,
         chat_routes.router,
         chat_images.router,
+        generation_routes.router,
+        generation_routes.links_router,
         models.router,
         openai_routes.router,
         openai_models.router,

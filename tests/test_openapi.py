@@ -22,6 +22,12 @@ CHAT_ROUTES = [
     "/chats/{chat_id}/turns/{number}/image",
     "/chats/{chat_id}/turns/{number}/references/{place}",
 ]
+GENERATION_ROUTES = [
+    "/generations",
+    "/generations/{generation_id}",
+    "/generations/{generation_id}/image",
+    "/generations/{generation_id}/events",
+]
 OPENAI_ROUTES = ["/v1/images/generations", "/v1/images/edits", "/v1/models", "/v1/models/{model_id}"]
 
 
@@ -44,7 +50,7 @@ async def document(client: httpx2.AsyncClient) -> dict[str, Any]:
 
 async def test_every_route_is_documented(document: dict[str, Any]) -> None:
     assert set(document["paths"]) == {
-        *IMAGE_ROUTES, *CHAT_ROUTES, *OPENAI_ROUTES, "/models", "/healthz", "/readyz", "/metrics"
+        *IMAGE_ROUTES, *CHAT_ROUTES, *GENERATION_ROUTES, *OPENAI_ROUTES, "/models", "/healthz", "/readyz", "/metrics"
     }  # fmt: skip
 
 

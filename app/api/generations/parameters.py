@@ -12,11 +12,9 @@ from app.api.generations.links import LinkMaker, Purpose, link_maker
 from app.api.http.signed_links import has_signature
 from app.api.http.state import request_state
 from app.domain.errors import GenerationNotFound
-from app.domain.recorded import GenerationStatus, RecordedGeneration
+from app.domain.recorded import RecordedGeneration
 
 GENERATION_ID_PATTERN = r"gen_[0-9a-f]{32}"
-
-_RETRY_SECONDS = {GenerationStatus.QUEUED: 5, GenerationStatus.RUNNING: 2}
 
 
 async def _generation_id(generation_id: Annotated[str, Path()]) -> str:
@@ -82,11 +80,6 @@ async def wait_for_change(
         if state["admission"].draining:
             break
     return generation
-
-
-def retry_seconds(generation: RecordedGeneration) -> int:
-    """Return the seconds after which to ask again for a generation that is not over."""
-    return _RETRY_SECONDS.get(generation.status, 0)
 
 
 def entity_tag(generation: RecordedGeneration, links: LinkMaker) -> str:

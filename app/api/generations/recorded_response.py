@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from starlette.types import Receive
 
 from app.api.generations.document import generation_document, result_document
-from app.api.generations.links import LinkMaker, base_url
+from app.api.generations.links import LinkMaker, link_maker
 from app.api.http.event_stream import EventEncoder, EventStreamResponse, Job
 from app.api.http.recording import POLL_AFTER_SECONDS, Recording
 from app.api.http.state import request_state
@@ -81,14 +81,6 @@ async def recorded_response(request: Request, recording: Recording, wanted: Reco
     if recording.options.is_async:
         response.headers["Preference-Applied"] = f"wait={recording.options.wait_seconds}"
     return response
-
-
-async def link_maker(request: Request) -> LinkMaker:
-    """Return what makes links of this service, with the address at which the request has reached it."""
-    state = request_state(request.scope)
-    settings = state["settings"]
-    key = await state["recorded"].signing_key()
-    return LinkMaker(base_url(request, settings), key, settings.image_url_ttl.total_seconds())
 
 
 def json_response(document: dict[str, object], status: int = 200) -> Response:

@@ -18,7 +18,6 @@ from app.api.generations.parameters import (
     Signature,
     entity_tag,
     requested_generation,
-    retry_seconds,
     wait_for_change,
 )
 from app.api.generations.response import (
@@ -32,6 +31,7 @@ from app.api.http.image_copy import FILE_RESPONSES, Width, image_response
 from app.api.http.image_file import matches
 from app.api.http.preferences import preferred_wait
 from app.api.http.problem_responses import problem_responses
+from app.api.http.recording import POLL_AFTER_SECONDS
 from app.api.http.response_writer import while_connected
 from app.api.http.storage_response import StorageResponse
 from app.domain import errors
@@ -118,7 +118,7 @@ async def get_generation(
     if wait is not None:
         headers["Preference-Applied"] = f"wait={seconds}"
     if not generation.is_final:
-        headers["Retry-After"] = str(retry_seconds(generation))
+        headers["Retry-After"] = str(POLL_AFTER_SECONDS)
     if matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     return StorageResponse.json(generation_document(generation, links), headers)
@@ -161,9 +161,11 @@ async def get_generation_image(
     """
     generation = await requested_generation("image", generation_id, request, links)
     if not generation.is_final:
-        location = generation_path(generation_id, request)
-        after = retry_seconds(generation)
-        raise errors.GenerationInProgress("The image is still being made.", location=location, retry_after=after)
+        raise errors.GenerationInProgress(
+            "The image is still being made.",
+            location=generation_path(generation_id, request),
+            retry_after=POLL_AFTER_SECONDS,
+        )
     if index >= len(generation.generations):
         raise errors.ImageNotFound("This generation has no image, or not so many.")
     name = f"{generation_id}-{index + 1}" if index else generation_id

@@ -23,6 +23,7 @@ from app.service.generation.references import ReferenceValidator
 from app.service.generation.run import GenerationRun
 from app.service.generation.service import ImageService
 from app.service.metrics import Metrics
+from app.service.recorded.service import RecordedGenerations
 from app.service.resilience.admission import AdmissionController
 from app.settings import Settings
 
@@ -46,6 +47,10 @@ async def _images(request: Request) -> ImageService:
 
 async def _chats(request: Request) -> ChatService:
     return request_state(request.scope)["chats"]
+
+
+async def _recorded(request: Request) -> RecordedGenerations:
+    return request_state(request.scope)["recorded"]
 
 
 async def _references(request: Request) -> ReferenceValidator:
@@ -120,6 +125,7 @@ async def _generation_runs(request: Request, seconds: SecondsDep) -> AsyncGenera
 CallerDep = Annotated[Caller, Depends(caller)]
 ImagesDep = Annotated[ImageService, Depends(_images)]
 ChatsDep = Annotated[ChatService, Depends(_chats)]
+RecordedDep = Annotated[RecordedGenerations, Depends(_recorded)]
 ReferencesDep = Annotated[ReferenceValidator, Depends(_references)]
 CatalogueDep = Annotated[Catalogue, Depends(_catalogue)]
 SettingsDep = Annotated[Settings, Depends(_settings)]

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from app.api.generations.links import base_url
+from app.api.generations.links import base_url, generation_path
 from app.api.http import preferences
 from app.api.http.dependencies import SecondsDep
 from app.api.http.paths import route_path
@@ -88,7 +88,7 @@ class Recording:
     def path(self) -> str:
         """Path of the generation on this service, as callers send it."""
         assert self.attachment is not None
-        return f"{self._request.scope.get('root_path', '')}/generations/{self.attachment.id}"
+        return generation_path(self.attachment.id, self._request)
 
     @property
     def waits(self) -> bool:
