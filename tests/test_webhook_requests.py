@@ -40,6 +40,33 @@ def message(receiver: Receiver, number: int = 0) -> dict[str, Any]:
     return found
 
 
+async def test_the_message_of_an_image_has_the_document_with_links(
+    serve: Serve, gemini: Emulator, storage: Overrides
+) -> None:
+    """
+    The links work without a key. There is no image in the message.
+    """
+    keys = "anna:anna-secret-anna-secret"
+    async with with_receiver(serve, storage, service_api_keys=keys) as (client, receiver, hook):
+        key = {"X-API-Key": "anna-secret-anna-secret"}
+        accepted = await client.post(
+            "/generate-image", json={"prompt": "A cat", "webhookUrl": hook}, headers=ASYNC | key
+        )
+        await receiver.wait(1)
+        sent = message(receiver)
+        document = (await client.get(accepted.headers["location"], headers=key)).json()
+        image = await client.get(sent["data"]["result"]["image"]["url"])
+        linked = await client.get(sent["data"]["links"]["image"])
+
+    assert accepted.status_code == 202
+    assert sent["type"] == "generation.succeeded"
+    assert sent["timestamp"] == document["finishedAt"]
+    assert sent["data"] == document
+    assert image.status_code == linked.status_code == 200
+    assert image.headers["content-type"] == document["result"]["image"]["mimeType"]
+    assert image.content == linked.content
+
+
 async def test_the_message_of_a_refusal_has_the_problem(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     gemini.faults.append(Fault(finish_reason="IMAGE_SAFETY"))
     async with with_receiver(serve, storage) as (client, receiver, hook):

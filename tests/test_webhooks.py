@@ -253,7 +253,7 @@ async def test_a_slow_receiver_of_one_caller_does_not_delay_others(storage: Over
             for _ in range(40):
                 await service.finish(slow_url)
             await service.finish(fast_url, owner="ben")
-        async with replica(storage, shutdown_seconds=0):
+        async with replica(storage, shutdown_seconds=0.2):
             await fast.wait(1)
             await asyncio.sleep(0.3)
 

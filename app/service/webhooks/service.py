@@ -97,6 +97,7 @@ class WebhookDeliveries:
         """Tries in flight, with the delivery and the holder of its lease."""
         self._claiming: asyncio.Task[None] | None = None
         self._is_storage_down = False
+        self._is_stopping = False
 
     async def check(self, url: str) -> None:
         """Check the URL of a webhook before its generation is ordered.
@@ -120,6 +121,10 @@ class WebhookDeliveries:
     async def __aexit__(self, *_: object) -> None:
         if self._claiming is None:
             return
+        self._is_stopping = True
+        self._wake.set()
+        # A claim that is cancelled could still be committed, and nobody would give its deliveries back.
+        await asyncio.wait({self._claiming}, timeout=self._shutdown_seconds)
         self._claiming.cancel()
         with suppress(asyncio.CancelledError):
             await self._claiming
@@ -141,7 +146,7 @@ class WebhookDeliveries:
                 return  # the leases expire by themselves
 
     async def _claim_regularly(self) -> None:
-        while True:
+        while not self._is_stopping:
             self._wake.clear()
             try:
                 await self._claim()
@@ -156,7 +161,7 @@ class WebhookDeliveries:
 
     async def _claim(self) -> None:
         """Begin tries of due deliveries, as many as there are places."""
-        while (free := min(MAX_TRIES_AT_ONCE - len(self._tries), _MOST_CLAIMED)) > 0:
+        while not self._is_stopping and (free := min(MAX_TRIES_AT_ONCE - len(self._tries), _MOST_CLAIMED)) > 0:
             if not await self._storage.in_use():
                 return
             holder = secrets.token_hex(16)
