@@ -20,6 +20,7 @@ from app.domain.errors import (
     OutcomeUnknown,
     Overloaded,
     ServiceError,
+    StorageUnavailable,
     UpstreamBusy,
 )
 from app.domain.generation import (
@@ -528,7 +529,45 @@ async def test_an_answer_without_its_file_is_interrupted(tmp_path: Path) -> None
         assert (await store.reap()).interrupted == 1
 
 
-async def test_an_answer_is_kept_while_the_database_is_locked(tmp_path: Path) -> None:
+async def test_answers_wait_for_a_blob_store_that_is_away(tmp_path: Path) -> None:
+    async with open_generations({"data_dir": tmp_path}) as store:
+        one = new(asked=True, idempotency_key="k")
+        await store.submit(one)
+        await store.keep_answer(one.id, 0, answer(), None)
+        await end_leases({"data_dir": tmp_path})
+        (tmp_path / "blobs").rename(tmp_path / "away")
+        with pytest.raises(StorageUnavailable):
+            await store.reap()
+        assert (await store.get(one.id, None)).status is GenerationStatus.RUNNING
+        (tmp_path / "away").rename(tmp_path / "blobs")
+
+        assert (await store.reap()).recovered == 1
+
+
+async def test_a_row_that_cannot_be_read_stops_no_other(storage: Overrides) -> None:
+    async with open_generations(storage) as store:
+        bad, good = (new(is_async=True) for _ in range(2))
+        for one in (bad, good):
+            await store.submit(one)
+        await execute(storage, f"UPDATE generations SET document = '{{\"count\": 1}}' WHERE id = '{bad.id}'")
+        claimed = await store.claim(["here", "there"])
+        await execute(storage, "UPDATE generations SET asked_at = 1")
+        await end_leases(storage)
+        reaped = await store.reap()
+
+    assert [generation.id for _, generation in claimed] == [good.id]
+    assert reaped.interrupted == 1
+
+
+async def test_a_submission_that_is_repeated_after_a_broken_connection_is_still_new(storage: Overrides) -> None:
+    async with open_generations(storage) as store:
+        one = new(idempotency_key="k")
+        await store.submit(one)
+
+        assert (await store.submit(one)).is_new
+
+
+async def test_an_answer_is_kept_while_the_database_fails(tmp_path: Path) -> None:
     storage = {"data_dir": tmp_path}
     async with open_generations(storage) as store:
         one, same = new(asked=True, idempotency_key="k"), new(asked=True, idempotency_key="same")

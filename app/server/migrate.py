@@ -24,4 +24,4 @@ async def _migrate() -> None:
         await migrate(database)
     finally:
         await database.aclose()
-    print(f"The chat database is at {HEAD}.")
+    print(f"The database is at {HEAD}.")

@@ -19,7 +19,7 @@ _FULL_STATES = {"53100"}  # PostgreSQL's disk_full
 
 _DAMAGED = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
 
-_NAMES = {"database": "chat database", "blobs": "image store"}
+_NAMES = {"database": "database", "blobs": "image store"}
 
 
 @contextmanager

@@ -32,10 +32,10 @@ async def migrate(database: Database, *, allowed: bool = True) -> None:
     if found == HEAD:
         return
     if found is not None and found > HEAD:
-        detail = "The chat database is newer than this service."
+        detail = "The database is newer than this service."
         raise StorageUnavailable(detail, part="database", cause=f"version {found}")
     if not allowed:
-        detail = "The chat database is not up to date. Run the migrations: python -m app migrate."
+        detail = "The database is not up to date. Run the migrations: python -m app migrate."
         raise StorageUnavailable(detail, part="database", cause=f"version {found}")
     await database.write(_upgrade)
 

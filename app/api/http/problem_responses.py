@@ -84,9 +84,9 @@ _EXAMPLES: tuple[ServiceError, ...] = (
         limit="chats",
         most=10_000,
     ),
-    StorageUnavailable("The chat database does not answer, or answers with an error.", part="database", retry_after=10),
+    StorageUnavailable("The database does not answer, or answers with an error.", part="database", retry_after=10),
     StorageFull("The image store is full. Nothing more can be saved.", part="blobs", retry_after=10),
-    StorageDamaged("An image of this chat is missing from the image store.", part="blobs"),
+    StorageDamaged("An image is missing from the image store.", part="blobs"),
     GenerationInProgress(
         "The image is still being made.",
         location="/generations/gen_5a4c1f0e7b6d4a9f8f0c2f1c3b7a9e12",

@@ -71,7 +71,7 @@ class Blob:
                 if end == stop and hasher.hexdigest() != self.digest:
                     self.store.mark_damaged(self)
                     cause = f"blob {self.name} has another digest"
-                    raise damage(self, "An image of this chat was changed in the image store.", cause)
+                    raise damage(self, "An image was changed in the image store.", cause)
             yield piece
 
 

@@ -197,4 +197,4 @@ def _path(name: str) -> str:
 
 
 def _missing(blob: Blob) -> StorageDamaged:
-    return damage(blob, "An image of this chat is missing from the image store.", f"no blob {blob.name}")
+    return damage(blob, "An image is missing from the image store.", f"no blob {blob.name}")

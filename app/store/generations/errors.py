@@ -21,11 +21,8 @@ def dump_error(error: ServiceError) -> dict[str, Any]:
 
 
 def load_error(document: dict[str, Any]) -> ServiceError:
-    """
-    Raises:
-        KeyError: there is no such class of errors.
-    """
-    class_ = _classes()[document["class"]]
+    """Return the error. A class that only a later version of the service has becomes the base class."""
+    class_ = _classes().get(document["class"], ServiceError)
     attributes = {name: _load(value) for name, value in document["attributes"].items()}
     error = class_.__new__(class_, attributes["detail"])
     vars(error).update(attributes)

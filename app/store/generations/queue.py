@@ -1,19 +1,22 @@
 """The queue of asynchronous generations, and the steps of a running one."""
 
 import heapq
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import case, delete, exists, func, select, update
 from sqlalchemy.engine import Connection
 
-from app.domain.errors import AlreadyAsked, GenerationNotFound, LeaseLost
+from app.domain.errors import AlreadyAsked, GenerationNotFound, LeaseLost, StorageDamaged
 from app.domain.recorded import GenerationStatus, RecordedGeneration
 from app.store.deliveries import enqueue
 from app.store.generations.answers import AnswerStore
 from app.store.generations.rows import UNLEASED, GenerationRows
 from app.store.generations.serialization import image_count, without_references
 from app.store.tables import generations
+
+log = logging.getLogger(__name__)
 
 _QUEUED = generations.c.status == GenerationStatus.QUEUED
 _RUNNING = generations.c.status == GenerationStatus.RUNNING
@@ -60,7 +63,14 @@ class GenerationQueue:
             return []
         rows = await self._rows.database.write(transaction)
         rows.sort(key=lambda row: (row.due_at, row.id))
-        return [(row.lease_holder, self._rows.load(row)) for row in rows]
+        return [*self._loaded(rows)]
+
+    def _loaded(self, rows: Sequence[Any]) -> Iterator[tuple[str, RecordedGeneration]]:
+        for row in rows:
+            try:
+                yield row.lease_holder, self._rows.load(row)
+            except StorageDamaged as error:  # the others must not wait for it
+                log.error("a queued generation cannot be read", extra={"generation": row.id, "cause": error.cause})
 
     def _places(self, connection: Connection, count: int, due: tuple[Any, ...]) -> dict[str, int]:
         """Distribute places to owners: each goes to the owner with the fewest running generations.

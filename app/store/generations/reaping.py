@@ -57,7 +57,11 @@ class Reaper:
         last = ""
         while batch := await self._asked(dead, last):
             for row in batch:
-                status = await self._settle(row)
+                try:
+                    status = await self._settle(row)
+                except StorageDamaged as error:
+                    log.error("a generation cannot be read", extra={"generation": row.id, "cause": error.cause})
+                    continue
                 recovered += status is GenerationStatus.SUCCEEDED
                 interrupted += status is GenerationStatus.INTERRUPTED
             last = batch[-1].id
