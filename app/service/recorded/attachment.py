@@ -1,6 +1,7 @@
 """One request's hold on a recorded generation: wait for it, and get its answer."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from app.domain.errors import GenerationCancelled, GenerationRefused
@@ -11,6 +12,8 @@ from app.service.metrics import Metrics
 from app.service.recorded.watcher import StatusWatcher
 from app.service.recorded.work import Answer, Listener, Work
 from app.store import Storage
+
+log = logging.getLogger(__name__)
 
 
 class Attachment:
@@ -90,7 +93,10 @@ class Attachment:
             answer = await self._from_database()
         if self.is_replay and not self._counted:
             self._counted = True
-            self._metrics.record_replay(_dollars(answer), taken_over=self._taken_over)
+            dollars = _dollars(answer)
+            self._metrics.record_replay(dollars, taken_over=self._taken_over)
+            matched_by = "retry_count" if self._taken_over else "key"
+            log.info("replay", extra={"generation": self.id, "matchedBy": matched_by, "savedUsd": round(dollars, 6)})
         return answer
 
     @property

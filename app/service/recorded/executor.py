@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 
 _STOPPED = "The service stopped while Gemini was making the image, which may have been paid for."
 
+_SLOT_PAUSE_SECONDS = 1.0
+"""Time after which an asynchronous generation is tried again that needs more slots than are free. A stopping service
+gives it to other replicas at once."""
+
 _TURN_PAUSE_SECONDS = 1.0
 """Time after which an asynchronous turn is tried again whose chat is making another turn."""
 
@@ -150,7 +154,11 @@ class Executor:
 
     async def _goes_back(self, work: Work, outcomes: tuple[Outcome, ...]) -> bool:
         """Give an asynchronous generation back to the queue if nothing was asked and another time is better."""
-        pauses = {Overloaded: 0.0, TurnInProgress: _TURN_PAUSE_SECONDS, StorageError: _STORAGE_PAUSE_SECONDS}
+        pauses = {
+            Overloaded: 0.0 if self._runs.controller.draining else _SLOT_PAUSE_SECONDS,
+            TurnInProgress: _TURN_PAUSE_SECONDS,
+            StorageError: _STORAGE_PAUSE_SECONDS,
+        }
         error = outcomes[0]
         pause = next((seconds for kind, seconds in pauses.items() if isinstance(error, kind)), None)
         attempts = sum(run.attempts for run in work.runs)
