@@ -71,7 +71,10 @@ async def recorded_response(request: Request, recording: Recording, wanted: Reco
     if answer is None:
         return await _accepted(request, recording)
     outcomes = await recording.deliver(answer, wanted.accepted)
-    if presentation.links and any(isinstance(outcome, Generation) for outcome in outcomes):
+    has_image = any(isinstance(outcome, Generation) for outcome in outcomes)
+    if not has_image:
+        await attachment.settled()  # an error that may have cost is stored before the caller gets it
+    if presentation.links and has_image:
         recorded, links = await attachment.recorded(), await link_maker(request)
         response = json_response(result_document(recorded, links))
         response.headers["X-Generation-Id"] = recorded.id
@@ -130,9 +133,10 @@ class _StreamedImages:
         answer = await recording.answer()
         assert answer is not None
         outcome = (await recording.deliver(answer, self._accepted))[place]
-        await recording.attachment.settled()
         if isinstance(outcome, ServiceError):
+            await recording.attachment.settled()
             raise outcome
+        await recording.attachment.kept()
         if self._links is not None:
             recorded = await recording.attachment.recorded()
             index = [generation.id for generation in recorded.generations].index(outcome.id)

@@ -110,7 +110,7 @@ class _Presentation:
         outcome = outcomes[0]
         if not isinstance(outcome, Generation):
             raise outcome
-        return render(outcome, self.formats, recording.fail, before_end=recording.attachment.settled)
+        return render(outcome, self.formats, recording.fail, before_end=recording.attachment.kept)
 
     def encoder(self, url_of: UrlOf | None) -> GenerationEvents:
         return GenerationEvents(self.model, with_url=self.formats.with_url, url_of=url_of)

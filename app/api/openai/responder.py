@@ -93,7 +93,7 @@ class _Presentation:
         attachment = recording.attachment
         assert attachment is not None
         _require_an_image(outcomes, self.parsed, self.request)
-        return render(outcomes, self.parsed, recording.fail, attachment.created_at, attachment.settled)
+        return render(outcomes, self.parsed, recording.fail, attachment.created_at, attachment.kept)
 
     def encoder(self, url_of: UrlOf | None) -> ImageEvents:
         return ImageEvents(self.parsed, url_of)

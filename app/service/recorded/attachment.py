@@ -104,6 +104,11 @@ class Attachment:
         """Unix time in seconds by the database's clock."""
         return self._generation.created_at
 
+    async def kept(self) -> None:
+        """Wait until the images survive the end of this process."""
+        if self._work is not None:
+            await asyncio.shield(self._work.kept)
+
     async def settled(self) -> None:
         """Wait until the answer is stored, or storing it has failed for good."""
         if self._work is not None:

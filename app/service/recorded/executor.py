@@ -136,7 +136,7 @@ class Executor:
 
     def finish(self, work: Work) -> None:
         self._leases.forget(work.holder)
-        for future in (work.answered, work.settled):
+        for future in (work.answered, work.kept, work.settled):
             if not future.done():
                 future.set_result(None)
         work.release()
@@ -211,7 +211,8 @@ class Executor:
         """
 
         async def keep() -> Generation:
-            return await (await self._storage.generations()).keep_answer(work.id, place, generation, turn)
+            store = await self._storage.generations()
+            return await store.keep_answer(work.id, place, generation, turn, work.note_kept)
 
         return await persistently(keep)
 

@@ -55,10 +55,19 @@ class Work:
         self.answered: asyncio.Future[Answer | None] = loop.create_future()
         """Done when all images are complete or have failed. `None`: this process has lost the generation, and the
         database has what became of it."""
+        self.kept: asyncio.Future[None] = loop.create_future()
+        """Done when all images survive the end of this process, so that responses may end."""
         self.settled: asyncio.Future[None] = loop.create_future()
         """Done when the answer is stored, or storing it has failed for good."""
         self.listeners: set[Listener] = set()
         self._holders = 1
+        self._kept = 0
+
+    def note_kept(self) -> None:
+        """Note that one more image survives the end of this process."""
+        self._kept += 1
+        if self._kept == self.order.count and not self.kept.done():
+            self.kept.set_result(None)
 
     def notify(self, place: int, event: ProgressEvent) -> None:
         for listener in tuple(self.listeners):

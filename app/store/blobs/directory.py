@@ -46,25 +46,20 @@ def make_durable(file: Path, durable_folders: set[Path]) -> None:
     durable_folders.add(folder)
 
 
-def publish(partial: Path, target: Path, durable_folders: set[Path]) -> None:
-    """Give a complete file, which is on disk, its name. Return when the name survives a power cut.
+def publish(partial: Path, target: Path) -> None:
+    """Give a complete file its name. Another program sees it then; `make_durable` makes it survive a power cut.
 
     Args:
         partial: the file, in the same file system.
         target: its new path. A file with this path is replaced.
-        durable_folders: as in `make_durable`.
     """
-    folder = target.parent
     try:
         partial.replace(target)
     except FileNotFoundError:
-        if not folder.parent.is_dir():
+        if not target.parent.parent.is_dir():
             raise
-        make_private_folder(folder)
+        make_private_folder(target.parent)
         partial.replace(target)
-    for path in (folder, *(() if folder in durable_folders else (folder.parent,))):
-        _fsync(path)
-    durable_folders.add(folder)
 
 
 def free_bytes(directory: Path) -> int:

@@ -47,25 +47,29 @@ class _Write:
 
 @dataclass(frozen=True, slots=True)
 class PendingBlobs:
-    """Blobs that have names, and that exist after `write`."""
+    """Blobs that have names, and that exist after `publish`."""
 
     blobs: dict[int, Blob]
     """By the `id` of their contents."""
     writes: Sequence[_Write]
     store: BlobStore
 
-    async def write(self) -> None:
-        """Write the blobs that do not exist. All are durable when this returns."""
-        await asyncio.gather(*map(self._write, self.writes))
+    async def publish(self) -> None:
+        """Write the blobs that do not exist. They survive the end of this process when this returns."""
+        await asyncio.gather(*map(self._publish, self.writes))
 
-    async def _write(self, one: _Write) -> None:
+    async def fsync(self) -> None:
+        """Return when all blobs are durable."""
+        await asyncio.gather(*(self.store.fsync(one.blob.name) for one in self.writes))
+
+    async def _publish(self, one: _Write) -> None:
         name = one.blob.name
         if isinstance(one.content, Blob) and one.content.name == name:
             return
         if one.is_known and await self.store.has(name, len(one.blob)):
-            await self.store.fsync(name)  # another writer may not have synced it yet
-        elif one.staged is not None:
-            await self.store.commit(one.staged, name)
+            return  # `fsync` follows: another writer may not have synced it yet
+        if one.staged is not None:
+            await self.store.publish(one.staged, name)
         else:
             await self.store.put(name, one.content)
 
@@ -103,7 +107,8 @@ class BlobIndex:
             The blob of each content, by the content's `id`. All blobs are durable.
         """
         async with self.prepare(contents, generation_id) as pending:
-            await pending.write()
+            await pending.publish()
+            await pending.fsync()
             return pending.blobs
 
     @asynccontextmanager
@@ -164,7 +169,8 @@ class BlobIndex:
                 link_to_generation(connection, self._dialect, generation_id, names)
             return known, names
 
-        return await self._database.write(transaction)
+        # The transaction that refers to the blobs follows, and is durable.
+        return await self._database.write(transaction, durable=False)
 
     async def cleanup(self) -> int:
         """Delete unreferenced blobs; return their number."""

@@ -23,11 +23,11 @@ _SINGLE_PUT_BYTES = 8 * 1024 * 1024
 class Staged(Protocol):
     """A content that is about to be stored."""
 
-    async def commit(self, path: str) -> None:
-        """Store the content under this path of the store. It is durable when this returns."""
+    async def publish(self, path: str) -> None:
+        """Store the content under this path of the store. In a directory it is not on disk yet when this returns."""
 
     async def discard(self) -> None:
-        """Forget the content if it was not committed."""
+        """Forget the content if it was not published."""
 
 
 class StagedUpload:
@@ -37,8 +37,8 @@ class StagedUpload:
         self._bucket = bucket
         self._content = content
 
-    async def commit(self, path: str) -> None:
-        """See `Staged.commit`."""
+    async def publish(self, path: str) -> None:
+        """See `Staged.publish`."""
         if len(self._content) <= _SINGLE_PUT_BYTES:
             data = b"".join([piece async for piece in self._content])
             await self._bucket.put_async(path, data, use_multipart=False)
@@ -52,44 +52,38 @@ class StagedUpload:
 class StagedFile:
     """A content that is being written to a file without a name. A crash leaves it to `remove_partial_files`."""
 
-    def __init__(self, directory: Path, content: Content, durable_folders: set[Path]) -> None:
+    def __init__(self, directory: Path, content: Content) -> None:
         self._directory = directory
         self._content = content
-        self._durable_folders = durable_folders
         self._partial = directory / PARTIAL / f"{secrets.token_hex(32)}#1"
-        self._discarded = self._committed = False
+        self._discarded = self._published = False
         self._writing = asyncio.create_task(self._write(), context=Context())
 
-    async def commit(self, path: str) -> None:
-        """See `Staged.commit`."""
+    async def publish(self, path: str) -> None:
+        """See `Staged.publish`."""
         await asyncio.shield(self._writing)
-        await anyio.to_thread.run_sync(publish, self._partial, self._directory / path, self._durable_folders)
-        self._committed = True
+        await anyio.to_thread.run_sync(publish, self._partial, self._directory / path)
+        self._published = True
 
     async def discard(self) -> None:
         """See `Staged.discard`."""
         self._discarded = True
-        if not self._committed:
+        if not self._published:
             await asyncio.wait({self._writing})
             if not self._writing.cancelled():
                 self._writing.exception()  # it was reported, or is of no interest
             await anyio.to_thread.run_sync(_remove, self._partial)
 
     async def _write(self) -> None:
-        written = 0
         async for pieces in batches(self._content):
-            written += sum(map(len, pieces))
-            await anyio.to_thread.run_sync(self._append, pieces, written == len(self._content))
+            await anyio.to_thread.run_sync(self._append, pieces)
             if self._discarded:
                 return
 
-    def _append(self, pieces: list[bytes], are_last: bool) -> None:
+    def _append(self, pieces: list[bytes]) -> None:
         with os.fdopen(self._open(), "wb") as file:
             for piece in pieces:
                 file.write(piece)
-            file.flush()
-            if are_last and not self._discarded:
-                os.fdatasync(file.fileno())
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -77,25 +77,26 @@ class BlobStore:
         """
         staged = self.stage(content)
         try:
-            await self.commit(staged, name)
+            await self.publish(staged, name)
+            await self.fsync(name)
         finally:
             await staged.discard()
 
     def stage(self, content: Content) -> Staged:
-        """Begin to store a content whose name is not known yet. Call `commit` with the name, and then `discard`."""
+        """Begin to store a content whose name is not known yet. Call `publish` with the name, and then `discard`."""
         if self._directory is None:
             return StagedUpload(self._store, content)
-        return StagedFile(self._directory, content, self._durable_folders)
+        return StagedFile(self._directory, content)
 
-    async def commit(self, staged: Staged, name: str) -> None:
-        """Store a staged content under its name. It is durable when this returns.
+    async def publish(self, staged: Staged, name: str) -> None:
+        """Store a staged content under its name. It survives the end of this process; `fsync` makes it durable.
 
         Raises:
             StorageUnavailable, StorageFull: the content is not stored.
         """
         try:
             with as_storage_errors("blobs"):
-                await staged.commit(_path(name))
+                await staged.publish(_path(name))
         except (StorageUnavailable, StorageFull):
             self._written_at = -_WRITABLE_SECONDS
             raise

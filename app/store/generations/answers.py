@@ -6,7 +6,7 @@ generation says the same.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from dataclasses import replace
 
@@ -31,26 +31,43 @@ class AnswerStore:
         self._without_rows: set[str] = set()
         self._forgetting: set[asyncio.Task[None]] = set()
 
-    async def keep(self, id_: str, place: int, generation: Generation, turn: TurnToSave | None) -> Generation:
+    async def keep(
+        self,
+        id_: str,
+        place: int,
+        generation: Generation,
+        turn: TurnToSave | None,
+        on_published: Callable[[], None] | None,
+    ) -> Generation:
         """See `GenerationStore.keep_answer`."""
         answer = Answer(generation, turn)
         contents = _contents(answer)
         try:
             async with asyncio.timeout(_ROWS_SECONDS) as time_limit, self._index.prepare(contents, id_) as pending:
                 time_limit.reschedule(None)
-                return await self._write(id_, place, answer, pending)
+                return await self._write(id_, place, answer, pending, on_published)
         except (StorageError, TimeoutError) as error:
             if isinstance(error, StorageError) and error.part != "database":
                 raise
         async with self._index.prepare(contents, with_rows=False) as pending:
-            kept = await self._write(id_, place, answer, pending)
+            kept = await self._write(id_, place, answer, pending, on_published)
         self._without_rows |= {blob.name for blob in pending.blobs.values()}
         return kept
 
-    async def _write(self, id_: str, place: int, answer: Answer, pending: PendingBlobs) -> Generation:
+    async def _write(
+        self, id_: str, place: int, answer: Answer, pending: PendingBlobs, on_published: Callable[[], None] | None
+    ) -> Generation:
         """Write the files and the object together. `find` ignores an object whose files do not exist."""
         text = dump_answer(answer, lambda content: (pending.blobs[id(content)].name, len(content)))
-        await asyncio.gather(pending.write(), self._blobs.put(_name(id_, place), BufferContent(text.encode())))
+        name = _name(id_, place)
+        staged = self._blobs.stage(BufferContent(text.encode()))
+        try:
+            await asyncio.gather(pending.publish(), self._blobs.publish(staged, name))
+        finally:
+            await staged.discard()
+        if on_published is not None:
+            on_published()
+        await asyncio.gather(pending.fsync(), self._blobs.fsync(name))
         return _with_blobs(answer.generation, pending.blobs)
 
     async def adopt(self, id_: str, contents: Iterable[Content]) -> dict[int, Blob]:

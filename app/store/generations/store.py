@@ -1,6 +1,6 @@
 """Recorded generations in the database. Each verb is one transaction."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from app.domain.generation import Generation
 from app.domain.recorded import NewGeneration, Outcome, RecordedGeneration, Submission, TurnToSave
@@ -74,7 +74,14 @@ class GenerationStore:
         """
         await self._queue.mark_asked(id_, holder)
 
-    async def keep_answer(self, id_: str, place: int, generation: Generation, turn: TurnToSave | None) -> Generation:
+    async def keep_answer(
+        self,
+        id_: str,
+        place: int,
+        generation: Generation,
+        turn: TurnToSave | None,
+        on_published: Callable[[], None] | None = None,
+    ) -> Generation:
         """Store Gemini's answer, and an object that names it, so that `reap` finds it. Does not need the database.
 
         Args:
@@ -82,6 +89,7 @@ class GenerationStore:
             place: index of the image.
             generation: with its images in memory.
             turn: the turn of a chat that will be saved with it.
+            on_published: called when the answer survives the end of this process. It is durable when this returns.
 
         Returns:
             The generation with its images in the store. With a turn, its parts are in the store too, so that a turn
@@ -90,7 +98,7 @@ class GenerationStore:
         Raises:
             StorageUnavailable, StorageFull: the blob store does not take it.
         """
-        return await self._answers.keep(id_, place, generation, turn)
+        return await self._answers.keep(id_, place, generation, turn, on_published)
 
     async def settle(
         self, id_: str, holder: str, outcomes: Sequence[Outcome], *, attempts: int, is_converted: bool
