@@ -23,7 +23,7 @@ def to_usage(response: GenerateContentResponse, candidate: Candidate, model: Mod
     tokens_per_image = model.image_tokens.get(image_size or _only_size(model))
     usage = _count_tokens(response.usage_metadata or UsageMetadata(), candidate, tokens_per_image)
     if _is_not_charged(response, candidate):
-        return usage.with_cost(0)
+        return usage.with_cost(0.0)
     if usage.total_tokens:
         return usage.with_cost(model.cost(usage, grounding.billed_queries(candidate.grounding_metadata)))
     return usage

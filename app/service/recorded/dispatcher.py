@@ -57,11 +57,18 @@ class Dispatcher:
         self._start = start
         self._on_reap = on_reap
         self._wake = asyncio.Event()
+        self._has_more = False
+        """Whether generations were left in the queue because no slot was free."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def notify(self) -> None:
-        """Look into the queue now: a generation was queued, or a slot is free."""
+        """Look into the queue now: a generation was queued."""
         self._wake.set()
+
+    def notify_free_slot(self) -> None:
+        """Look into the queue now if generations wait for a slot."""
+        if self._has_more:
+            self._wake.set()
 
     async def start(self) -> None:
         self._tasks = [
@@ -90,20 +97,25 @@ class Dispatcher:
         self._wake.clear()
         if self._controller.draining or not await self._storage.in_use():
             return
-        while count := min(self._controller.free_slots, _MOST_CLAIMS):
-            if await self._claim(count) < count:
+        self._has_more = False
+        while free := min(self._controller.free_slots, _MOST_CLAIMS):
+            due = await (await self._storage.generations()).due(free + 1)
+            if not due:
+                return
+            await self._claim(min(due, self._controller.free_slots))
+            if due <= free:
                 return
             await asyncio.sleep(_PAUSE_SECONDS)
+        self._has_more = True
 
-    async def _claim(self, count: int) -> int:
-        """Claim as many generations as there are slots. The slots are taken first, so that all claimed ones start."""
+    async def _claim(self, count: int) -> None:
+        """Claim so many generations. The slots are taken first, so that all claimed ones start."""
         store = await self._storage.generations()
         admissions = [self._controller.admit("queued generations") for _ in range(count)]
         try:
             claimed = await store.claim([self._leases.name() for _ in range(count)])
             for holder, generation in claimed:
                 self._start(holder, generation, admissions.pop())
-            return len(claimed)
         finally:
             for admission in admissions:
                 admission.release()

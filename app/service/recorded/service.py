@@ -159,8 +159,9 @@ class RecordedGenerations:
     def _ended(self, work: Work) -> None:
         self._works.pop(work.id, None)
         self._watcher.notify(work.id)
-        self._dispatcher.notify()
-        self._on_webhook()
+        self._dispatcher.notify_free_slot()
+        if work.is_async:
+            self._on_webhook()
 
     def _start_claimed(self, holder: str, generation: RecordedGeneration, admission: Admission) -> None:
         assert generation.order is not None

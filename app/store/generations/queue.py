@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import case, delete, exists, func, select, update
+from sqlalchemy import case, delete, func, select, update
 from sqlalchemy.engine import Connection
 
 from app.domain.errors import AlreadyAsked, GenerationNotFound, LeaseLost, StorageDamaged
@@ -27,12 +27,14 @@ class GenerationQueue:
         self._rows = rows
         self._answers = answers
 
+    async def due(self, limit: int) -> int:
+        """See `GenerationStore.due`."""
+        found = select(generations.c.id).where(_QUEUED, generations.c.due_at <= self._rows.now).limit(limit)
+        return await self._rows.database.read(lambda connection: len(connection.execute(found).all()))
+
     async def claim(self, holders: Sequence[str]) -> list[tuple[str, RecordedGeneration]]:
         """See `GenerationStore.claim`."""
         due = _QUEUED, generations.c.due_at <= self._rows.now
-
-        def is_any_due(connection: Connection) -> bool:
-            return bool(connection.execute(select(exists().where(*due))).scalar())
 
         def transaction(connection: Connection) -> list[Any]:
             ids: list[str] = []
@@ -58,8 +60,7 @@ class GenerationQueue:
             )
             return [*connection.execute(claimed)]
 
-        # An idle replica asks often, and should not take SQLite's write lock.
-        if not holders or not await self._rows.database.read(is_any_due):
+        if not holders:
             return []
         rows = await self._rows.database.write(transaction)
         rows.sort(key=lambda row: (row.due_at, row.id))

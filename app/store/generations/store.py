@@ -122,6 +122,10 @@ class GenerationStore:
         """Forget a synchronous generation that was not asked."""
         await self._queue.discard(id_, holder)
 
+    async def due(self, limit: int) -> int:
+        """Return how many queued generations can be claimed now, at most `limit`. It only reads."""
+        return await self._queue.due(limit)
+
     async def claim(self, holders: Sequence[str]) -> list[tuple[str, RecordedGeneration]]:
         """Lease queued generations that are due, one for each holder at most, and mark them as running.
 
