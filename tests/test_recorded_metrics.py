@@ -57,7 +57,7 @@ async def test_each_replica_has_the_counts_of_the_queue(serve: Serve, gemini: Em
             assert (await client.post("/generate-image", json=ASK, headers=ASYNC)).status_code == 202
 
         assert await becomes(client, "async_queued", 2)
-        assert await value(client, "async_running") == 1
+        assert await value(client, "recorded_running") == 1
         assert await value(client, "async_queue_limit") == 7
         assert 0 < await value(client, "async_oldest_queued_seconds") < 60
         assert await becomes(client, "async_queued", 0)

@@ -54,7 +54,7 @@ class QueueMonitor:
                 lambda: self._max_queued,
             ),
             ScrapedMetric(
-                "async_running", "Recorded generations that run, over all replicas.", lambda: self._counts.running
+                "recorded_running", "Recorded generations that run, over all replicas.", lambda: self._counts.running
             ),
             ScrapedMetric(
                 "async_oldest_queued_seconds",
