@@ -28,7 +28,10 @@ async def becomes(client: httpx2.AsyncClient, name: str, expected: float) -> boo
     return False
 
 
-async def test_a_replay_counts_what_it_saved_and_is_no_spending(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+async def test_a_replay_counts_what_it_saved_and_is_no_spending(
+    serve: Serve, gemini: Emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     async with serve(data_dir=tmp_path) as client:
         for _ in range(3):
             response = await client.post("/generate-image", json=ASK, headers={"Idempotency-Key": "a"})
@@ -39,6 +42,8 @@ async def test_a_replay_counts_what_it_saved_and_is_no_spending(serve: Serve, ge
         assert await value(client, "saved_dollars_total") == pytest.approx(2 * cost)
         assert await value(client, "cost_dollars_total") == pytest.approx(cost)
         assert await value(client, "generations_total") == 1
+        replays = [vars(record) for record in caplog.records if record.message == "replay"]
+        assert [(one["matchedBy"], one["savedUsd"]) for one in replays] == [("key", cost)] * 2
 
 
 async def test_a_retry_of_an_sdk_is_counted_apart(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
