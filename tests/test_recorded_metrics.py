@@ -1,6 +1,7 @@
 """Metrics of recorded generations: replays and what they saved, and the queue."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import httpx2
@@ -29,9 +30,8 @@ async def becomes(client: httpx2.AsyncClient, name: str, expected: float) -> boo
 
 
 async def test_a_replay_counts_what_it_saved_and_is_no_spending(
-    serve: Serve, gemini: Emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    serve: Serve, gemini: Emulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level("INFO")
     async with serve(data_dir=tmp_path) as client:
         for _ in range(3):
             response = await client.post("/generate-image", json=ASK, headers={"Idempotency-Key": "a"})
@@ -42,7 +42,7 @@ async def test_a_replay_counts_what_it_saved_and_is_no_spending(
         assert await value(client, "saved_dollars_total") == pytest.approx(2 * cost)
         assert await value(client, "cost_dollars_total") == pytest.approx(cost)
         assert await value(client, "generations_total") == 1
-        replays = [vars(record) for record in caplog.records if record.message == "replay"]
+        replays = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"replay"' in line]
         assert [(one["matchedBy"], one["savedUsd"]) for one in replays] == [("key", cost)] * 2
 
 
