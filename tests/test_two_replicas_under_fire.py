@@ -187,6 +187,8 @@ async def test_no_image_is_paid_twice_or_lost_while_replicas_are_killed(storage:
     storage |= {name.lower(): value for name, value in S3_ENVIRONMENT.items()}
     storage["aws_endpoint_url"] = os.environ["AWS_ENDPOINT_URL"]
 
+    killing: list[asyncio.Task[None]] = []
+
     async with (
         served(emulator) as gemini_url,
         httpx2.AsyncClient(timeout=60, trust_env=False, limits=httpx2.Limits(max_connections=None)) as client,
@@ -194,7 +196,7 @@ async def test_no_image_is_paid_twice_or_lost_while_replicas_are_killed(storage:
         fleet = Fleet(gemini_url, storage, chance, (free_port(), free_port()))
         try:
             await fleet.start()
-            killing = asyncio.create_task(fleet.kill_forever())
+            killing.append(asyncio.create_task(fleet.kill_forever()))
 
             async def later(one: Order) -> None:
                 await asyncio.sleep(SECONDS * one.number / REQUESTS)
@@ -202,13 +204,16 @@ async def test_no_image_is_paid_twice_or_lost_while_replicas_are_killed(storage:
 
             async with asyncio.timeout(SECONDS + 60):
                 await asyncio.gather(*map(later, orders))
-            killing.cancel()
-            await asyncio.gather(killing, return_exceptions=True)
+            killing[0].cancel()
+            await asyncio.gather(*killing, return_exceptions=True)
             await asyncio.sleep(2 * LEASE_SECONDS + 1)
             left = await fetched(
                 storage, "SELECT id, status, asked_at FROM generations WHERE status IN ('queued', 'running')"
             )
         finally:
+            for task in killing:
+                task.cancel()
+            await asyncio.gather(*killing, return_exceptions=True)
             await fleet.stop()
 
     calls = Counter(_prompt(call.body) for call in emulator.calls)
