@@ -338,7 +338,7 @@ async def crash(scene: Scene, point: Point) -> None:
 
 async def prepare(scene: Scene) -> None:
     """Let the service make its tables, and a chat if the order is a turn."""
-    headers = {"Idempotency-Key": "first of all"}
+    headers = {"Idempotency-Key": "first-of-all"}
     body = {"prompt": "First of all", "imageSize": "1K"}
     made = await ask(httpx2.Request("POST", f"{scene.url}/generate-image", json=body, headers=headers))
     assert made.is_success, made.text
