@@ -253,7 +253,7 @@ async def test_an_image_is_a_file_that_never_changes(client: httpx2.AsyncClient,
 
 
 async def test_an_image_that_is_still_being_made_is_a_conflict(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=1))
+    gemini.faults.append(Fault(delay_seconds=2))
     document = await ordered(client)
 
     response = await client.get(f"/generations/{document['id']}/image")
@@ -370,7 +370,7 @@ async def test_a_stream_without_events_has_heartbeats(serve: Serve, gemini: Emul
 
 
 async def test_a_generation_goes_on_when_its_watchers_leave(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=1))
+    gemini.faults.append(Fault(delay_seconds=2))
     document = await ordered(client)
 
     async with client.stream("GET", document["links"]["events"]) as response:
@@ -383,7 +383,7 @@ async def test_a_generation_goes_on_when_its_watchers_leave(client: httpx2.Async
 
 
 async def test_a_waiting_generation_is_cancelled_and_nothing_is_asked(serve: Serve, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=1))
+    gemini.faults.append(Fault(delay_seconds=4))
     async with serve(max_in_flight=1) as client:
         first = await ordered(client)
         await wait_for_calls(gemini)
@@ -403,7 +403,7 @@ async def test_a_waiting_generation_is_cancelled_and_nothing_is_asked(serve: Ser
 
 
 async def test_a_generation_that_was_asked_cannot_be_cancelled(client: httpx2.AsyncClient, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=1))
+    gemini.faults.append(Fault(delay_seconds=2))
     document = await ordered(client)
     await wait_for_calls(gemini)
 

@@ -64,7 +64,7 @@ async def test_image_routes_document_requests_responses_and_problems(document: d
     assert operation["responses"]["200"]["content"]["application/json"]["example"]["image"]["url"]
     assert "image/jpeg" in operation["responses"]["200"]["content"]
     problem = operation["responses"]["422"]["content"]["application/problem+json"]
-    assert set(problem["examples"]) == {"invalid_request", "content_blocked", "recitation", "no_image"}
+    assert {"invalid_request", "content_blocked", "recitation", "no_image"} <= set(problem["examples"])
     (body,) = operation["requestBody"]["content"].values()
     schema = document["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]]
     assert schema["examples"]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fastapi import Request
 from pydantic import Field
 
-from app.api.chats.parameters import STORAGE_ERRORS
+from app.api.generations.response import RECORDED_RESPONSES
 from app.api.http.problem_responses import merge_responses, problem_responses
 from app.api.http.schema import ResponseModel
 from app.api.images.response import (
@@ -16,6 +16,7 @@ from app.api.images.response import (
     IMAGE_RESPONSES,
     GenerationRead,
     GroundingRead,
+    LinkedGenerationRead,
     LinkedImageRead,
     UsageRead,
 )
@@ -123,6 +124,13 @@ class TurnGenerationRead(GenerationRead):
     turn: int
 
 
+class LinkedTurnGenerationRead(LinkedGenerationRead):
+    """The response to a new turn, with a link to the image."""
+
+    chat_id: str
+    turn: int
+
+
 _TURN_EXAMPLE = EXAMPLE | {"chatId": "chat_4f7c1e0b9d2a4c6e8f0a1b2c3d4e5f60", "turn": 2}
 
 TURN_RESPONSES = merge_responses(
@@ -130,12 +138,12 @@ TURN_RESPONSES = merge_responses(
     | {
         200: IMAGE_RESPONSES[200]
         | {
-            "model": TurnGenerationRead,
+            "model": TurnGenerationRead | LinkedTurnGenerationRead,
             "content": IMAGE_RESPONSES[200]["content"] | {"application/json": {"example": _TURN_EXAMPLE}},
         }
     },
+    RECORDED_RESPONSES,
     problem_responses(
-        *STORAGE_ERRORS,
         errors.ChatNotFound,
         errors.TurnInProgress,
         errors.LeaseLost,

@@ -13,6 +13,7 @@ from app.api.chats.response import (
     TURN_RESPONSES,
     ChatRead,
     ChatsRead,
+    LinkedTurnGenerationRead,
     TurnGenerationRead,
     batches_of,
     chat_path,
@@ -97,11 +98,11 @@ def _json_response(pieces: AsyncGenerator[bytes], held_bytes: int, headers: dict
     dependencies=[Depends(require_content_type("application/json"))],
     responses=merge_responses(
         {status: about for status, about in TURN_RESPONSES.items() if status not in (200, 404, 409, 412)},
-        problem_responses(errors.ChatLimitReached),
+        problem_responses(errors.ChatLimitReached, errors.GenerationInProgress, errors.GenerationCancelled),
         {
             201: {
                 **TURN_RESPONSES[200],
-                "model": ChatRead | TurnGenerationRead,
+                "model": ChatRead | TurnGenerationRead | LinkedTurnGenerationRead,
                 "description": "The chat; with a prompt, its turn.",
             }
         },

@@ -6,11 +6,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from app.api.http.event_stream import EVENT_SCHEMA
-from app.api.http.problem_responses import Responses
+from app.api.http.problem_responses import Responses, problem_responses
 from app.api.http.problems import Problem
 from app.api.http.schema import ResponseModel
 from app.api.images.response import EXAMPLE, LinkedGenerationRead
 from app.api.openai.response import LinkedImagesRead
+from app.domain import errors
 
 _Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
 
@@ -94,6 +95,26 @@ GENERATION_RESPONSES: Responses = {
     },
     304: {"description": "The caller has this state already."},
 }
+
+ACCEPTED_RESPONSE: Responses = {
+    202: {
+        "description": "With `Prefer: respond-async`: the generation goes on without the caller.",
+        "model": RecordedGenerationRead,
+        "headers": {name: {"schema": {"type": "string"}} for name in ("Location", "Retry-After", "Preference-Applied")},
+    }
+}
+
+RECORDED_RESPONSES: Responses = ACCEPTED_RESPONSE | problem_responses(
+    errors.GenerationInProgress,
+    errors.GenerationCancelled,
+    errors.IdempotencyKeyReused,
+    errors.WebhookRefused,
+    errors.StorageDamaged,
+    errors.OutcomeUnknown,
+    errors.StorageUnavailable,
+    errors.StorageFull,
+)
+"""Responses that a route which generates an image has for requests that are recorded."""
 
 EVENTS_RESPONSES: Responses = {
     200: {

@@ -134,7 +134,7 @@ IMAGE_RESPONSES: Responses = {
     200: {
         "description": "The image: JSON by default, its own bytes for `Accept: image/*`, events for "
         "`text/event-stream`.",
-        "model": GenerationRead,
+        "model": GenerationRead | LinkedGenerationRead,
         "content": {
             "application/json": {"example": EXAMPLE},
             "image/jpeg": _BINARY,

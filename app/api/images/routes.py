@@ -5,21 +5,21 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 
+from app.api.generations.response import RECORDED_RESPONSES
 from app.api.http.dependencies import ImagesDep, ReferencesDep, RunDep, caller, require_content_type
 from app.api.http.generation_route import GenerationRoute
 from app.api.http.negotiation import FormatsDep
-from app.api.http.problem_responses import merge_responses, problem_responses
+from app.api.http.problem_responses import merge_responses
 from app.api.http.recording import RecordingDep
 from app.api.images.references import inline_references, uploaded_references
 from app.api.images.request import GenerationCreate, GenerationForm, ParsedRequest
 from app.api.images.responder import respond
 from app.api.images.response import EXAMPLE, GROUNDING_EXAMPLE, IMAGE_RESPONSES
-from app.domain.errors import StorageFull, StorageUnavailable
 
 router = APIRouter(
     prefix="/generate-image",
     tags=["images"],
-    responses=IMAGE_RESPONSES,
+    responses=merge_responses(IMAGE_RESPONSES, RECORDED_RESPONSES),
     default_response_class=Response,
     route_class=GenerationRoute,
     dependencies=[Depends(caller)],
@@ -52,11 +52,7 @@ async def generate(
     return await respond(request, run, images.plan(parsed.generation), parsed, recording)
 
 
-@router.post(
-    "/with-references",
-    dependencies=[Depends(require_content_type("multipart/form-data"))],
-    responses=merge_responses(IMAGE_RESPONSES, problem_responses(StorageUnavailable, StorageFull)),
-)
+@router.post("/with-references", dependencies=[Depends(require_content_type("multipart/form-data"))])
 async def generate_with_references(
     parsed: FormRequest, images: ImagesDep, request: Request, run: RunDep, recording: RecordingDep
 ) -> Response:

@@ -85,6 +85,7 @@ _DESCRIPTIONS = {
     403: "The page or the host may not call the service.",
     404: "There is no such route or model.",
     408: "The body did not arrive in time.",
+    409: "The image is still being made, or was cancelled.",
     413: "The body or a file is too large.",
     415: "The route does not read this type of body.",
     424: "Gemini failed, and may have billed the call. Do not send the request again.",
@@ -128,7 +129,7 @@ _EXAMPLE: dict[str, Any] = {
 IMAGES_RESPONSES: Responses = {
     200: {
         "description": "The images; events with `stream`.",
-        "model": ImagesRead,
+        "model": ImagesRead | LinkedImagesRead,
         "content": {
             "application/json": {"example": _EXAMPLE},
             "text/event-stream": {
@@ -137,6 +138,6 @@ IMAGES_RESPONSES: Responses = {
             },
         },
     },
-    **error_responses(400, 401, 403, 408, 413, 415, 424, 429, 431, 500, 502, 503, 504),
+    **error_responses(400, 401, 403, 408, 409, 413, 415, 424, 429, 431, 500, 502, 503, 504),
 }
 """Responses of a route that makes images."""

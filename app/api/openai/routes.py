@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from app.api.generations.response import ACCEPTED_RESPONSE
 from app.api.http.dependencies import CatalogueDep, ReferencesDep, RunsDep, SettingsDep, caller, require_content_type
 from app.api.http.forms import FORM_LIMITS
 from app.api.http.generation_route import FormRoute, GenerationRoute
@@ -19,7 +20,7 @@ from app.domain.errors import NotFound
 router = APIRouter(
     prefix="/v1/images",
     tags=["openai"],
-    responses=IMAGES_RESPONSES,
+    responses=IMAGES_RESPONSES | ACCEPTED_RESPONSE,
     default_response_class=Response,
     route_class=GenerationRoute,
     dependencies=[Depends(caller)],
