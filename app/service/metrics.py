@@ -69,6 +69,7 @@ class Metrics:
             "Requests that got the result of an earlier one, by what matched them: key or retry_count.",
             ["matched_by"],
         )
+        self._is_demo = demo
         self._saved = self._counter(
             "saved_dollars", "Estimated cost in US dollars of the images that replays did not buy again.", []
         )
@@ -116,7 +117,8 @@ class Metrics:
             taken_over: whether the retry count of OpenAI's clients matched it, and not a key.
         """
         self._replays.labels("retry_count" if taken_over else "key").inc()
-        self._saved.inc(dollars)
+        if not self._is_demo:
+            self._saved.inc(dollars)
 
     def record_interrupted(self, count: int) -> None:
         """Record generations whose outcome is unknown."""

@@ -95,6 +95,7 @@ async def _accepted(request: Request, recording: Recording) -> Response:
     assert recording.attachment is not None
     recorded = request_state(request.scope)["recorded"]
     generation = await recorded.get(recording.attachment.id, request_state(request.scope)["caller"])
+    recording.attachment.count_replay(generation.outcomes)
     response = json_response(generation_document(generation, await link_maker(request)), 202)
     response.headers.update(recording.headers)
     response.headers["Location"] = recording.path

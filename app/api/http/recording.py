@@ -188,6 +188,7 @@ class Recording:
             "The image was not complete within the time limit of this request. It is being made, and will be kept.",
             location=self.path,
             retry_after=POLL_AFTER_SECONDS,
+            may_have_cost=self.options.idempotency_key is None,
         )
 
     def _result(self, waiting: asyncio.Task[Answer]) -> Answer:

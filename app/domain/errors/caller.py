@@ -89,14 +89,15 @@ class GenerationInProgress(CallerError):
 
     status, code, title = 409, "in_progress", "The image is still being made"
 
-    def __init__(self, detail: str, *, location: str, retry_after: int) -> None:
+    def __init__(self, detail: str, *, location: str, retry_after: int, may_have_cost: bool = False) -> None:
         """
         Args:
             detail: a sentence for the caller.
             location: path of the generation.
             retry_after: seconds after which to ask again.
+            may_have_cost: whether the same request would buy another image, because it has no key.
         """
-        super().__init__(detail, retry_after=retry_after)
+        super().__init__(detail, retry_after=retry_after, may_have_cost=may_have_cost)
         self.location = location
 
     @property

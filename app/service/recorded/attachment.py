@@ -7,7 +7,7 @@ from collections.abc import Callable
 from app.domain.errors import GenerationCancelled, GenerationRefused
 from app.domain.generation import Generation
 from app.domain.progress import ProgressEvent
-from app.domain.recorded import GenerationStatus, RecordedGeneration
+from app.domain.recorded import GenerationStatus, Outcome, RecordedGeneration
 from app.service.metrics import Metrics
 from app.service.recorded.watcher import StatusWatcher
 from app.service.recorded.work import Answer, Listener, Work
@@ -91,13 +91,22 @@ class Attachment:
         answer = await asyncio.shield(self._work.answered) if self._work is not None else None
         if answer is None:
             answer = await self._from_database()
-        if self.is_replay and not self._counted:
-            self._counted = True
-            dollars = _dollars(answer)
-            self._metrics.record_replay(dollars, taken_over=self._taken_over)
-            matched_by = "retry_count" if self._taken_over else "key"
-            log.info("replay", extra={"generation": self.id, "matchedBy": matched_by, "savedUsd": round(dollars, 6)})
+        self.count_replay(answer.outcomes)
         return answer
+
+    def count_replay(self, outcomes: tuple[Outcome, ...]) -> None:
+        """Count once that the caller gets the result of an earlier request.
+
+        Args:
+            outcomes: what it need not buy again; empty if the earlier request is not over.
+        """
+        if self._counted or not self.is_replay:
+            return
+        self._counted = True
+        dollars = _dollars(outcomes)
+        self._metrics.record_replay(dollars, taken_over=self._taken_over)
+        matched_by = "retry_count" if self._taken_over else "key"
+        log.info("replay", extra={"generation": self.id, "matchedBy": matched_by, "savedUsd": round(dollars, 6)})
 
     @property
     def created_at(self) -> float:
@@ -144,9 +153,7 @@ class Attachment:
             self._work.release()
 
 
-def _dollars(answer: Answer) -> float:
+def _dollars(outcomes: tuple[Outcome, ...]) -> float:
     """Return what the outcomes have cost, as far as it is known."""
-    usages = [
-        outcome.usage if isinstance(outcome, Generation | GenerationRefused) else None for outcome in answer.outcomes
-    ]
+    usages = [outcome.usage if isinstance(outcome, Generation | GenerationRefused) else None for outcome in outcomes]
     return sum((usage and usage.estimated_cost_usd) or 0.0 for usage in usages)
