@@ -114,7 +114,7 @@ async def test_repetitions_with_counts_take_over_one_generation_each(storage: Ov
         for _ in range(3):
             first = await asyncio.gather(*(one.submit(new(retry_count=0, asked=True)) for one in stores))
             left = [one.generation.id for one in first[::2]]
-            await asyncio.gather(*(store.mark_caller_left(one) for one in left))
+            await asyncio.gather(*(store.mark_caller_left(one, 1) for one in left))
             again = await asyncio.gather(*(one.submit(new(retry_count=1)) for one in stores[::2]))
             assert all(one.is_new for one in first)
             assert all(one.taken_over for one in again)
@@ -131,7 +131,7 @@ async def test_a_repetition_prefers_who_left_then_what_runs_then_the_oldest(stor
         for one in (done, running, left):
             await store.submit(one)
         await finish(store, done)
-        await store.mark_caller_left(left.id)
+        await store.mark_caller_left(left.id, 1)
         taken = [(await store.submit(new(retry_count=1))).generation.id for _ in range(3)]
         nothing_left = await store.submit(new(retry_count=1))
         never = await store.submit(new(retry_count=0))
@@ -311,11 +311,9 @@ async def test_gemini_is_asked_only_by_the_holder_of_the_lease(storage: Override
             await store.delete(one.id, BOB.owner)
         cancelled = await store.get(gone.id, ANNA.owner)
         statuses = await store.statuses([one.id, gone.id, "gen_none"])
-        final = await store.final([one.id, gone.id, "gen_none"])
 
     assert cancelled.status is GenerationStatus.CANCELLED
     assert statuses == {one.id: "running", gone.id: "cancelled"}
-    assert final == {gone.id, "gen_none"}
 
 
 async def test_claims_never_exceed_the_free_places(storage: Overrides) -> None:
@@ -396,17 +394,13 @@ async def test_a_full_queue_refuses_new_generations_but_not_repetitions(storage:
 
 async def test_what_was_not_asked_goes_back_to_the_queue_or_is_forgotten(storage: Overrides) -> None:
     async with open_generations(storage) as store:
-        queued, plain = new(is_async=True, references=(reference(),)), new(idempotency_key="k")
+        queued = new(is_async=True, references=(reference(),))
         await store.submit(queued)
-        await store.submit(plain)
         [(_, claimed)] = await store.claim(["here"])
         await store.requeue(queued.id, "here", 0)
         [(_, again)] = await store.claim(["there"])
         await store.requeue(queued.id, "there", 60)
         assert await store.claim(["here"]) == []
-        await store.discard(plain.id, "here")
-        with pytest.raises(GenerationNotFound):
-            await store.get(plain.id, None)
         assert claimed.order is not None
         content = await bytes_of(claimed.order.request.references[0].image.content)
 

@@ -79,13 +79,20 @@ class LeaseKeeper:
             if pause is not None:
                 await asyncio.sleep(pause)
 
+    async def renew(self) -> None:
+        """Renew all leases of this process now, also those that have just ended.
+
+        Raises:
+            StorageUnavailable, StorageFull: nothing is renewed.
+        """
+        if self._held:
+            await (await self._storage.leases()).renew(tuple(self._held))
+
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._renewal_pause)
-            if not self._held:
-                continue
             try:
-                await (await self._storage.leases()).renew(tuple(self._held))
+                await self.renew()
             except Exception as error:  # the next renewal may succeed
                 log.warning("leases could not be renewed", extra={"cause": getattr(error, "cause", repr(type(error)))})
 

@@ -31,6 +31,8 @@ class LinkMaker:
     """Signs the links."""
     ttl_seconds: float
     """Time for which a link works at most. It works for half of this time at least."""
+    latest: float = math.inf
+    """Unix time after which no link works, so that a link does not lead to later ones."""
 
     def generation(self, id_: str) -> str:
         """Return the link to a generation. It works only with the key of its caller."""
@@ -52,7 +54,7 @@ class LinkMaker:
         since = generation.finished_at or generation.created_at
         half = self.ttl_seconds / 2
         past_halves = max(0, math.floor((time.time() - since) / half))
-        return math.ceil(since + self.ttl_seconds + past_halves * half)
+        return math.ceil(min(since + self.ttl_seconds + past_halves * half, self.latest))
 
     def check(self, purpose: Purpose, id_: str, query: Mapping[str, str]) -> None:
         """Check the signature of a link.

@@ -14,10 +14,11 @@ from app.api.generations.links import LinkMaker, link_maker
 from app.api.http.event_stream import EventEncoder, EventStreamResponse, Job
 from app.api.http.recording import POLL_AFTER_SECONDS, Recording
 from app.api.http.state import request_state
-from app.domain.errors import Internal, ServiceError
+from app.domain.errors import Internal, ServiceError, StorageUnavailable
 from app.domain.generation import Generation, GenerationRequest, Image
 from app.domain.progress import ProgressEvent
-from app.domain.recorded import Order, Outcome
+from app.domain.recorded import Order, Outcome, RecordedGeneration
+from app.service.recorded.attachment import Attachment
 
 UrlOf = Callable[[Generation], str]
 
@@ -70,12 +71,12 @@ async def recorded_response(request: Request, recording: Recording, wanted: Reco
     answer = await recording.answer() if recording.waits else None
     if answer is None:
         return await _accepted(request, recording)
-    outcomes = await recording.deliver(answer, wanted.accepted)
+    outcomes = [await recording.deliver(answer, place, wanted.accepted) for place in range(len(answer.outcomes))]
     has_image = any(isinstance(outcome, Generation) for outcome in outcomes)
     if not has_image:
         await attachment.settled()  # an error that may have cost is stored before the caller gets it
     if presentation.links and has_image:
-        recorded, links = await attachment.recorded(), await link_maker(request)
+        recorded, links = await stored_images(attachment), await link_maker(request)
         response = json_response(result_document(recorded, links))
         response.headers["X-Generation-Id"] = recorded.id
     else:
@@ -84,6 +85,20 @@ async def recorded_response(request: Request, recording: Recording, wanted: Reco
     if recording.options.is_async:
         response.headers["Preference-Applied"] = f"wait={recording.options.wait_seconds}"
     return response
+
+
+async def stored_images(attachment: Attachment) -> RecordedGeneration:
+    """Return a recorded generation whose images are stored, so that links to them work.
+
+    Raises:
+        StorageUnavailable: an image was made and could not be stored.
+    """
+    recorded = await attachment.recorded()
+    if not recorded.generations:
+        error = StorageUnavailable("The image was made and could not be stored, so there is no link.", part="blobs")
+        error.may_have_cost = True
+        raise error
+    return recorded
 
 
 def json_response(document: dict[str, object], status: int = 200) -> Response:
@@ -133,13 +148,13 @@ class _StreamedImages:
             recording.attachment.listen(place, listener)
         answer = await recording.answer()
         assert answer is not None
-        outcome = (await recording.deliver(answer, self._accepted))[place]
+        outcome = await recording.deliver(answer, place, self._accepted)
         if isinstance(outcome, ServiceError):
             await recording.attachment.settled()
             raise outcome
         await recording.attachment.kept()
         if self._links is not None:
-            recorded = await recording.attachment.recorded()
+            recorded = await stored_images(recording.attachment)
             index = [generation.id for generation in recorded.generations].index(outcome.id)
             self._urls[outcome.id] = self._links.image(recorded, index)
         return outcome

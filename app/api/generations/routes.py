@@ -1,5 +1,6 @@
 """The routes of recorded generations: their documents, images and events, and deleting them."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -33,6 +34,7 @@ from app.api.http.preferences import preferred_wait
 from app.api.http.problem_responses import problem_responses
 from app.api.http.recording import POLL_AFTER_SECONDS
 from app.api.http.response_writer import while_connected
+from app.api.http.signed_links import has_signature
 from app.api.http.storage_response import StorageResponse
 from app.domain import errors
 from app.domain.recorded import RecordedGeneration
@@ -191,5 +193,7 @@ async def get_generation_events(
     generation = await requested_generation("events", generation_id, request, links)
     if generation.is_final and last_event >= LAST_EVENT:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
+    if has_signature(request.scope):
+        links = replace(links, latest=float(request.query_params["expires"]))
     read = partial(recorded.get_linked, generation_id)  # the caller may read this generation
     return GenerationEventsResponse(generation, last_event, read, partial(recorded.changed, generation_id), links)

@@ -197,29 +197,25 @@ class Recording:
             raise Overloaded("The earlier request failed without cost. Send this one again.", retry_after=1)
         return waiting.result()
 
-    async def deliver(self, answer: Answer, request: GenerationRequest) -> list[Outcome]:
-        """Return the outcomes as this caller gets them: images in an accepted format, errors of its own.
+    async def deliver(self, answer: Answer, place: int, request: GenerationRequest) -> Outcome:
+        """Return an outcome as this caller gets it: an image in an accepted format, or an error of its own.
 
         Args:
             answer: of the generation.
+            place: index of the outcome.
             request: with the media types that this caller accepts.
 
         Raises:
             ServiceError: as `deliver`.
         """
         assert self.attachment is not None
-        outcomes: list[Outcome] = []
-        for outcome in answer.outcomes:
-            if isinstance(outcome, Generation):
-                converter, seconds = self._state["converter"], self._state["settings"].deadline_seconds
-                outcomes.append(
-                    await deliver(outcome, request, converter, self._memory, seconds, is_converted=answer.is_converted)
-                )
-            else:
-                error = outcome.copied()
-                error.is_replay = self.attachment.is_replay
-                outcomes.append(error)
-        return outcomes
+        outcome = answer.outcomes[place]
+        if isinstance(outcome, Generation):
+            converter, seconds = self._state["converter"], self._state["settings"].deadline_seconds
+            return await deliver(outcome, request, converter, self._memory, seconds, is_converted=answer.is_converted)
+        error = outcome.copied()
+        error.is_replay = self.attachment.is_replay
+        return error
 
     async def convert(self, draft: Image, request: GenerationRequest) -> Image:
         """Return a draft in the format that the caller asks for. Raises as `deliver`."""
@@ -246,7 +242,7 @@ class Recording:
         self.attachment.close()
         if self._caller_left and self.options.retry_count is not None:
             try:
-                await self.attachment.mark_caller_left()
+                await self.attachment.mark_caller_left(self.options.retry_count)
             except StorageError as error:
                 log.warning("a caller's disconnect could not be stored", extra={"cause": error.cause})
 

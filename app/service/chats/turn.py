@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.domain.chat import Chat, Turn, TurnState
-from app.domain.errors import GenerationRefused, ServiceError
+from app.domain.errors import GenerationRefused, ServiceError, StorageFull, StorageUnavailable
 from app.domain.generation import Generation
 from app.domain.progress import GenerationProgress
 from app.domain.recorded import TurnToSave
@@ -82,6 +82,7 @@ class PendingTurn:
             ServiceError: as `ImageService.generate`; or the storage failed and the turn is not saved.
         """
         generation: Generation | None = None
+        is_kept = False
         try:
             try:
                 generation = await self._images.generate(self.plan, admission, progress)
@@ -91,10 +92,13 @@ class PendingTurn:
                 raise
             if keep is not None:
                 generation = await keep(generation, self._to_save)
+                is_kept = True
             await persistently(partial(self._save, self._turn_with(generation), self._replaces))
         except ServiceError as error:
             error.extra_members = {"chatId": self._chat.id} | ({"turn": self.number} if self._saved else {})
             error.may_have_cost = error.may_have_cost or generation is not None
+            if is_kept and isinstance(error, StorageUnavailable | StorageFull):
+                self._leave_lease()
             raise
         finally:
             await self.aclose()
@@ -113,6 +117,11 @@ class PendingTurn:
         """Release the lease at the end of the caller's request. A detached turn releases it itself."""
         if self._has_caller:
             await self.aclose()
+
+    def _leave_lease(self) -> None:
+        """Let the lease end by itself. Until another turn takes it, the stored answer can still be saved as a turn."""
+        self._has_lease = False
+        self._leases.forget(self._holder)
 
     async def aclose(self) -> None:
         """Release the chat's lease if the turn still holds it."""

@@ -142,10 +142,10 @@ class Attachment:
             raise GenerationCancelled("This generation was cancelled before Gemini was asked. Nothing was paid.")
         return Answer(generation.outcomes, generation.is_converted)
 
-    async def mark_caller_left(self) -> None:
-        """Note that this caller is gone, so that a retry of its client finds this generation first."""
+    async def mark_caller_left(self, retry_count: int) -> None:
+        """Note that this caller is gone, so that the next retry of its client finds this generation first."""
         store = await self._storage.generations()
-        await store.mark_caller_left(self.id)
+        await store.mark_caller_left(self.id, retry_count + 1)
 
     def close(self) -> None:
         if self._work is not None:

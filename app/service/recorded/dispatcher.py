@@ -124,6 +124,7 @@ class Dispatcher:
         await asyncio.sleep(self._reap_seconds)
         if not await self._storage.in_use():
             return
+        await self._leases.renew()  # after a pause of this process or of the database they may have ended
         result = await (await self._storage.generations()).reap()
         self._metrics.record_interrupted(result.interrupted)
         if result.requeued:

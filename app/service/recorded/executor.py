@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from app.domain.errors import (
+    CallerError,
     LeaseLost,
     OutcomeUnknown,
     Overloaded,
     ServiceError,
     StorageError,
+    StorageFull,
+    StorageUnavailable,
     TurnInProgress,
 )
 from app.domain.generation import Generation
@@ -37,6 +40,8 @@ from app.store import Storage
 log = logging.getLogger(__name__)
 
 _STOPPED = "The service stopped while Gemini was making the image, which may have been paid for."
+
+_TURN_LOST = "The image is not in its chat: another turn was added meanwhile, or the chat was deleted."
 
 _SLOT_PAUSE_SECONDS = 1.0
 """Time after which an asynchronous generation is tried again that needs more slots than are free. A stopping service
@@ -149,8 +154,11 @@ class Executor:
         if await self._goes_back(work, outcomes):
             return
         work.answered.set_result(Answer(outcomes, is_converted=True))
+        if any(place.waits_for_storage for place in places):
+            return  # `reap` saves the turn and settles, when the lease has ended
         stored = tuple([await place.stored(outcome) for place, outcome in zip(places, outcomes, strict=True)])
-        await self._settle(work, stored)
+        is_converted = not any(place.has_original_only for place in places)
+        await self._settle(work, stored, is_converted=is_converted)
 
     async def _goes_back(self, work: Work, outcomes: tuple[Outcome, ...]) -> bool:
         """Give an asynchronous generation back to the queue if nothing was asked and another time is better."""
@@ -170,17 +178,17 @@ class Executor:
             log.warning("a generation could not be queued again", extra={"cause": failure.cause})
         return True
 
-    async def _settle(self, work: Work, outcomes: tuple[Outcome, ...]) -> None:
+    async def _settle(self, work: Work, outcomes: tuple[Outcome, ...], *, is_converted: bool = True) -> None:
         attempts = sum(run.attempts for run in work.runs)
-        if all(isinstance(outcome, OutcomeUnknown) for outcome in outcomes):
-            self._metrics.record_interrupted(1)
 
         async def settle() -> None:
             store = await self._storage.generations()
-            await store.settle(work.id, work.holder, outcomes, attempts=attempts, is_converted=True)
+            await store.settle(work.id, work.holder, outcomes, attempts=attempts, is_converted=is_converted)
 
         try:
             await persistently(settle)
+            if all(isinstance(outcome, OutcomeUnknown) for outcome in outcomes):
+                self._metrics.record_interrupted(1)
         except LeaseLost:
             log.warning("a generation was settled by another process", extra={"generation": work.id})
         except StorageError as error:  # `reap` finds the answer in the blob store
@@ -212,7 +220,7 @@ class Executor:
 
         async def keep() -> Generation:
             store = await self._storage.generations()
-            return await store.keep_answer(work.id, place, generation, turn, work.note_kept)
+            return await store.keep_answer(work.id, place, generation, turn, partial(work.note_kept, place))
 
         return await persistently(keep)
 
@@ -227,6 +235,21 @@ class _Place:
         self._place = place
         self._original: Generation | None = None
         self._keeping: asyncio.Task[Generation] | None = None
+        self._kept: Generation | None = None
+        """Of a turn: the stored answer, before the turn is saved."""
+        self._turn_error: ServiceError | None = None
+        """Why the turn of a stored answer is not saved."""
+        self._conversion_failed = False
+
+    @property
+    def waits_for_storage(self) -> bool:
+        """Whether the answer is stored, and the turn of its chat could not be, because the storage is away."""
+        return isinstance(self._turn_error, StorageUnavailable | StorageFull)
+
+    @property
+    def has_original_only(self) -> bool:
+        """Whether the image could not be converted, so that Gemini's file is stored."""
+        return self._conversion_failed
 
     async def outcome(self) -> Outcome:
         """Generate the image. The answer is being stored when this returns."""
@@ -239,13 +262,16 @@ class _Place:
                 self._prepared.plan, self._make, _never, listener, before_call=partial(self._executor.ask, self._work)
             )
         except ServiceError as error:
+            if self._kept is not None and isinstance(self._turn_error, CallerError):
+                warnings = (*self._kept.warnings, _TURN_LOST)
+                return replace(self._kept, request_parts=(), response_parts=(), chat_context=None, warnings=warnings)
             stopped = isinstance(error, Overloaded) and error.may_have_cost
             outcome = OutcomeUnknown(_STOPPED) if stopped else error.copied()
             outcome.request_id = logs.request_id.get()
             return outcome
 
     async def stored(self, outcome: Outcome) -> Outcome:
-        """Return the outcome with its images in the store, as far as they are."""
+        """Return what to store: the outcome with its images in the store, and a paid image rather than an error."""
         if self._keeping is None:
             return outcome
         try:
@@ -253,22 +279,33 @@ class _Place:
         except StorageError as error:
             error.may_have_cost = True
             return error
-        return kept if outcome is self._original else outcome
+        if isinstance(outcome, Generation):
+            return kept if outcome is self._original else outcome
+        self._conversion_failed = True
+        return kept
 
     async def _make(self, admission: Admission, progress: GenerationProgress) -> Generation:
         turn = self._prepared.turn
         if turn is not None:
-            return await turn.generate(admission, progress, keep=self._keep_with_turn)
+            return await self._make_turn(turn, admission, progress)
         generation = self._named(await self._executor.images.generate(self._prepared.plan, admission, progress))
         self._original = generation
         # The response is sent meanwhile; its last bytes wait.
         self._keeping = asyncio.create_task(self._executor.keep(self._work, self._place, generation, None))
         return generation
 
+    async def _make_turn(self, turn: PendingTurn, admission: Admission, progress: GenerationProgress) -> Generation:
+        try:
+            return await turn.generate(admission, progress, keep=self._keep_with_turn)
+        except ServiceError as error:
+            if self._kept is not None:
+                self._turn_error = error
+            raise
+
     async def _keep_with_turn(self, generation: Generation, to_save: Callable[[Generation], TurnToSave]) -> Generation:
         generation = self._named(generation)
-        await self._executor.keep(self._work, self._place, generation, to_save(generation))
-        return generation
+        self._kept = await self._executor.keep(self._work, self._place, generation, to_save(generation))
+        return self._kept
 
     def _named(self, generation: Generation) -> Generation:
         """Return the generation with the id of the resource."""

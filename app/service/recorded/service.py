@@ -181,10 +181,12 @@ class RecordedGenerations:
 
     async def get(self, id_: str, caller: Caller) -> RecordedGeneration:
         """Return a generation with its order and outcomes."""
+        await self._await_settling(id_)
         return await (await self._storage.generations()).get(id_, caller.owner)
 
     async def get_linked(self, id_: str) -> RecordedGeneration:
         """Return any caller's generation. The signature of the link must have been checked."""
+        await self._await_settling(id_)
         return await (await self._storage.generations()).get(id_, None)
 
     async def page(self, caller: Caller, limit: int, after: tuple[float, str] | None) -> list[RecordedGeneration]:
@@ -195,6 +197,9 @@ class RecordedGenerations:
             limit: number of generations at most.
             after: creation time and id of the last generation of the page before.
         """
+        for id_, work in list(self._works.items()):
+            if work.order.caller.owner == caller.owner:
+                await self._await_settling(id_)
         return await (await self._storage.generations()).page(caller.owner, limit, after)
 
     async def delete(self, id_: str, caller: Caller) -> None:
@@ -203,8 +208,15 @@ class RecordedGenerations:
         Raises:
             AlreadyAsked: Gemini is making the image.
         """
+        await self._await_settling(id_)
         await (await self._storage.generations()).delete(id_, caller.owner)
         self._watcher.notify(id_)
+
+    async def _await_settling(self, id_: str) -> None:
+        """Wait for the row of a generation whose response may have been sent already."""
+        work = self._works.get(id_)
+        if work is not None and work.answered.done():
+            await asyncio.shield(work.settled)
 
     async def changed(self, id_: str, status: GenerationStatus, seconds: float) -> bool:
         """Return True once the status differs or the generation is gone, False after `seconds`."""

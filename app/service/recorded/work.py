@@ -61,12 +61,12 @@ class Work:
         """Done when the answer is stored, or storing it has failed for good."""
         self.listeners: set[Listener] = set()
         self._holders = 1
-        self._kept = 0
+        self._kept = set[int]()
 
-    def note_kept(self) -> None:
-        """Note that one more image survives the end of this process."""
-        self._kept += 1
-        if self._kept == self.order.count and not self.kept.done():
+    def note_kept(self, place: int) -> None:
+        """Note that the image with this index survives the end of this process."""
+        self._kept.add(place)
+        if len(self._kept) == self.order.count and not self.kept.done():
             self.kept.set_result(None)
 
     def notify(self, place: int, event: ProgressEvent) -> None:

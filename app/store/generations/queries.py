@@ -37,11 +37,6 @@ class GenerationQueries:
             raise GenerationNotFound("There is no such generation, or it has expired.")
         return self._rows.load(row)
 
-    async def final(self, ids: Collection[str]) -> set[str]:
-        """See `GenerationStore.final`."""
-        query = select(generations.c.id).where(generations.c.id.in_(ids), _IN_PROGRESS)
-        return {*ids} - {*await self._rows.database.read(lambda connection: connection.execute(query).scalars().all())}
-
     async def statuses(self, ids: Collection[str]) -> dict[str, str]:
         """See `GenerationStore.statuses`."""
         query = select(generations.c.id, generations.c.status).where(generations.c.id.in_(ids), self._rows.alive)

@@ -115,23 +115,21 @@ class GenerationQueue:
         """See `GenerationStore.requeue`."""
         queued = (
             update(generations)
-            .where(*self._unasked(id_, holder), generations.c.is_async)
+            .where(
+                generations.c.id == id_,
+                generations.c.lease_holder == holder,
+                _RUNNING,
+                generations.c.asked_at.is_(None),
+                generations.c.is_async,
+            )
             .values(status=GenerationStatus.QUEUED, due_at=self._rows.now + delay_seconds, started_at=None, **UNLEASED)
         )
         await self._rows.database.write(lambda connection: connection.execute(queued).close())
 
-    async def discard(self, id_: str, holder: str) -> None:
-        """See `GenerationStore.discard`."""
-        discarded = delete(generations).where(*self._unasked(id_, holder), ~generations.c.is_async)
-        await self._rows.database.write(lambda connection: connection.execute(discarded).close())
-
-    def _unasked(self, id_: str, holder: str) -> tuple[Any, ...]:
-        this = generations.c.id == id_, generations.c.lease_holder == holder
-        return *this, _RUNNING, generations.c.asked_at.is_(None)
-
-    async def mark_caller_left(self, id_: str) -> None:
+    async def mark_caller_left(self, id_: str, next_count: int) -> None:
         """See `GenerationStore.mark_caller_left`."""
-        left = update(generations).where(generations.c.id == id_).values(caller_left=True)
+        is_next = generations.c.next_count == next_count
+        left = update(generations).where(generations.c.id == id_, is_next).values(caller_left=True)
         await self._rows.database.write(lambda connection: connection.execute(left).close())
 
     async def delete(self, id_: str, owner: str) -> None:

@@ -1,7 +1,7 @@
 """Convert orders, outcomes and stored answers to JSON documents and back."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
@@ -9,7 +9,6 @@ from pydantic import TypeAdapter
 
 from app.domain.generation import Caller, Generation, GenerationRequest
 from app.domain.recorded import NewGeneration, Order, Outcome, TurnOrder, TurnToSave
-from app.lib.base64_json import Content
 from app.store import serialization
 from app.store.chats.serialization import dump_turn, turn_of
 from app.store.generations.errors import dump_error, load_error
@@ -216,9 +215,3 @@ def load_answer(text: bytes, open_blob: OpenBlob) -> Answer:
         replaces=saved["replaces"],
     )
     return Answer(load_generation(document["generation"], open_blob), turn)
-
-
-def contents_of(generation: Generation) -> Iterator[Content]:
-    """Yield the files of a generation."""
-    for image in (generation.image, *generation.drafts):
-        yield image.content

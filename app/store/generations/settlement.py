@@ -84,11 +84,13 @@ class Settlements:
             row = connection.execute(self._lock, {"this": id_}).one_or_none()
             if row is None:
                 raise LeaseLost("This generation is gone.")
-            if row.lease_holder != holder or row.status != GenerationStatus.RUNNING:
-                if row.result == result:
-                    return self._rows.load(row)  # an earlier call has settled it
-                raise LeaseLost("Another process has settled this generation.")
-            return self._end(connection, row, ending, result)
+            # Gemini is asked by one process only. Its late answer is better than the end that another one has noted.
+            is_late = row.status == GenerationStatus.INTERRUPTED and ending.generations
+            if is_late or (row.lease_holder == holder and row.status == GenerationStatus.RUNNING):
+                return self._end(connection, row, ending, result)
+            if row.result == result:
+                return self._rows.load(row)  # an earlier call has settled it
+            raise LeaseLost("Another process has settled this generation.")
 
         settled = await self._rows.database.write(transaction)
         self._forget_answers(id_, ending)

@@ -118,10 +118,6 @@ class GenerationStore:
         """Give an asynchronous generation that was not asked back to the queue, to be claimed after the delay."""
         await self._queue.requeue(id_, holder, delay_seconds)
 
-    async def discard(self, id_: str, holder: str) -> None:
-        """Forget a synchronous generation that was not asked."""
-        await self._queue.discard(id_, holder)
-
     async def due(self, limit: int) -> int:
         """Return how many queued generations can be claimed now, at most `limit`. It only reads."""
         return await self._queue.due(limit)
@@ -136,9 +132,14 @@ class GenerationStore:
         """
         return await self._queue.claim(holders)
 
-    async def mark_caller_left(self, id_: str) -> None:
-        """Note that the caller is gone, so that a repetition takes this generation over before others."""
-        await self._queue.mark_caller_left(id_)
+    async def mark_caller_left(self, id_: str, next_count: int) -> None:
+        """Note that the caller is gone, so that a repetition takes this generation over before others.
+
+        Args:
+            id_: of the generation.
+            next_count: the retry count of that repetition. If it has come already, nothing changes.
+        """
+        await self._queue.mark_caller_left(id_, next_count)
 
     async def get(self, id_: str, owner: str | None) -> RecordedGeneration:
         """Return a generation with its order and outcomes.
@@ -151,10 +152,6 @@ class GenerationStore:
             GenerationNotFound: there is none.
         """
         return await self._queries.get(id_, owner)
-
-    async def final(self, ids: Collection[str]) -> set[str]:
-        """Return those of the ids that are over or gone."""
-        return await self._queries.final(ids)
 
     async def statuses(self, ids: Collection[str]) -> dict[str, str]:
         """Return the status of each generation that exists."""
