@@ -103,7 +103,8 @@ async def order(client: httpx2.AsyncClient, fleet: Fleet, one: Order) -> None:
         try:
             async with asyncio.timeout(patience):
                 await attempt(client, fleet, one)
-        except (httpx2.TransportError, TimeoutError):
+        except (httpx2.TransportError, TimeoutError, AttributeError):
+            # AttributeError is what anyio raises for a connection that is reset as soon as it is made.
             await asyncio.sleep(fleet.chance.uniform(0.1, 0.5))
         else:
             if not one.is_over:
