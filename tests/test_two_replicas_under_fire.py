@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 REQUESTS = 500
 SECONDS = 45
 """Time over which the requests are spread."""
-KILL_EVERY_SECONDS = 4.0
+KILL_EVERY_SECONDS = 2.5
 LEASE_SECONDS = 1
 PICTURE = image_file()
 
@@ -226,7 +226,7 @@ async def test_no_image_is_paid_twice_or_lost_while_replicas_are_killed(storage:
         f"{len(never_asked)} of them never asked; {sum(one.tries for one in orders)} requests; "
         f"other answers: {Counter(code for one in orders for code in one.problems)}"
     )
-    assert fleet.kills >= SECONDS / KILL_EVERY_SECONDS / 2
+    assert fleet.kills >= 4  # a slow machine takes seconds to start a service
     assert {prompt: times for prompt, times in calls.items() if times > 1} == {}
     assert sum(calls.values()) == len(orders) - len(never_asked)
     assert [one.number for one in delivered if one.delivered != sha256(one.image).hexdigest()] == []
