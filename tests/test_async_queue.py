@@ -90,7 +90,7 @@ async def test_a_long_queue_is_worked_off_fairly(storage: Overrides) -> None:
             while (left := await count("status IN ('queued', 'running')")) > 0:
                 most_running = max(most_running, await count("status = 'running'"))
                 worked = [max(pair) for pair in zip(worked or [0, 0], map(memory, (one, two)), strict=True)]
-                if await count("status IN ('queued', 'running') AND owner = 'modest'"):
+                if await count("status IN ('queued', 'running') AND owner = 'key:modest'"):
                     done_before_modest = QUEUED - left
                 await asyncio.sleep(0.05)
         seconds = time.monotonic() - began

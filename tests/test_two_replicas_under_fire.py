@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 REQUESTS = 500
 SECONDS = 45
 """Time over which the requests are spread."""
-KILL_EVERY_SECONDS = 2.5
+KILL_EVERY_SECONDS = 4.0
 LEASE_SECONDS = 1
 PICTURE = image_file()
 
@@ -203,7 +203,7 @@ async def test_no_image_is_paid_twice_or_lost_while_replicas_are_killed(storage:
                 await asyncio.sleep(SECONDS * one.number / REQUESTS)
                 await order(client, fleet, one)
 
-            async with asyncio.timeout(SECONDS + 60):
+            async with asyncio.timeout(SECONDS + 120):
                 await asyncio.gather(*map(later, orders))
             killing[0].cancel()
             await asyncio.gather(*killing, return_exceptions=True)
@@ -226,7 +226,7 @@ async def test_no_image_is_paid_twice_or_lost_while_replicas_are_killed(storage:
         f"{len(never_asked)} of them never asked; {sum(one.tries for one in orders)} requests; "
         f"other answers: {Counter(code for one in orders for code in one.problems)}"
     )
-    assert fleet.kills >= 4  # a slow machine takes seconds to start a service
+    assert fleet.kills >= 3  # a slow machine takes seconds to start a service
     assert {prompt: times for prompt, times in calls.items() if times > 1} == {}
     assert sum(calls.values()) == len(orders) - len(never_asked)
     assert [one.number for one in delivered if one.delivered != sha256(one.image).hexdigest()] == []
