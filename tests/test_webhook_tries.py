@@ -15,9 +15,9 @@ from starlette.responses import RedirectResponse, Response
 from app.emulator import served
 from app.service.webhooks.addresses import WebhookAddresses
 from app.service.webhooks.sender import WebhookSender, retry_after_seconds
-from tests.raw_servers import listening
+from tests.raw_servers import OK, listening
 from tests.storages import environment, free_port
-from tests.tls import served_with_tls, write_certificate
+from tests.tls import served_with_tls, server_context, write_certificate
 from tests.webhook_receiver import Receiver, endless
 
 
@@ -152,6 +152,44 @@ async def test_a_broken_answer_is_a_failure(answer: bytes) -> None:
         result = await sender().send(f"http://127.0.0.1:{port}/", {}, "{}")
 
     assert (result.status, result.error) == (None, "RemoteProtocolError")
+
+
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"])
+@pytest.mark.parametrize("secure", [False, True])
+async def test_informational_responses_without_end_are_a_failure_at_once(
+    piece: bytes, secure: bool, trusted: str
+) -> None:
+    sent = 0
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"{}")
+        while True:
+            writer.write(piece * 100)
+            await writer.drain()
+            sent += len(piece) * 100
+
+    with environment(SSL_CERT_FILE=trusted):
+        async with listening(flood, server_context(host="hooks.example") if secure else None) as port:
+            began = time.process_time()
+            url = f"{'https' if secure else 'http'}://hooks.example:{port}/"
+            result = await sender(timeout_seconds=30).send(url, {}, "{}")
+            seconds = time.process_time() - began
+
+    assert (result.status, result.error) == (None, "AnswerTooLong")
+    assert seconds < 2
+    assert sent < 20_000_000
+
+
+async def test_an_informational_response_before_the_answer_is_skipped() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK)
+
+    async with listening(talk) as port:
+        result = await sender().send(f"http://127.0.0.1:{port}/", {}, "{}")
+
+    assert result.status == 200
 
 
 async def test_a_receiver_that_is_not_there_is_a_failure() -> None:

@@ -10,16 +10,19 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import anyio.to_thread
+import httpcore2
 import httpx2
 
 from app.domain.errors import WebhookRefused
 from app.service.webhooks.addresses import Target, WebhookAddresses
+from app.service.webhooks.network import LimitedNetwork
 
 TRY_SECONDS = 15.0
 """Time limit of one try."""
 
 MAX_ANSWER_BYTES = 64 * 1024
-"""Most bytes of the answer's body that are read. Only its status and `Retry-After` matter."""
+"""Most bytes of the answer that are read, with its head and informational responses. Only its status and `Retry-After`
+matter."""
 
 _BODY_SECONDS = 5.0
 """Longest time in which the answer's body is read."""
@@ -27,6 +30,13 @@ _BODY_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
 _MOST_ADDRESSES = 3
 """Most addresses of a host to which a try connects, until one accepts the connection."""
+
+_NETWORK_ERRORS = (
+    httpcore2.TimeoutException,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.UnsupportedProtocol,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,7 @@ class WebhookSender:
             return TryResult(error="address refused")
         except TimeoutError:
             return TryResult(error="timeout")
-        except (httpx2.HTTPError, OSError) as error:
+        except (*_NETWORK_ERRORS, OSError) as error:
             return TryResult(error=_kind(error))
 
     async def _post_to_any(self, target: Target, headers: Mapping[str, str], body: str, deadline: float) -> TryResult:
@@ -82,46 +92,50 @@ class WebhookSender:
             self._tls = await anyio.to_thread.run_sync(httpx2.create_ssl_context)
         *others, last = target.addresses[:_MOST_ADDRESSES]
         for address in others:
-            with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+            with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 return await self._post(self._request(target.url, address, headers, body), deadline)
         return await self._post(self._request(target.url, last, headers, body), deadline)
 
-    def _request(self, url: httpx2.URL, address: str, headers: Mapping[str, str], body: str) -> httpx2.Request:
+    def _request(self, url: httpx2.URL, address: str, headers: Mapping[str, str], body: str) -> httpcore2.Request:
         """Return a request to the address itself: another look-up of the name could give another address."""
         seconds = dict.fromkeys(("read", "write", "pool"), self._timeout_seconds)
-        return httpx2.Request(
+        to, content = url.copy_with(host=address), body.encode()
+        fields = {
+            "Host": url.netloc.decode("ascii"),
+            **headers,
+            "Content-Length": str(len(content)),
+            "Connection": "close",
+        }
+        return httpcore2.Request(
             "POST",
-            url.copy_with(host=address, fragment=None),
-            headers={"Host": url.netloc.decode("ascii"), **headers, "Connection": "close"},
-            content=body.encode(),
+            httpcore2.URL(scheme=to.raw_scheme, host=to.raw_host, port=to.port, target=to.raw_path),
+            headers=list(fields.items()),
+            content=content,
             extensions={
                 "sni_hostname": url.raw_host.decode("ascii").rstrip("."),
                 "timeout": {**seconds, "connect": _CONNECT_SECONDS},
             },
         )
 
-    async def _post(self, request: httpx2.Request, deadline: float) -> TryResult:
-        assert self._tls is not None
-        async with httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False) as transport:
+    async def _post(self, request: httpcore2.Request, deadline: float) -> TryResult:
+        network = LimitedNetwork(MAX_ANSWER_BYTES)
+        async with httpcore2.AsyncConnectionPool(self._tls, network_backend=network) as pool:
             async with asyncio.timeout_at(deadline):
-                response = await transport.handle_async_request(request)
+                response = await pool.handle_async_request(request)
             try:
                 await _read(response, deadline)
             finally:
                 await response.aclose()
-        return TryResult(response.status_code, retry_after=retry_after_seconds(response.headers.get("retry-after")))
+        retry_after = httpx2.Headers(response.headers).get("retry-after")
+        return TryResult(response.status, retry_after=retry_after_seconds(retry_after))
 
 
-async def _read(response: httpx2.Response, deadline: float) -> None:
+async def _read(response: httpcore2.Response, deadline: float) -> None:
     """Read the beginning of the body, so that the receiver can end its answer. The status is already known."""
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    size = 0
-    with suppress(httpx2.HTTPError, TimeoutError):
+    with suppress(*_NETWORK_ERRORS, TimeoutError):
         async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + _BODY_SECONDS)):
-            async for chunk in response.stream:
-                size += len(chunk)
-                if size > MAX_ANSWER_BYTES:
-                    return
+            async for _ in response.aiter_stream():
+                pass
 
 
 def retry_after_seconds(value: str | None) -> float | None:
