@@ -27,6 +27,7 @@ from app.lib.env_values import (
     parse_duration,
     parse_json,
     parse_named_secrets,
+    require_base_url,
     require_hosts,
     require_http_url,
     require_origins,
@@ -254,7 +255,7 @@ class Settings(BaseSettings):
     """Maximum number of asynchronous generations that wait, over all replicas. More are refused."""
     image_url_ttl: Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta())] = timedelta(hours=1)
     """Time for which a signed link to an image works without a key."""
-    public_url: Annotated[str, AfterValidator(require_http_url)] | None = None
+    public_url: Annotated[str, AfterValidator(require_base_url)] | None = None
     """Address of this service in links to images, such as `https://images.example`. Default: the address of the
     request."""
     webhook_secret: Annotated[

@@ -151,6 +151,15 @@ async def test_an_invalid_environment_is_reported_and_the_process_exits(
         ({"GEMINI_API_KEY": "k", "FALLBACK_MODEL": "a/b"}, ["FALLBACK_MODEL", "id"]),
         ({"GEMINI_API_KEY": "k", "EXTRA_MODELS": '{"a": {"like": "nope"}}'}, ["EXTRA_MODELS", "nope"]),
         ({"GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": "localhost:9000"}, ["GOOGLE_GEMINI_BASE_URL", "http://"]),
+        *(
+            ({"GEMINI_API_KEY": "k", "PUBLIC_URL": url}, ["PUBLIC_URL", "without user, ? and #"])
+            for url in (
+                "images.example",
+                "https://images.example?q=1",
+                "https://images.example/#f",
+                "https://anna:sesame@images.example/",
+            )
+        ),
         ({"GEMINI_API_KEY": "k", "ALERT_DOLLARS_PER_HOUR": "inf"}, ["ALERT_DOLLARS_PER_HOUR"]),
         ({"GEMINI_API_KEY": "k", "CHAT_TTL": "-5"}, ["CHAT_TTL", "30d"]),
         ({"GEMINI_API_KEY": "k", "ALL_PROXY": "socks5://u:sesame@h:1"}, ["ALL_PROXY", "SOCKS", "NO_PROXY"]),

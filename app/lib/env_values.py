@@ -91,6 +91,13 @@ def require_http_url(url: str) -> str:
     return url
 
 
+def require_base_url(url: str) -> str:
+    """Return a URL to which a path can be appended: of a scheme, a host, and at most a port and a path."""
+    if not is_http_url(url) or not re.fullmatch(r"https?://[^/?#@\\]+(/[\w.~!$&'()*+,;=:@%/-]*)?", url, re.IGNORECASE):
+        raise ValueError("must be an address such as https://host or https://host:port/path, without user, ? and #")
+    return url
+
+
 def require_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     """Return web origins as browsers write them: scheme, host and port, without a final slash; or `*`."""
     for origin in origins:
