@@ -162,6 +162,28 @@ async def test_a_replay_sends_no_second_webhook(serve: Serve, gemini: Emulator, 
     assert json.loads(receiver.received[0].body)["data"]["id"] == first.json()["id"]
 
 
+async def test_a_repeated_request_is_answered_although_its_webhook_would_be_refused_now(
+    serve: Serve, gemini: Emulator, storage: Overrides
+) -> None:
+    """
+    For instance because names are not resolved at the moment.
+    """
+    body = {"prompt": "A cat"}
+    async with with_receiver(serve, storage) as (client, receiver, hook):
+        headers = ASYNC | {"Idempotency-Key": "one", "Webhook-URL": hook}
+        first = await client.post("/generate-image", json=body, headers=headers)
+        await receiver.wait(1)
+    async with serve(**storage, webhook_secret=SECRET) as client:
+        second = await client.post("/generate-image", json=body, headers=headers)
+        reused = await client.post("/generate-image", json=body, headers=headers | {"Webhook-URL": f"{hook}/2"})
+        new = await client.post("/generate-image", json=body, headers=headers | {"Idempotency-Key": "two"})
+
+    assert (second.status_code, second.json()["id"]) == (202, first.json()["id"])
+    assert (reused.status_code, reused.json()["code"]) == (422, "idempotency_key_reused")
+    assert (new.status_code, new.json()["code"]) == (422, "webhook_refused")
+    assert len(gemini.calls) == 1
+
+
 async def test_the_metrics_count_tries(serve: Serve, gemini: Emulator, storage: Overrides) -> None:
     async with with_receiver(serve, storage) as (client, receiver, hook):
         await client.post("/generate-image", json={"prompt": "A cat", "webhookUrl": hook}, headers=ASYNC)

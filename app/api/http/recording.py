@@ -27,6 +27,7 @@ from app.domain.errors import (
     Overloaded,
     ServiceError,
     StorageError,
+    WebhookRefused,
 )
 from app.domain.generation import Generation, GenerationRequest, Image
 from app.domain.progress import GenerationProgress
@@ -153,7 +154,13 @@ class Recording:
             return None
         if not self.options.is_async:
             raise InvalidRequest([FieldError("webhookUrl", "needs the header Prefer: respond-async")])
-        await self._state["webhooks"].check(url)
+        try:
+            await self._state["webhooks"].check(url)
+        except WebhookRefused:
+            # The first request was accepted. The name may not be resolved now, and is checked again at each try.
+            key, state = self.options.idempotency_key, self._state
+            if key is None or not await state["recorded"].has_key(state["caller"], key):
+                raise
         return url
 
     async def answer(self) -> Answer | None:

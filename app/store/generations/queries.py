@@ -37,6 +37,13 @@ class GenerationQueries:
             raise GenerationNotFound("There is no such generation, or it has expired.")
         return self._rows.load(row)
 
+    async def has_key(self, owner: str, key: str) -> bool:
+        """See `GenerationStore.has_key`."""
+        query = select(generations.c.id).where(
+            generations.c.owner == owner, generations.c.idempotency_key == key, self._rows.alive
+        )
+        return await self._rows.database.read(lambda connection: connection.execute(query).first() is not None)
+
     async def statuses(self, ids: Collection[str]) -> dict[str, str]:
         """See `GenerationStore.statuses`."""
         query = select(generations.c.id, generations.c.status).where(generations.c.id.in_(ids), self._rows.alive)

@@ -153,6 +153,10 @@ class GenerationStore:
         """
         return await self._queries.get(id_, owner)
 
+    async def has_key(self, owner: str, key: str) -> bool:
+        """Return whether the owner has a generation with this idempotency key."""
+        return await self._queries.has_key(owner, key)
+
     async def statuses(self, ids: Collection[str]) -> dict[str, str]:
         """Return the status of each generation that exists."""
         return await self._queries.statuses(ids)
