@@ -4,8 +4,10 @@ import asyncio
 import base64
 import io
 import json
+import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,6 +16,7 @@ from PIL import Image
 
 from app.emulator import Emulator, Fault
 from tests.conftest import Serve, noise_jpeg, wait_for_calls
+from tests.processes import process
 from tests.storages import Overrides
 
 PROMPT = {"prompt": "A lighthouse", "imageSize": "1K"}
@@ -351,7 +354,7 @@ async def test_events_report_each_state_once(client: httpx2.AsyncClient, gemini:
 
     assert [(one["id"], one["event"]) for one in events] == [("1", "queued"), ("2", "running"), ("3", "succeeded")]
     assert [one["data"]["status"] for one in events] == [one["event"] for one in events]
-    assert events[-1]["data"] == await finished(client, document)
+    assert later[-1]["data"] == await finished(client, document)
     assert [one["id"] for one in again] == ["1", "2", "3"]
     assert [one["id"] for one in later] == ["3"]
     assert [one["id"] for one in by_query] == ["2", "3"]
@@ -367,6 +370,36 @@ async def test_a_stream_without_events_has_heartbeats(serve: Serve, gemini: Emul
 
     assert names[-1] == "succeeded"
     assert names.count("comment") >= 2
+
+
+async def test_a_stop_ends_long_polls_and_event_streams_at_once(
+    gemini: Emulator, gemini_url: str, tmp_path: Path
+) -> None:
+    """
+    Their clients ask again, and reach another replica.
+    """
+    gemini.faults.append(Fault(delay_seconds=1.5))
+    async with (
+        process(gemini_url, data_dir=tmp_path, max_in_flight=1) as (service, url),
+        httpx2.AsyncClient(base_url=url, timeout=30) as client,
+    ):
+        await ordered(client)
+        await wait_for_calls(gemini)
+        queued = await ordered(client)
+        polled = asyncio.create_task(client.get(f"/generations/{queued['id']}", headers={"Prefer": "wait=30"}))
+        watching = asyncio.create_task(watched(client, queued["links"]["events"]))
+        await asyncio.sleep(0.3)
+        began = time.monotonic()
+        service.send_signal(signal.SIGTERM)
+        document, events = (await polled).json(), await watching
+        ended = time.monotonic() - began
+        code = await asyncio.wait_for(service.wait(), 15)
+
+    assert document["status"] == "queued"
+    assert [one["event"] for one in events] == ["queued"]
+    assert ended < 3
+    assert code == 0
+    assert len(gemini.calls) == 1
 
 
 async def test_a_generation_goes_on_when_its_watchers_leave(client: httpx2.AsyncClient, gemini: Emulator) -> None:

@@ -47,7 +47,8 @@ class GenerationEventsResponse(Response):
             generation: as it is now.
             last_event: id of the last event that the caller has; 0 for none.
             read: reads the generation again.
-            changed: returns when the status differs from the given one, or after so many seconds.
+            changed: returns when the status differs from the given one, after so many seconds, or when the service
+                stops.
             links: makes the links.
         """
         self._generation = generation

@@ -65,6 +65,7 @@ class RecordedGenerations:
         self._metrics = metrics
         self._on_webhook = on_webhook
         self._watcher = StatusWatcher(storage)
+        runs.controller.on_drain.append(self._watcher.stop)
         self._executor = Executor(images, chats, runs, storage, leases, metrics, seconds)
         self._dispatcher = Dispatcher(
             runs.controller, storage, leases, metrics, lease_seconds, self._start_claimed, on_webhook
@@ -222,9 +223,9 @@ class RecordedGenerations:
         if work is not None and work.answered.done():
             await asyncio.shield(work.settled)
 
-    async def changed(self, id_: str, status: GenerationStatus, seconds: float) -> bool:
-        """Return True once the status differs or the generation is gone, False after `seconds`."""
-        return await self._watcher.changed(id_, status, seconds)
+    async def changed(self, id_: str, status: GenerationStatus, seconds: float) -> None:
+        """Return when the status differs, the generation is gone, the service stops, or after `seconds`."""
+        await self._watcher.changed(id_, status, seconds, until_stop=True)
 
     async def signing_key(self) -> bytes:
         """Return the key that signs links."""

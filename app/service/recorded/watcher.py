@@ -20,12 +20,25 @@ class StatusWatcher:
         self._storage = storage
         self._waiting: defaultdict[str, set[tuple[str, asyncio.Future[None]]]] = defaultdict(set)
         self._polling: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self._until_stop: set[asyncio.Future[None]] = set()
 
-    async def changed(self, id_: str, status: str, seconds: float) -> bool:
-        """Return True once the status differs from `status` or the generation is gone; False after `seconds`."""
+    async def changed(self, id_: str, status: str, seconds: float, *, until_stop: bool = False) -> bool:
+        """Return True once the status differs from `status` or the generation is gone; False after `seconds`.
+
+        Args:
+            id_: of the generation.
+            status: the known one.
+            seconds: the most to wait.
+            until_stop: whether `stop` ends the wait. Then the result says nothing.
+        """
+        if until_stop and self._is_stopping:
+            return False
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (status, future)
         self._waiting[id_].add(entry)
+        if until_stop:
+            self._until_stop.add(future)
         if self._polling is None or self._polling.done():
             # In its own context: the task outlives the request that starts it.
             self._polling = asyncio.create_task(self._poll(), context=Context())
@@ -33,6 +46,7 @@ class StatusWatcher:
             await asyncio.wait({future}, timeout=seconds)
             return future.done()
         finally:
+            self._until_stop.discard(future)
             self._waiting[id_].discard(entry)
             if not self._waiting[id_]:
                 del self._waiting[id_]
@@ -40,6 +54,13 @@ class StatusWatcher:
     def notify(self, id_: str) -> None:
         """Wake those who wait for this generation: it has changed."""
         for _, future in self._waiting.get(id_, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def stop(self) -> None:
+        """End the waits that last until then, because the service is about to stop."""
+        self._is_stopping = True
+        for future in self._until_stop:
             if not future.done():
                 future.set_result(None)
 
