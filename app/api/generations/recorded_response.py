@@ -14,7 +14,7 @@ from app.api.generations.links import LinkMaker, link_maker
 from app.api.http.event_stream import EventEncoder, EventStreamResponse, Job
 from app.api.http.recording import POLL_AFTER_SECONDS, Recording
 from app.api.http.state import request_state
-from app.domain.errors import Internal, ServiceError, StorageUnavailable
+from app.domain.errors import Internal, ServiceError, StorageError, StorageUnavailable
 from app.domain.generation import Generation, GenerationRequest, Image
 from app.domain.progress import ProgressEvent
 from app.domain.recorded import Order, Outcome, RecordedGeneration
@@ -66,6 +66,17 @@ async def recorded_response(request: Request, recording: Recording, wanted: Reco
     )
     if attachment is None:
         return None
+    try:
+        return await _response(request, recording, attachment, wanted)
+    except StorageError as error:
+        error.may_have_cost = True  # the generation goes on, or is over
+        raise
+
+
+async def _response(
+    request: Request, recording: Recording, attachment: Attachment, wanted: RecordedRequest
+) -> Response:
+    presentation = wanted.presentation
     if presentation.streams and not recording.options.is_async:
         return await _event_stream(request, recording, wanted)
     answer = await recording.answer() if recording.waits else None
@@ -93,11 +104,13 @@ async def stored_images(attachment: Attachment) -> RecordedGeneration:
     Raises:
         StorageUnavailable: an image was made and could not be stored.
     """
-    recorded = await attachment.recorded()
-    if not recorded.generations:
-        error = StorageUnavailable("The image was made and could not be stored, so there is no link.", part="blobs")
+    try:
+        recorded = await attachment.recorded()
+        if not recorded.generations:
+            raise StorageUnavailable("The image was made and could not be stored, so there is no link.", part="blobs")
+    except StorageError as error:
         error.may_have_cost = True
-        raise error
+        raise
     return recorded
 
 

@@ -81,7 +81,7 @@ class Recording:
         self._patience = seconds if seconds < self._state["settings"].deadline_seconds else seconds + _MARGIN_SECONDS
         if options.is_async:
             self._patience = min(self._patience, options.wait_seconds or 0)
-        self._memory = Reservation(self._state["response_memory"])
+        self._memory = [Reservation(self._state["response_memory"])]
         self._draft_memory = self._state["converter"].reserve()
         self._caller_left = False
 
@@ -219,14 +219,16 @@ class Recording:
         outcome = answer.outcomes[place]
         if isinstance(outcome, Generation):
             converter, seconds = self._state["converter"], self._state["settings"].deadline_seconds
-            return await deliver(outcome, request, converter, self._memory, seconds, is_converted=answer.is_converted)
+            memory = Reservation(self._state["response_memory"])
+            self._memory.append(memory)
+            return await deliver(outcome, request, converter, memory, seconds, is_converted=answer.is_converted)
         error = outcome.copied()
         error.is_replay = self.attachment.is_replay
         return error
 
     async def convert(self, draft: Image, request: GenerationRequest) -> Image:
         """Return a draft in the format that the caller asks for. Raises as `deliver`."""
-        progress = GenerationProgress(self._state["settings"].deadline_seconds, self._memory)
+        progress = GenerationProgress(self._state["settings"].deadline_seconds, self._memory[0])
         conversion = OutputConversion(self._state["converter"], request, progress)
         return await conversion.image(draft, self._draft_memory)
 
@@ -242,7 +244,8 @@ class Recording:
 
     async def aclose(self) -> None:
         """Called when the response has been sent."""
-        self._memory.resize(0)
+        for memory in self._memory:
+            memory.resize(0)
         self._draft_memory.resize(0)
         if self.attachment is None:
             return

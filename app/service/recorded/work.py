@@ -61,6 +61,7 @@ class Work:
         """Done when the answer is stored, or storing it has failed for good."""
         self.listeners: set[Listener] = set()
         self._holders = 1
+        self._is_finished = False
         self._kept = set[int]()
 
     def note_kept(self, place: int) -> None:
@@ -80,6 +81,7 @@ class Work:
     def release(self) -> None:
         """Remove a holder. Without holders the images no longer count as memory, and the runs are logged."""
         self._holders -= 1
-        if not self._holders:
+        if not self._holders and not self._is_finished:
+            self._is_finished = True
             for run in self.runs:
                 run.finish()

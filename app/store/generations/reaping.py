@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Connection
 
-from app.domain.errors import ChatNotFound, LeaseLost, OutcomeUnknown, StorageDamaged
+from app.domain.errors import ChatNotFound, LeaseLost, OutcomeUnknown, StorageDamaged, StorageError
 from app.domain.generation import Generation
 from app.domain.recorded import GenerationStatus, Outcome, TurnToSave
 from app.store.chats.turns import TurnStore
@@ -59,8 +59,9 @@ class Reaper:
             for row in batch:
                 try:
                     status = await self._settle(row)
-                except StorageDamaged as error:
-                    log.error("a generation cannot be read", extra={"generation": row.id, "cause": error.cause})
+                except (StorageError, ValueError) as error:  # the others must not wait for it
+                    cause = getattr(error, "cause", type(error).__name__)
+                    log.error("a generation cannot be settled", extra={"generation": row.id, "cause": cause})
                     continue
                 recovered += status is GenerationStatus.SUCCEEDED
                 interrupted += status is GenerationStatus.INTERRUPTED
