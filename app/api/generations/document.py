@@ -31,7 +31,7 @@ def generation_document(generation: RecordedGeneration, links: LinkMaker) -> dic
         **state,
         "attempts": generation.attempts,
         **_outcome(generation, links),
-        "mayHaveCost": generation.may_have_cost,
+        "mayHaveCost": generation.may_have_cost or (generation.asked_at is not None and not generation.is_final),
         "links": own_links,
     }
 

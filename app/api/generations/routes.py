@@ -62,7 +62,10 @@ links_router = APIRouter(
 )
 """The routes that signed links lead to."""
 
-_FILE_HEADERS = {"Content-Security-Policy": "default-src 'none'; sandbox"}
+_FILE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
 """A browser that opens the file as a page runs nothing in it. Its type is always one of the service's image types."""
 
 

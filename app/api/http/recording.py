@@ -191,12 +191,14 @@ class Recording:
             del waiting, gone  # they hold the error, whose traceback holds this frame: a reference cycle
         if self.options.is_async:
             return None
-        raise GenerationInProgress(
+        error = GenerationInProgress(
             "The image was not complete within the time limit of this request. It is being made, and will be kept.",
             location=self.path,
             retry_after=POLL_AFTER_SECONDS,
             may_have_cost=self.options.idempotency_key is None,
         )
+        error.is_replay = self.attachment.is_replay
+        raise error
 
     def _result(self, waiting: asyncio.Task[Answer]) -> Answer:
         error = waiting.exception()

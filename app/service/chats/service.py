@@ -48,20 +48,27 @@ class ChatService:
         self._leases = leases
         self._detached: set[asyncio.Task[Generation]] = set()
 
-    async def create(self, caller: Caller, defaults: ChatDefaults, first: GenerationRequest | None = None) -> Chat:
+    async def create(
+        self,
+        caller: Caller,
+        defaults: ChatDefaults,
+        first: GenerationRequest | None = None,
+        chat_id: str | None = None,
+    ) -> Chat:
         """Create a chat.
 
         Args:
             caller: its owner.
             defaults: fields that apply to all turns.
             first: request of the first turn, if that follows at once.
+            chat_id: id of the chat. If the caller has it already, nothing is created.
 
         Raises:
             ChatLimitReached: the caller stores as many chats, or bytes, as allowed.
         """
         store = await self._storage.chats()
         await store.blobs.require_writable()
-        return await store.add(caller.owner, defaults, _least_bytes(first) if first else 0)
+        return await store.add(caller.owner, defaults, _least_bytes(first) if first else 0, chat_id)
 
     async def outline(self, chat_id: str, caller: Caller) -> tuple[Chat, list[tuple[int, int]]]:
         """Return the chat without its turns, and for each turn its number and the length of its JSON in characters."""

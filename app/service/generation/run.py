@@ -78,16 +78,19 @@ class GenerationRun:
         self._disconnected_in: str | None = None
         self._detached: Work | None = None
 
-    def admit(self) -> Admission:
+    def admit(self, *, patient: bool = False) -> Admission:
         """Enter the queue, or take a free slot. A second call changes nothing.
 
         Call this before the response begins and before anything is stored, so that a full queue is a plain problem.
+
+        Args:
+            patient: as in `AdmissionController.admit`.
 
         Raises:
             Overloaded: the queue is full, the expected wait is too long, or the service stops.
         """
         if self._admission is None:
-            self._admission = self._controller.admit(self._caller.name)
+            self._admission = self._controller.admit(self._caller.name, patient=patient)
         return self._admission
 
     async def generate(

@@ -75,7 +75,7 @@ class Attachment:
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call `callback` when this process needs the request's files no more."""
-        if self._work is None:
+        if self._work is None or self.is_replay:
             callback()
         else:
             self._work.settled.add_done_callback(lambda _: callback())

@@ -6,25 +6,19 @@ store; the row says so. After a crash between any two of them, `GenerationStore.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from app.domain.errors import (
-    CallerError,
     LeaseLost,
     OutcomeUnknown,
     Overloaded,
     ServiceError,
     StorageError,
-    StorageFull,
-    StorageUnavailable,
     TurnInProgress,
 )
 from app.domain.generation import Generation
-from app.domain.progress import GenerationProgress, ProgressEvent
 from app.domain.recorded import Outcome, TurnToSave
-from app.lib import logs
 from app.service.chats.service import ChatService, TurnRequest
 from app.service.chats.turn import PendingTurn
 from app.service.generation.plan import GenerationPlan
@@ -32,16 +26,13 @@ from app.service.generation.runs import GenerationRuns
 from app.service.generation.service import ImageService
 from app.service.leases import LeaseKeeper
 from app.service.metrics import Metrics
+from app.service.recorded.ordered_image import OrderedImage
 from app.service.recorded.work import Answer, Work
 from app.service.resilience.admission import Admission
 from app.service.storage_retries import persistently
 from app.store import Storage
 
 log = logging.getLogger(__name__)
-
-_STOPPED = "The service stopped while Gemini was making the image, which may have been paid for."
-
-_TURN_LOST = "The image is not in its chat: another turn was added meanwhile, or the chat was deleted."
 
 _SLOT_PAUSE_SECONDS = 1.0
 """Time after which an asynchronous generation is tried again that needs more slots than are free. A stopping service
@@ -80,7 +71,7 @@ class Executor:
             metrics: counts interrupted generations.
             seconds: time limit of a generation.
         """
-        self.images = images
+        self._images = images
         self._chats = chats
         self._runs = runs
         self._storage = storage
@@ -105,15 +96,17 @@ class Executor:
                 self._runs.begin(order.caller, self._seconds, admissions[place] if place < len(admissions) else None)
             )
         for run in work.runs:
-            run.admit()
+            run.admit(patient=work.is_async)
         if order.turn is None:
-            return _Prepared(self.images.plan(order.request), None)
+            return _Prepared(self._images.plan(order.request), None)
         chat_id = order.turn.chat_id
         if chat_id is None:
             defaults = order.turn.defaults
             assert defaults is not None
-            self.images.plan(order.request)
-            chat_id = (await self._chats.create(order.caller, defaults, order.request)).id
+            self._images.plan(order.request)
+            # A generation that is queued again must not create another chat.
+            chat_id = work.id.replace("gen_", "chat_", 1)
+            await self._chats.create(order.caller, defaults, order.request, chat_id)
         work.chat_id = chat_id
         turn = TurnRequest(order.request, order.turn.given, order.turn.expected_last_turns, order.turn.replace_turn)
         pending = await self._chats.begin(chat_id, order.caller, turn)
@@ -147,17 +140,20 @@ class Executor:
         work.release()
 
     async def _generate_and_settle(self, work: Work, prepared: _Prepared) -> None:
-        places = [_Place(self, work, prepared, place) for place in range(work.order.count)]
-        outcomes = tuple(await asyncio.gather(*(place.outcome() for place in places)))
+        images = [
+            OrderedImage(work, place, prepared.plan, prepared.turn, images=self._images, ask=self.ask, keep=self.keep)
+            for place in range(work.order.count)
+        ]
+        outcomes = tuple(await asyncio.gather(*(image.outcome() for image in images)))
         if work.is_lost:
             return  # `finish` tells those who wait to look into the database
         if await self._goes_back(work, outcomes):
             return
         work.answered.set_result(Answer(outcomes, is_converted=True))
-        if any(place.waits_for_storage for place in places):
+        if any(image.waits_for_storage for image in images):
             return  # `reap` saves the turn and settles, when the lease has ended
-        stored = tuple([await place.stored(outcome) for place, outcome in zip(places, outcomes, strict=True)])
-        is_converted = not any(place.has_original_only for place in places)
+        stored = tuple([await image.stored(outcome) for image, outcome in zip(images, outcomes, strict=True)])
+        is_converted = not any(image.has_original_only for image in images)
         await self._settle(work, stored, is_converted=is_converted)
 
     async def _goes_back(self, work: Work, outcomes: tuple[Outcome, ...]) -> bool:
@@ -223,96 +219,3 @@ class Executor:
             return await store.keep_answer(work.id, place, generation, turn, partial(work.note_kept, place))
 
         return await persistently(keep)
-
-
-class _Place:
-    """One image of the order."""
-
-    def __init__(self, executor: Executor, work: Work, prepared: _Prepared, place: int) -> None:
-        self._executor = executor
-        self._work = work
-        self._prepared = prepared
-        self._place = place
-        self._original: Generation | None = None
-        self._keeping: asyncio.Task[Generation] | None = None
-        self._kept: Generation | None = None
-        """Of a turn: the stored answer, before the turn is saved."""
-        self._turn_error: ServiceError | None = None
-        """Why the turn of a stored answer is not saved."""
-        self._conversion_failed = False
-
-    @property
-    def waits_for_storage(self) -> bool:
-        """Whether the answer is stored, and the turn of its chat could not be, because the storage is away."""
-        return isinstance(self._turn_error, StorageUnavailable | StorageFull)
-
-    @property
-    def has_original_only(self) -> bool:
-        """Whether the image could not be converted, so that Gemini's file is stored."""
-        return self._conversion_failed
-
-    async def outcome(self) -> Outcome:
-        """Generate the image. The answer is being stored when this returns."""
-        listener: Callable[[ProgressEvent], None] | None = None
-        if self._work.streams:
-            listener = partial(self._work.notify, self._place)
-        run = self._work.runs[self._place]
-        try:
-            return await run.generate(
-                self._prepared.plan, self._make, _never, listener, before_call=partial(self._executor.ask, self._work)
-            )
-        except ServiceError as error:
-            if self._kept is not None and isinstance(self._turn_error, CallerError):
-                warnings = (*self._kept.warnings, _TURN_LOST)
-                return replace(self._kept, request_parts=(), response_parts=(), chat_context=None, warnings=warnings)
-            stopped = isinstance(error, Overloaded) and error.may_have_cost
-            outcome = OutcomeUnknown(_STOPPED) if stopped else error.copied()
-            outcome.request_id = logs.request_id.get()
-            return outcome
-
-    async def stored(self, outcome: Outcome) -> Outcome:
-        """Return what to store: the outcome with its images in the store, and a paid image rather than an error."""
-        if self._keeping is None:
-            return outcome
-        try:
-            kept = await self._keeping
-        except StorageError as error:
-            error.may_have_cost = True
-            return error
-        if isinstance(outcome, Generation):
-            return kept if outcome is self._original else outcome
-        self._conversion_failed = True
-        return kept
-
-    async def _make(self, admission: Admission, progress: GenerationProgress) -> Generation:
-        turn = self._prepared.turn
-        if turn is not None:
-            return await self._make_turn(turn, admission, progress)
-        generation = self._named(await self._executor.images.generate(self._prepared.plan, admission, progress))
-        self._original = generation
-        # The response is sent meanwhile; its last bytes wait.
-        self._keeping = asyncio.create_task(self._executor.keep(self._work, self._place, generation, None))
-        return generation
-
-    async def _make_turn(self, turn: PendingTurn, admission: Admission, progress: GenerationProgress) -> Generation:
-        try:
-            return await turn.generate(admission, progress, keep=self._keep_with_turn)
-        except ServiceError as error:
-            if self._kept is not None:
-                self._turn_error = error
-            raise
-
-    async def _keep_with_turn(self, generation: Generation, to_save: Callable[[Generation], TurnToSave]) -> Generation:
-        generation = self._named(generation)
-        self._kept = await self._executor.keep(self._work, self._place, generation, to_save(generation))
-        return self._kept
-
-    def _named(self, generation: Generation) -> Generation:
-        """Return the generation with the id of the resource."""
-        return replace(generation, id=self._work.id if not self._place else f"{self._work.id}.{self._place}")
-
-
-async def _never() -> ServiceError:
-    """Nobody's disconnect ends a recorded generation."""
-    await asyncio.Event().wait()
-    raise AssertionError

@@ -26,6 +26,7 @@ class AdmissionController:
         self._queue = queue
         self._max_wait = max_wait_seconds
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._patient: deque[asyncio.Future[None]] = deque()
         self._running: set[asyncio.Timeout] = set()
         self._granted = 0  # slots of admissions whose `slot` block has not begun yet
         self._mean_seconds: float | None = None
@@ -50,7 +51,7 @@ class AdmissionController:
     @property
     def free_slots(self) -> int:
         """Slots that `admit` gives at once; 0 if requests wait, or if the service stops."""
-        return 0 if self.draining or self._waiting else max(0, self._slots - self.in_flight)
+        return 0 if self.draining or self._waiting or self._patient else max(0, self._slots - self.in_flight)
 
     def check_open(self) -> None:
         """Raise if the service is about to stop.
@@ -79,32 +80,40 @@ class AdmissionController:
                 retry_after=max(1, ceil(expected)),
             )
 
-    def admit(self, caller: str) -> "Admission":
+    def admit(self, caller: str, *, patient: bool = False) -> "Admission":
         """Give a slot or a position in the queue to a request of `caller`.
 
+        Args:
+            caller: who asked.
+            patient: wait as long as it takes, also behind a full queue: nobody waits for the response.
+
         Raises:
-            Overloaded: as `check_capacity`.
+            Overloaded: as `check_capacity`. A patient request is refused only if the service stops.
         """
-        self.check_capacity(caller)
+        self.check_open() if patient else self.check_capacity(caller)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.in_flight < self._slots:
             self._grant(granted)
         else:
+            if patient:
+                self._patient.append(granted)
+                return Admission(self, caller, granted, is_patient=True)
             if self.queued >= self._queue:
                 self._evict_for(caller)
             self._waiting.setdefault(caller, deque()).append(granted)
-        return Admission(self, caller, granted)
+        return Admission(self, caller, granted, is_patient=patient)
 
     def drain(self) -> None:
         """Reject new and waiting requests. Running generations may finish."""
         self.stopping = self.draining = True
         for callback in self.on_drain:
             callback()
-        for queue in self._waiting.values():
+        for queue in (*self._waiting.values(), self._patient):
             for granted in queue:
                 if not granted.done():
                     granted.set_exception(Overloaded("This service is about to stop.", retry_after=1))
         self._waiting.clear()
+        self._patient.clear()
         self._fill_slots()
 
     async def wait_idle(self) -> None:
@@ -134,12 +143,13 @@ class AdmissionController:
 
     async def wait_for_slot(self, admission: "Admission", max_wait: float) -> None:
         """See `Admission.slot`."""
+        own_limit = inf if admission.is_patient else self._max_wait
         if not admission.granted.done():
             try:
-                async with asyncio.timeout(min(self._max_wait, max_wait)):
+                async with asyncio.timeout(min(own_limit, max_wait)):
                     await admission.granted
             except TimeoutError as error:
-                if self._max_wait > max_wait:
+                if own_limit > max_wait:
                     raise
                 wait = max(1, ceil(self._expected_wait(admission.caller)))
                 raise Overloaded(f"No slot was free within {self._max_wait:g} s.", retry_after=wait) from error
@@ -199,6 +209,8 @@ class AdmissionController:
             )
 
     def _remove(self, caller: str, granted: asyncio.Future[None]) -> None:
+        if granted in self._patient:
+            return self._patient.remove(granted)
         queue = self._waiting.get(caller, deque())
         if granted in queue:
             queue.remove(granted)
@@ -210,7 +222,11 @@ class AdmissionController:
         granted.set_result(None)
 
     def _fill_slots(self) -> None:
-        """Give free slots to waiting requests, one request per caller in turn."""
+        """Give free slots to the patient requests, which are few, and then to one request per caller in turn."""
+        while self._patient and self.in_flight < self._slots:
+            granted = self._patient.popleft()
+            if not granted.done():
+                self._grant(granted)
         while self._waiting and self.in_flight < self._slots:
             caller, queue = self._waiting.popitem(last=False)
             granted = queue.popleft()
@@ -235,10 +251,14 @@ class AdmissionController:
 class Admission:
     """A slot, or a position in the queue. It is used once by `slot`, or given up by `release`."""
 
-    def __init__(self, controller: AdmissionController, caller: str, granted: asyncio.Future[None]) -> None:
+    def __init__(
+        self, controller: AdmissionController, caller: str, granted: asyncio.Future[None], *, is_patient: bool
+    ) -> None:
         self._controller = controller
         self._used = False
         self.caller = caller
+        self.is_patient = is_patient
+        """Whether it waits longer than the queue's own limit."""
         self.granted = granted
         """Done when the slot is granted; holds `Overloaded` when the request is evicted or the service stops."""
 

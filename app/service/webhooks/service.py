@@ -191,8 +191,9 @@ class WebhookDeliveries:
             return  # it was deleted, and its deliveries with it
         except StorageError as error:
             log.warning("a webhook waits for the storage", extra={"webhook": delivery.id, "cause": error.cause})
-            deliveries = await self._storage.deliveries()
-            return await deliveries.release(delivery.id, holder, _STORAGE_PAUSE_SECONDS)
+            with suppress(StorageError):  # otherwise the lease ends by itself
+                await (await self._storage.deliveries()).release(delivery.id, holder, _STORAGE_PAUSE_SECONDS)
+            return
         except Exception as error:  # no request waits for this task, so the log is the only place for it
             log.error(
                 "a webhook could not be written", extra={"webhook": delivery.id, "cause": describe_exception(error)}

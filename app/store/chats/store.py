@@ -1,13 +1,14 @@
 """Chats in the database: add, read, list, fork, remove, and clean up."""
 
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, true
 from sqlalchemy.engine import Connection
 
 from app.domain.chat import Chat, ChatDefaults
-from app.domain.errors import FieldError, InvalidRequest
+from app.domain.errors import ChatNotFound, FieldError, InvalidRequest
 from app.store.blobs import BlobIndex, BlobStore
 from app.store.chats import texts
 from app.store.chats.chat_rows import ChatRows, StorageLimits, load_chat
@@ -57,20 +58,26 @@ class ChatStore:
         self.blobs = blobs
         self.turns = TurnStore(database, blobs, index, self._rows, lease_seconds)
 
-    async def add(self, owner: str, defaults: ChatDefaults, expected_bytes: int = 0) -> Chat:
+    async def add(
+        self, owner: str, defaults: ChatDefaults, expected_bytes: int = 0, chat_id: str | None = None
+    ) -> Chat:
         """Add an empty chat.
 
         Args:
             owner: owner of the chat.
             defaults: apply to all its turns.
             expected_bytes: known bytes of the first turn, which is saved later.
+            chat_id: id of the chat. If the owner has it already, nothing is added.
 
         Raises:
             ChatLimitReached: with this chat the owner would exceed a limit.
         """
-        chat = Chat(_new_id(), owner, defaults)
+        chat = Chat(chat_id or _new_id(), owner, defaults)
 
         def transaction(connection: Connection) -> Chat:
+            if chat_id is not None:
+                with suppress(ChatNotFound):
+                    return self._rows.find(connection, chat_id, owner)
             return self._rows.insert(connection, chat, expected_bytes=expected_bytes)
 
         return await self._database.write(transaction)

@@ -1,15 +1,19 @@
 """Read generations."""
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, true
 from sqlalchemy.engine import Connection
 
-from app.domain.errors import GenerationNotFound
+from app.domain.errors import GenerationNotFound, StorageDamaged
 from app.domain.recorded import GenerationStatus, RecordedGeneration
 from app.store.generations.rows import GenerationRows
 from app.store.tables import generations
+
+log = logging.getLogger(__name__)
 
 _IN_PROGRESS = generations.c.status.in_([GenerationStatus.QUEUED, GenerationStatus.RUNNING])
 
@@ -64,7 +68,14 @@ class GenerationQueries:
             .limit(limit)
         )
         rows = await self._rows.database.read(lambda connection: connection.execute(query).all())
-        return [self._rows.load(row) for row in rows]
+        return [*self._loaded(rows)]
+
+    def _loaded(self, rows: Sequence[Any]) -> Iterator[RecordedGeneration]:
+        for row in rows:
+            try:
+                yield self._rows.load(row)
+            except StorageDamaged as error:  # the list has the others
+                log.error("a generation cannot be read", extra={"generation": row.id, "cause": error.cause})
 
     async def counts(self) -> GenerationCounts:
         """See `GenerationStore.counts`."""

@@ -25,23 +25,22 @@ class GenerationSweep:
         """See `GenerationStore.sweep`."""
         await self._free_keys()
         deleted = 0
-        while batch := await self._delete_expired():
+        while batch := await self._expired():
+            await self._answers.delete(batch)  # first: nothing names the objects without the rows
+            await self._delete([id_ for id_, _ in batch])
             deleted += len(batch)
-            await self._answers.delete(batch)
         return deleted
 
-    async def _delete_expired(self) -> list[tuple[str, int]]:
-        """Delete a batch. Return the ids, each with its number of images."""
-        expired = generations.c.expires_at <= self._rows.now
-        batch = select(generations.c.id).where(expired).limit(_BATCH).with_for_update(skip_locked=True)
+    async def _expired(self) -> list[tuple[str, int]]:
+        """Return a batch of ids, each with its number of images."""
+        columns = generations.c.id, generations.c.document
+        batch = select(*columns).where(generations.c.expires_at <= self._rows.now).limit(_BATCH)
+        rows = await self._rows.database.read(lambda connection: connection.execute(batch).all())
+        return [(row.id, image_count(row.document)) for row in rows]
 
-        def transaction(connection: Connection) -> list[tuple[str, int]]:
-            ids = connection.execute(batch).scalars().all()
-            deleted = delete(generations).where(generations.c.id.in_(ids))
-            rows = connection.execute(deleted.returning(generations.c.id, generations.c.document))
-            return [(row.id, image_count(row.document)) for row in rows]
-
-        return await self._rows.database.write(transaction)
+    async def _delete(self, ids: list[str]) -> None:
+        expired = delete(generations).where(generations.c.id.in_(ids), generations.c.expires_at <= self._rows.now)
+        await self._rows.database.write(lambda connection: connection.execute(expired).close())
 
     async def _free_keys(self) -> None:
         expired = (
