@@ -107,6 +107,7 @@ generations = Table(
     Column("fingerprint", String(64), nullable=False),  # SHA-256 of the parsed request
     Column("next_count", Integer),  # retry count of the request that may take the generation over
     Column("caller_left", Boolean, nullable=False, server_default=false()),
+    Column("chat_id", String(64)),  # of the chat to which it adds a turn
     Column("status", String(16), nullable=False),
     Column("is_async", Boolean, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -127,6 +128,7 @@ generations = Table(
     Index(None, "owner", "fingerprint", "next_count"),
     Index(None, "owner", "created_at", "id"),
     Index(None, "status", "owner", "due_at"),
+    Index(None, "chat_id"),
     Index(None, "lease_holder"),
     Index(None, "expires_at"),
 )

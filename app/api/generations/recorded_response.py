@@ -1,5 +1,6 @@
 """The response to a request whose generation is recorded: the plain one, or 202 for one that goes on."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,11 +85,18 @@ async def _response(
         return await _accepted(request, recording)
     outcomes = [await recording.deliver(answer, place, wanted.accepted) for place in range(len(answer.outcomes))]
     has_image = any(isinstance(outcome, Generation) for outcome in outcomes)
-    if not has_image:
-        await attachment.settled()  # an error that may have cost is stored before the caller gets it
-    if presentation.links and has_image:
-        recorded, links = await stored_images(attachment), await link_maker(request)
-        response = json_response(result_document(recorded, links))
+    try:
+        async with asyncio.timeout_at(recording.deadline):
+            # An error that may have cost is stored before the caller gets it, and an image before its link.
+            if not has_image:
+                await attachment.settled()
+            recorded = await stored_images(attachment) if presentation.links and has_image else None
+    except TimeoutError:
+        if recording.options.is_async:
+            return await _accepted(request, recording)
+        raise recording.in_progress() from None
+    if recorded is not None:
+        response = json_response(result_document(recorded, await link_maker(request)))
         response.headers["X-Generation-Id"] = recorded.id
     else:
         response = presentation.render(outcomes, recording)

@@ -78,6 +78,7 @@ class Recording:
         self.attachment: Attachment | None = None
         self._request = request
         self._state = request_state(request.scope)
+        self._began = asyncio.get_running_loop().time()
         self._patience = seconds if seconds < self._state["settings"].deadline_seconds else seconds + _MARGIN_SECONDS
         if options.is_async:
             self._patience = min(self._patience, options.wait_seconds or 0)
@@ -87,9 +88,14 @@ class Recording:
 
     @property
     def path(self) -> str:
-        """Path of the generation on this service, as callers send it."""
+        """Path of the generation."""
         assert self.attachment is not None
         return generation_path(self.attachment.id, self._request)
+
+    @property
+    def deadline(self) -> float:
+        """When the caller's patience ends, by the event loop's clock."""
+        return self._began + self._patience
 
     @property
     def waits(self) -> bool:
@@ -176,7 +182,11 @@ class Recording:
         waiting = asyncio.create_task(self.attachment.answer())
         gone = asyncio.create_task(wait_until_gone(receive, scope))
         try:
-            await asyncio.wait({waiting, gone}, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {waiting, gone},
+                timeout=self.deadline - asyncio.get_running_loop().time(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             if waiting.done():
                 return self._result(waiting)
             if gone.done():
@@ -191,6 +201,11 @@ class Recording:
             del waiting, gone  # they hold the error, whose traceback holds this frame: a reference cycle
         if self.options.is_async:
             return None
+        raise self.in_progress()
+
+    def in_progress(self) -> GenerationInProgress:
+        """Return the error for a caller whose patience ends before the generation."""
+        assert self.attachment is not None
         error = GenerationInProgress(
             "The image was not complete within the time limit of this request. It is being made, and will be kept.",
             location=self.path,
@@ -198,7 +213,7 @@ class Recording:
             may_have_cost=self.options.idempotency_key is None,
         )
         error.is_replay = self.attachment.is_replay
-        raise error
+        return error
 
     def _result(self, waiting: asyncio.Task[Answer]) -> Answer:
         error = waiting.exception()

@@ -37,6 +37,7 @@ class Dispatcher:
         metrics: Metrics,
         lease_seconds: float,
         start: Start,
+        in_progress: Callable[[], int],
         on_reap: Callable[[], None],
     ) -> None:
         """
@@ -47,6 +48,7 @@ class Dispatcher:
             metrics: counts interrupted generations.
             lease_seconds: duration of a lease.
             start: starts a claimed generation.
+            in_progress: returns how many claimed generations are not settled yet.
             on_reap: called when generations of a dead process were settled, whose webhooks are due.
         """
         self._controller = controller
@@ -55,6 +57,7 @@ class Dispatcher:
         self._metrics = metrics
         self._reap_seconds = lease_seconds / _REAPS_PER_LEASE
         self._start = start
+        self._in_progress = in_progress
         self._on_reap = on_reap
         self._wake = asyncio.Event()
         self._has_more = False
@@ -98,15 +101,20 @@ class Dispatcher:
         if self._controller.draining or not await self._storage.in_use():
             return
         self._has_more = False
-        while free := min(self._controller.free_slots, _MOST_CLAIMS):
+        while free := self._free():
             due = await (await self._storage.generations()).due(free + 1)
             if not due:
                 return
-            await self._claim(min(due, self._controller.free_slots))
+            await self._claim(min(due, self._free()))
             if due <= free:
                 return
             await asyncio.sleep(_PAUSE_SECONDS)
         self._has_more = True
+
+    def _free(self) -> int:
+        """Return how many generations can be claimed. Those that are still being stored count like those that run."""
+        unstored = self._controller.slots - self._in_progress()
+        return max(0, min(self._controller.free_slots, unstored, _MOST_CLAIMS))
 
     async def _claim(self, count: int) -> None:
         """Claim so many generations. The slots are taken first, so that all claimed ones start."""

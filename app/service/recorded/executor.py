@@ -97,6 +97,7 @@ class Executor:
             )
         for run in work.runs:
             run.admit(patient=work.is_async)
+        await (await self._storage.generations()).blobs.require_writable()
         if order.turn is None:
             return _Prepared(self._images.plan(order.request), None)
         chat_id = order.turn.chat_id

@@ -68,7 +68,14 @@ class RecordedGenerations:
         runs.controller.on_drain.append(self._watcher.stop)
         self._executor = Executor(images, chats, runs, storage, leases, metrics, seconds)
         self._dispatcher = Dispatcher(
-            runs.controller, storage, leases, metrics, lease_seconds, self._start_claimed, on_webhook
+            runs.controller,
+            storage,
+            leases,
+            metrics,
+            lease_seconds,
+            self._start_claimed,
+            lambda: sum(work.is_async for work in self._works.values()),
+            on_webhook,
         )
         self._works: dict[str, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,8 +93,8 @@ class RecordedGenerations:
             ServiceError: the generation cannot begin. Nothing is recorded.
         """
         store = await self._storage.generations()
-        await store.blobs.require_writable()
         if new.is_async:
+            await store.blobs.require_writable()
             submission = await store.submit(new)
             self._dispatcher.notify()
             return self._attach(submission.generation, is_new=submission.is_new, taken_over=submission.taken_over)
@@ -168,6 +175,7 @@ class RecordedGenerations:
         assert generation.order is not None
         self._leases.hold(holder)
         work = Work(generation.id, holder, generation.order, is_async=True, streams=False, asked=False)
+        self._works[work.id] = work
         task = asyncio.create_task(self._run_claimed(work, admission))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

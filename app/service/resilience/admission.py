@@ -22,7 +22,8 @@ class AdmissionController:
             queue: requests that may wait.
             max_wait_seconds: longest time in the queue. A request that is expected to wait longer is rejected at once.
         """
-        self._slots = slots
+        self.slots = slots
+        """Generations that run at once."""
         self._queue = queue
         self._max_wait = max_wait_seconds
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
@@ -51,7 +52,7 @@ class AdmissionController:
     @property
     def free_slots(self) -> int:
         """Slots that `admit` gives at once; 0 if requests wait, or if the service stops."""
-        return 0 if self.draining or self._waiting or self._patient else max(0, self._slots - self.in_flight)
+        return 0 if self.draining or self._waiting or self._patient else max(0, self.slots - self.in_flight)
 
     def check_open(self) -> None:
         """Raise if the service is about to stop.
@@ -70,7 +71,7 @@ class AdmissionController:
                 estimate of the wait.
         """
         self.check_open()
-        if self.in_flight < self._slots:
+        if self.in_flight < self.slots:
             return
         expected = self._expected_wait(caller)
         full = self.queued >= self._queue and self._longest_queue(caller) is None
@@ -92,7 +93,7 @@ class AdmissionController:
         """
         self.check_open() if patient else self.check_capacity(caller)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self.in_flight < self._slots:
+        if self.in_flight < self.slots:
             self._grant(granted)
         else:
             if patient:
@@ -223,11 +224,11 @@ class AdmissionController:
 
     def _fill_slots(self) -> None:
         """Give free slots to the patient requests, which are few, and then to one request per caller in turn."""
-        while self._patient and self.in_flight < self._slots:
+        while self._patient and self.in_flight < self.slots:
             granted = self._patient.popleft()
             if not granted.done():
                 self._grant(granted)
-        while self._waiting and self.in_flight < self._slots:
+        while self._waiting and self.in_flight < self.slots:
             caller, queue = self._waiting.popitem(last=False)
             granted = queue.popleft()
             if queue:
@@ -245,7 +246,7 @@ class AdmissionController:
         """Estimate the seconds that a new request of `caller` would wait, from the average duration."""
         own = len(self._waiting.get(caller, ()))
         ahead = sum(min(len(queue), own + 1) for one, queue in self._waiting.items() if one != caller) + own
-        return (ahead + 1) * (self._mean_seconds or 0.0) / self._slots
+        return (ahead + 1) * (self._mean_seconds or 0.0) / self.slots
 
 
 class Admission:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import case, delete, func, select, update
+from sqlalchemy import case, delete, exists, func, or_, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from app.domain.errors import AlreadyAsked, GenerationNotFound, LeaseLost, StorageDamaged
@@ -18,6 +18,18 @@ from app.store.tables import generations
 
 log = logging.getLogger(__name__)
 
+_earlier = generations.alias("earlier")
+
+_IS_NEXT_IN_CHAT = or_(
+    generations.c.chat_id.is_(None),
+    ~exists().where(
+        _earlier.c.chat_id == generations.c.chat_id,
+        _earlier.c.status.in_([GenerationStatus.QUEUED, GenerationStatus.RUNNING]),
+        tuple_(_earlier.c.created_at, _earlier.c.id) < tuple_(generations.c.created_at, generations.c.id),
+    ),
+)
+"""Condition: no earlier generation of the same chat waits or runs, because each turn builds on the one before."""
+
 _QUEUED = generations.c.status == GenerationStatus.QUEUED
 _RUNNING = generations.c.status == GenerationStatus.RUNNING
 
@@ -29,12 +41,13 @@ class GenerationQueue:
 
     async def due(self, limit: int) -> int:
         """See `GenerationStore.due`."""
-        found = select(generations.c.id).where(_QUEUED, generations.c.due_at <= self._rows.now).limit(limit)
+        due = _QUEUED, generations.c.due_at <= self._rows.now, _IS_NEXT_IN_CHAT
+        found = select(generations.c.id).where(*due).limit(limit)
         return await self._rows.database.read(lambda connection: len(connection.execute(found).all()))
 
     async def claim(self, holders: Sequence[str]) -> list[tuple[str, RecordedGeneration]]:
         """See `GenerationStore.claim`."""
-        due = _QUEUED, generations.c.due_at <= self._rows.now
+        due = _QUEUED, generations.c.due_at <= self._rows.now, _IS_NEXT_IN_CHAT
 
         def transaction(connection: Connection) -> list[Any]:
             ids: list[str] = []

@@ -106,7 +106,8 @@ class Submissions:
         expecting = (
             generations.c.owner == owner,
             generations.c.fingerprint == new.fingerprint,
-            generations.c.next_count == new.retry_count,
+            # A smaller number: the retries in between have not reached any replica.
+            generations.c.next_count <= new.retry_count,
             self._rows.alive,
             recent,
         )
@@ -114,7 +115,7 @@ class Submissions:
         row = connection.execute(
             select(*generations.c, _ENDED_FREE.label("ended_free"))
             .where(*expecting)
-            .order_by(order, generations.c.created_at, generations.c.id)
+            .order_by(generations.c.next_count.desc(), order, generations.c.created_at, generations.c.id)
             .limit(1)
             .with_for_update()
         ).one_or_none()
@@ -128,7 +129,7 @@ class Submissions:
             else:
                 connection.execute(delete(generations).where(this))
             return None
-        connection.execute(update(generations).where(this).values(next_count=row.next_count + 1, caller_left=False))
+        connection.execute(update(generations).where(this).values(next_count=new.retry_count + 1, caller_left=False))
         return Submission(self._rows.load(row), is_new=False, taken_over=True)
 
     def _insert(self, connection: Connection, new: NewGeneration, document: str) -> Submission | None:
@@ -141,6 +142,7 @@ class Submissions:
             "idempotency_key": new.idempotency_key,
             "fingerprint": new.fingerprint,
             "next_count": (new.retry_count or 0) + 1 if counted else None,
+            "chat_id": new.order.turn.chat_id if new.order.turn else None,
             "is_async": new.is_async,
             "status": status,
             "lease_holder": None if new.is_async else new.holder,

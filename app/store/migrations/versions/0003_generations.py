@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("next_count", sa.Integer),
         sa.Column("caller_left", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("chat_id", sa.String(64)),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("is_async", sa.Boolean, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
@@ -41,6 +42,7 @@ def upgrade() -> None:
         ["owner", "fingerprint", "next_count"],
         ["owner", "created_at", "id"],
         ["status", "owner", "due_at"],
+        ["chat_id"],
         ["lease_holder"],
         ["expires_at"],
     ):
