@@ -217,8 +217,14 @@ async def test_a_wait_is_at_most_the_deadline(serve: Serve, gemini: Emulator) ->
     async with serve(deadline_seconds=30) as client:
         document = await drawn(client)
         response = await client.get(f"/generations/{document['id']}", headers={"Prefer": "wait=999999"})
+        prefer = {"Prefer": "respond-async, wait=999999"}
+        plain = await client.post("/generate-image", json=PROMPT, headers=prefer)
+        shorter = await client.post("/generate-image", json=PROMPT, headers=prefer | {"X-Timeout-Seconds": "20"})
+        as_wished = await client.post("/generate-image", json=PROMPT, headers={"Prefer": "respond-async, wait=10"})
 
-    assert response.headers["preference-applied"] == "wait=30"
+    responses = (response, plain, shorter, as_wished)
+    assert [one.status_code for one in responses] == [200] * 4
+    assert [one.headers["preference-applied"] for one in responses] == ["wait=30", "wait=30", "wait=20", "wait=10"]
 
 
 async def test_a_known_state_is_not_sent_again(client: httpx2.AsyncClient, gemini: Emulator) -> None:

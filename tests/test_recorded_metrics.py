@@ -66,3 +66,4 @@ async def test_each_replica_has_the_counts_of_the_queue(serve: Serve, gemini: Em
         assert await value(client, "async_queue_limit") == 7
         assert 0 < await value(client, "async_oldest_queued_seconds") < 60
         assert await becomes(client, "async_queued", 0)
+        assert await becomes(client, "recorded_running", 0)

@@ -102,7 +102,7 @@ async def _response(
         response = presentation.render(outcomes, recording)
     response.headers.update(recording.headers)
     if recording.options.is_async:
-        response.headers["Preference-Applied"] = f"wait={recording.options.wait_seconds}"
+        response.headers["Preference-Applied"] = f"wait={recording.applied_wait}"
     return response
 
 

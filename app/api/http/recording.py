@@ -81,7 +81,7 @@ class Recording:
         self._began = asyncio.get_running_loop().time()
         self._patience = seconds if seconds < self._state["settings"].deadline_seconds else seconds + _MARGIN_SECONDS
         if options.is_async:
-            self._patience = min(self._patience, options.wait_seconds or 0)
+            self._patience = min(seconds, options.wait_seconds or 0)
         self._memory = [Reservation(self._state["response_memory"])]
         self._draft_memory = self._state["converter"].reserve()
         self._caller_left = False
@@ -96,6 +96,11 @@ class Recording:
     def deadline(self) -> float:
         """When the caller's patience ends, by the event loop's clock."""
         return self._began + self._patience
+
+    @property
+    def applied_wait(self) -> int:
+        """Seconds that an asynchronous request waits for the plain response at most."""
+        return int(self._patience)
 
     @property
     def waits(self) -> bool:

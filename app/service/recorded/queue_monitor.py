@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -13,6 +14,8 @@ from app.store import Storage
 log = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 5.0
+_VALID_SECONDS = 20.0
+"""Age of counts that are unknown rather than shown, because the database has not answered since then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,8 @@ class QueueMonitor:
         """
         self._storage = storage
         self._max_queued = max_queued
-        self._counts = _Counts()
+        self._last = _Counts()
+        self._counted_at = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
     def metrics(self) -> list[ScrapedMetric]:
@@ -63,16 +67,21 @@ class QueueMonitor:
             ),
         ]
 
+    @property
+    def _counts(self) -> _Counts:
+        return self._last if time.monotonic() - self._counted_at < _VALID_SECONDS else _UNKNOWN
+
     async def _count_regularly(self) -> None:
         while True:
             try:
                 if await self._storage.in_use():
                     counts = await (await self._storage.generations()).counts()
-                    self._counts = _Counts(counts.queued, counts.running, counts.oldest_queued_seconds)
+                    self._last = _Counts(counts.queued, counts.running, counts.oldest_queued_seconds)
             except Exception as error:  # the next time may succeed
                 cause = getattr(error, "cause", repr(type(error)))
                 log.debug("generations could not be counted", extra={"cause": cause})
-                self._counts = _UNKNOWN
+                self._last = _UNKNOWN
+            self._counted_at = time.monotonic()
             await asyncio.sleep(_INTERVAL_SECONDS)
 
     async def __aenter__(self) -> Self:
