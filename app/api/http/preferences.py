@@ -1,6 +1,7 @@
 """Headers that say how a request is repeated or waited for: `Idempotency-Key`, `Prefer` (RFC 7240), retry counts."""
 
 import re
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 
@@ -13,6 +14,23 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _COUNT = re.compile(r"\d{1,3}")
 _ASYNC = re.compile(r"(?:^|[,;\s])respond-async(?:$|[,;\s])", re.IGNORECASE)
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingOptions:
+    """What the headers of a request say about recording it."""
+
+    idempotency_key: str | None
+    retry_count: int | None
+    is_async: bool
+    wait_seconds: int | None
+    """With `is_async`: how long to wait for the plain response."""
+    webhook_url: str | None
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether the caller relies on the record. Otherwise a request is served without one if it must be."""
+        return self.idempotency_key is not None or self.is_async
 
 
 def preferred_wait(headers: Headers) -> int | None:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -17,6 +16,7 @@ from app.api.generations.links import base_url, generation_path
 from app.api.http import preferences
 from app.api.http.dependencies import SecondsDep
 from app.api.http.paths import route_path
+from app.api.http.preferences import RecordingOptions
 from app.api.http.response_writer import wait_until_gone
 from app.api.http.state import request_state
 from app.domain.errors import (
@@ -45,23 +45,6 @@ _MARGIN_SECONDS = 2.0
 
 POLL_AFTER_SECONDS = 5
 """`Retry-After` of a generation that is not over."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingOptions:
-    """What the headers of a request say about recording it."""
-
-    idempotency_key: str | None
-    retry_count: int | None
-    is_async: bool
-    wait_seconds: int | None
-    """With `is_async`: how long to wait for the plain response."""
-    webhook_url: str | None
-
-    @property
-    def is_explicit(self) -> bool:
-        """Whether the caller relies on the record. Otherwise a request is served without one if it must be."""
-        return self.idempotency_key is not None or self.is_async
 
 
 class Recording:
