@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     DirectoryPath,
     Field,
     SecretStr,
@@ -21,41 +18,23 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.catalogue import MODEL_ID_PATTERN, Catalogue
-from app.lib.env_values import (
-    key_error,
-    parse_comma_separated,
-    parse_duration,
-    parse_json,
-    parse_named_secrets,
-    require_base_url,
-    require_hosts,
-    require_http_url,
-    require_origins,
-    webhook_secret_error,
+from app.lib.env_types import (
+    ApiKey,
+    BaseUrl,
+    Duration,
+    DurationOrZero,
+    HeaderKey,
+    Hosts,
+    HttpUrl,
+    Origins,
+    WebhookSecrets,
 )
+from app.lib.env_values import parse_json, parse_named_secrets
 
 MIB = 1024 * 1024
 
 ModelId = Annotated[str, Field(pattern=MODEL_ID_PATTERN)]
 ModelPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*-]{1,100}$")]
-
-
-def _require_valid_key(key: SecretStr) -> SecretStr:
-    if error := key_error(key.get_secret_value()):
-        raise ValueError(error)
-    return key
-
-
-def _require_webhook_secrets(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    if len(secrets) > 2:
-        raise ValueError("has more than two secrets")
-    for number, secret in enumerate(secrets, 1):
-        if error := webhook_secret_error(secret.get_secret_value()):
-            raise ValueError(f"secret number {number} {error}")
-    return secrets
-
-
-Origins = Annotated[tuple[str, ...], NoDecode, AfterValidator(require_origins), BeforeValidator(parse_comma_separated)]
 
 
 class UnsafeConfiguration(SystemExit):
@@ -64,15 +43,6 @@ class UnsafeConfiguration(SystemExit):
     If no code catches it, Python prints the message and ends the process with exit code 1. This works under every ASGI
     server.
     """
-
-
-class ApiKey(BaseModel):
-    """A caller's name and secret."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    secret: SecretStr
 
 
 class Settings(BaseSettings):
@@ -93,7 +63,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on. 0 chooses a free port."""
 
-    gemini_api_key: Annotated[SecretStr, AfterValidator(_require_valid_key)] | None = Field(
+    gemini_api_key: HeaderKey | None = Field(
         default=None, validation_alias=AliasChoices("GOOGLE_API_KEY", "GEMINI_API_KEY")
     )
     """Key of the Gemini Developer API. `GOOGLE_API_KEY` is also read and takes precedence, as in Google's SDK."""
@@ -105,9 +75,9 @@ class Settings(BaseSettings):
     """Vertex: the Google Cloud project that pays. Credentials are Google's application default credentials."""
     google_cloud_location: str = Field(default="global", pattern=r"^[a-z0-9-]+$")
     """Vertex: the region in which the model runs."""
-    google_gemini_base_url: Annotated[str, AfterValidator(require_http_url)] | None = None
+    google_gemini_base_url: HttpUrl | None = None
     """Base URL of the Developer API. Set it to reach the API through a gateway."""
-    google_vertex_base_url: Annotated[str, AfterValidator(require_http_url)] | None = None
+    google_vertex_base_url: HttpUrl | None = None
     """Base URL of Vertex AI. Set it to reach Vertex through a gateway."""
     google_genai_api_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
     """API version in the path of Gemini's URLs. Default: `v1beta`; on Vertex `v1beta1`."""
@@ -231,7 +201,7 @@ class Settings(BaseSettings):
     each cloud's own tools. Default: `blobs` in `DATA_DIR`."""
     auto_migrate: bool = True
     """Update the database schema at first use. If `false`, run `python -m app migrate` before a new version starts."""
-    chat_ttl: Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta())] = timedelta(days=30)
+    chat_ttl: DurationOrZero = timedelta(days=30)
     """Time for which a chat is stored after its last turn: seconds, or for example `30d`, `12h`, `90m`. 0 stores it
     without limit."""
     chat_lease_seconds: float = Field(default=15, ge=1, le=600)
@@ -246,29 +216,22 @@ class Settings(BaseSettings):
     """Maximum number of bytes that one caller's chats store, texts and images together. A fork counts like a copy. 0 is
     no limit."""
 
-    idempotency_ttl: Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta())] = timedelta(hours=24)
+    idempotency_ttl: Duration = timedelta(hours=24)
     """Time for which an `Idempotency-Key` returns the first result: seconds, or for example `24h`."""
-    generation_ttl: Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta())] = timedelta(days=7)
+    generation_ttl: Duration = timedelta(days=7)
     """Time for which a recorded generation and its images are stored after its end. Results grounded in Google Search
     are stored for 24 hours at most."""
     max_queued_async: int = Field(default=10_000, ge=0)
     """Maximum number of asynchronous generations that wait, over all replicas. More are refused."""
-    image_url_ttl: Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta())] = timedelta(hours=1)
+    image_url_ttl: Duration = timedelta(hours=1)
     """Time for which a signed link to an image works without a key."""
-    public_url: Annotated[str, AfterValidator(require_base_url)] | None = None
+    public_url: BaseUrl | None = None
     """Address of this service in links to images, such as `https://images.example`. Default: the address of the
     request."""
-    webhook_secret: Annotated[
-        tuple[SecretStr, ...],
-        NoDecode,
-        AfterValidator(_require_webhook_secrets),
-        BeforeValidator(parse_comma_separated),
-    ] = ()
+    webhook_secret: WebhookSecrets = ()
     """Secret that signs webhooks (Standard Webhooks): `whsec_` and 24 to 64 bytes as base64. Two, comma-separated, sign
     together while one replaces the other. Without a secret requests with a webhook are refused."""
-    webhook_allow_hosts: Annotated[
-        tuple[str, ...], NoDecode, AfterValidator(require_hosts), BeforeValidator(parse_comma_separated)
-    ] = ()
+    webhook_allow_hosts: Hosts = ()
     """Hosts and networks that webhooks may call although they are not public, comma-separated: `hooks.internal`,
     `10.1.0.0/16`. They may use plain http."""
 
