@@ -459,6 +459,21 @@ async def test_an_answer_that_comes_after_the_generation_was_given_up_replaces_t
     assert again.generation.status is GenerationStatus.SUCCEEDED
 
 
+async def test_stored_answers_are_found_before_the_lease_of_their_process_ends(storage: Overrides) -> None:
+    async with open_generations(storage) as store:
+        one = new(asked=True, idempotency_key="k", holder="here")
+        await store.submit(one)
+        too_early = await store.recover(one.id)
+        kept = await store.keep_answer(one.id, 0, answer(), None)
+        recovered = await store.recover(one.id)
+        with pytest.raises(LeaseLost):  # the process lives
+            await store.settle(one.id, "here", [kept], attempts=1, is_converted=True)
+        found = await store.get(one.id, None)
+
+    assert (too_early, recovered) == (False, True)
+    assert found.status is GenerationStatus.SUCCEEDED
+
+
 async def test_a_retry_finds_the_first_try_although_the_retries_between_were_lost(storage: Overrides) -> None:
     async with open_generations(storage) as store:
         first = await store.submit(new(retry_count=0, asked=True))

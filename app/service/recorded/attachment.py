@@ -13,6 +13,9 @@ from app.service.recorded.watcher import StatusWatcher
 from app.service.recorded.work import Answer, Listener, Work
 from app.store import Storage
 
+_LOOK_SECONDS = 5.0
+"""Time after which a waiting request looks for the answer itself: the process that made it may be dead."""
+
 log = logging.getLogger(__name__)
 
 
@@ -136,7 +139,8 @@ class Attachment:
         store = await self._storage.generations()
         generation = self._generation
         while not generation.is_final:
-            await self._watcher.changed(self.id, generation.status, 60)
+            if generation.asked_at is None or not await store.recover(self.id):
+                await self._watcher.changed(self.id, generation.status, _LOOK_SECONDS)
             generation = await store.get(self.id, generation.owner)
         if generation.status is GenerationStatus.CANCELLED:
             raise GenerationCancelled("This generation was cancelled before Gemini was asked. Nothing was paid.")

@@ -68,6 +68,19 @@ class Reaper:
             last = batch[-1].id
         return ReapResult(requeued, removed, recovered, interrupted)
 
+    async def recover(self, id_: str) -> bool:
+        """See `GenerationStore.recover`."""
+        columns = generations.c.id, generations.c.lease_holder, generations.c.document
+        asked = generations.c.status == GenerationStatus.RUNNING, generations.c.asked_at.is_not(None)
+        query = select(*columns).where(generations.c.id == id_, *asked)
+        row = await self._rows.database.read(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            return False
+        for place in range(image_count(row.document)):
+            if await self._answers.find(id_, place) is None:
+                return False
+        return await self._settle(row, is_complete=True) is not None
+
     async def _reap_unasked(self, dead: tuple[Any, ...]) -> tuple[int, int]:
         """Return how many were queued again, and how many were deleted."""
         unasked = *dead, generations.c.asked_at.is_(None)
@@ -96,8 +109,12 @@ class Reaper:
         batch = query.order_by(generations.c.id).limit(_BATCH)
         return await self._rows.database.read(lambda connection: [*connection.execute(batch)])
 
-    async def _settle(self, row: Any) -> GenerationStatus | None:
+    async def _settle(self, row: Any, *, is_complete: bool = False) -> GenerationStatus | None:
         """Settle one generation. Return its status, or `None` if another process has settled it.
+
+        Args:
+            row: of the generation.
+            is_complete: whether all its answers are stored, so that its lease does not matter.
 
         Raises:
             StorageUnavailable, StorageFull: it stays as it is, because its answers may be in the store.
@@ -106,7 +123,7 @@ class Reaper:
         made = [one for one in outcomes if isinstance(one, Generation)]
         attempts = max(1, sum(one.attempts for one in made))
         ending = Ending(tuple(outcomes), attempts, is_converted=False)
-        if not await self._settlements.settle_dead(row.id, row.lease_holder, ending):
+        if not await self._settlements.settle_dead(row.id, row.lease_holder, ending, is_complete=is_complete):
             return None
         log.warning(
             "a generation's process died",

@@ -96,8 +96,15 @@ class Settlements:
         self._forget_answers(id_, ending)
         return settled
 
-    async def settle_dead(self, id_: str, holder: str, ending: Ending) -> bool:
-        """Settle a generation whose lease has ended. Return whether nobody else has settled it or renewed the lease."""
+    async def settle_dead(self, id_: str, holder: str, ending: Ending, *, is_complete: bool = False) -> bool:
+        """Settle a generation whose process has died. Return whether nobody else has settled it or renewed the lease.
+
+        Args:
+            id_: of the generation.
+            holder: of its lease.
+            ending: what to write.
+            is_complete: whether all answers are stored. Then the lease may still be valid.
+        """
         ending = await self._stored(id_, ending)
         result = dump_result(ending.outcomes, _name, is_converted=ending.is_converted)
 
@@ -105,9 +112,10 @@ class Settlements:
             row = connection.execute(self._lock, {"this": id_}).one_or_none()
             if row is None or row.status != GenerationStatus.RUNNING or row.lease_holder != holder:
                 return False
-            if row.lease_ended:
+            is_over = bool(row.lease_ended) or is_complete
+            if is_over:
                 self._end(connection, row, ending, result)
-            return bool(row.lease_ended)
+            return is_over
 
         settled = await self._rows.database.write(transaction)
         if settled:

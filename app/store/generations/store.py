@@ -188,6 +188,11 @@ class GenerationStore:
         """
         return await self._reaper.reap()
 
+    async def recover(self, id_: str) -> bool:
+        """Settle a running generation if all its answers are stored, although its process may live. Return whether it
+        did. A request that waits for it after a restart need not wait for the end of the lease then."""
+        return await self._reaper.recover(id_)
+
     async def sweep(self) -> int:
         """Delete expired generations, and free expired keys. Return the number of deleted generations."""
         return await self._sweep.sweep()
