@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -67,23 +68,13 @@ async def recorded_response(request: Request, recording: Recording, wanted: Reco
     )
     if attachment is None:
         return None
-    try:
-        return await _response(request, recording, attachment, wanted)
-    except StorageError as error:
-        error.may_have_cost = True  # the generation goes on, or is over
-        raise
-
-
-async def _response(
-    request: Request, recording: Recording, attachment: Attachment, wanted: RecordedRequest
-) -> Response:
-    presentation = wanted.presentation
     if presentation.streams and not recording.options.is_async:
         return await _event_stream(request, recording, wanted)
-    answer = await recording.answer() if recording.waits else None
-    if answer is None:
-        return await _accepted(request, recording)
-    outcomes = [await recording.deliver(answer, place, wanted.accepted) for place in range(len(answer.outcomes))]
+    with _may_have_cost():
+        answer = await recording.answer() if recording.waits else None
+        if answer is None:
+            return await _accepted(request, recording)
+        outcomes = [await recording.deliver(answer, place, wanted.accepted) for place in range(len(answer.outcomes))]
     has_image = any(isinstance(outcome, Generation) for outcome in outcomes)
     try:
         async with asyncio.timeout_at(recording.deadline):
@@ -92,9 +83,10 @@ async def _response(
                 await attachment.settled()
             recorded = await stored_images(attachment) if presentation.links and has_image else None
     except TimeoutError:
-        if recording.options.is_async:
+        if not recording.options.is_async:
+            raise recording.in_progress() from None
+        with _may_have_cost():
             return await _accepted(request, recording)
-        raise recording.in_progress() from None
     if recorded is not None:
         response = json_response(result_document(recorded, await link_maker(request)))
         response.headers["X-Generation-Id"] = recorded.id
@@ -112,14 +104,21 @@ async def stored_images(attachment: Attachment) -> RecordedGeneration:
     Raises:
         StorageUnavailable: an image was made and could not be stored.
     """
-    try:
+    with _may_have_cost():
         recorded = await attachment.recorded()
         if not recorded.generations:
             raise StorageUnavailable("The image was made and could not be stored, so there is no link.", part="blobs")
+    return recorded
+
+
+@contextmanager
+def _may_have_cost() -> Iterator[None]:
+    """Mark errors of the storage inside the block: the generation goes on, or is over, so it may have cost."""
+    try:
+        yield
     except StorageError as error:
         error.may_have_cost = True
         raise
-    return recorded
 
 
 def json_response(document: dict[str, object], status: int = 200) -> Response:
