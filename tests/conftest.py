@@ -117,6 +117,16 @@ def serve(settings: Settings) -> Serve:
     return start
 
 
+@pytest.fixture
+def serve_alone(serve: Serve, tmp_path: Path) -> Serve:
+    """Return `serve` for services with a folder of their own, so that no other one takes their queued generations."""
+
+    def start(served_on: str = "127.0.0.1", **overrides: Any) -> AbstractAsyncContextManager[httpx2.AsyncClient]:
+        return serve(served_on, **{"data_dir": tmp_path, **overrides})
+
+    return start
+
+
 @asynccontextmanager
 async def running(server: Server) -> AsyncGenerator[int]:
     """Run a server in this process; yield its port."""

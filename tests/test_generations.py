@@ -123,8 +123,8 @@ async def test_a_refused_generation_has_a_problem(client: httpx2.AsyncClient, ge
     assert (image.status_code, image.json()["code"]) == (404, "image_not_found")
 
 
-async def test_generations_are_listed_newest_first_and_page_by_page(serve: Serve, storage: Overrides) -> None:
-    async with serve(**storage, service_api_keys=KEYS) as client:
+async def test_generations_are_listed_newest_first_and_page_by_page(serve_alone: Serve, storage: Overrides) -> None:
+    async with serve_alone(**storage, service_api_keys=KEYS) as client:
         orders = [await ordered(client, headers=ANNA) for _ in range(5)]
         other = await ordered(client, headers=BERT)
         found, cursor = [], ""
@@ -145,8 +145,8 @@ async def test_a_cursor_of_another_list_is_refused(client: httpx2.AsyncClient, c
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
 
-async def test_a_generation_does_not_exist_for_others(serve: Serve, gemini: Emulator) -> None:
-    async with serve(service_api_keys=KEYS) as client:
+async def test_a_generation_does_not_exist_for_others(serve_alone: Serve, gemini: Emulator) -> None:
+    async with serve_alone(service_api_keys=KEYS) as client:
         document = await finished(client, await ordered(client, headers=ANNA), ANNA)
         path = f"/generations/{document['id']}"
         answers = [
@@ -199,9 +199,9 @@ async def test_a_long_poll_ends_after_its_time(client: httpx2.AsyncClient, gemin
     await finished(client, document)
 
 
-async def test_a_long_poll_with_an_entity_tag_ends_with_the_next_change(serve: Serve, gemini: Emulator) -> None:
+async def test_a_long_poll_with_an_entity_tag_ends_with_the_next_change(serve_alone: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=1, times=2))
-    async with serve(max_in_flight=1) as client:
+    async with serve_alone(max_in_flight=1) as client:
         first, second = await ordered(client), await ordered(client)
         path = f"/generations/{second['id']}"
         queued = await client.get(path)
@@ -213,8 +213,8 @@ async def test_a_long_poll_with_an_entity_tag_ends_with_the_next_change(serve: S
     assert queued.headers["etag"] != changed.headers["etag"]
 
 
-async def test_a_wait_is_at_most_the_deadline(serve: Serve, gemini: Emulator) -> None:
-    async with serve(deadline_seconds=30) as client:
+async def test_a_wait_is_at_most_the_deadline(serve_alone: Serve, gemini: Emulator) -> None:
+    async with serve_alone(deadline_seconds=30) as client:
         document = await drawn(client)
         response = await client.get(f"/generations/{document['id']}", headers={"Prefer": "wait=999999"})
         prefer = {"Prefer": "respond-async, wait=999999"}
@@ -274,8 +274,8 @@ async def test_an_image_that_is_still_being_made_is_a_conflict(client: httpx2.As
     await finished(client, document)
 
 
-async def test_a_signed_link_works_without_a_key_for_any_page(serve: Serve, gemini: Emulator) -> None:
-    async with serve(service_api_keys=KEYS) as client:
+async def test_a_signed_link_works_without_a_key_for_any_page(serve_alone: Serve, gemini: Emulator) -> None:
+    async with serve_alone(service_api_keys=KEYS) as client:
         document = await finished(client, await ordered(client, headers=ANNA), ANNA)
         link = document["links"]["image"]
         page = {"Origin": "https://shop.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
@@ -296,8 +296,8 @@ async def test_a_signed_link_works_without_a_key_for_any_page(serve: Serve, gemi
     assert {one.status_code for one in without} == {401}
 
 
-async def test_a_signed_link_is_for_reading_only(serve: Serve, gemini: Emulator) -> None:
-    async with serve(service_api_keys=KEYS) as client:
+async def test_a_signed_link_is_for_reading_only(serve_alone: Serve, gemini: Emulator) -> None:
+    async with serve_alone(service_api_keys=KEYS) as client:
         document = await finished(client, await ordered(client, headers=ANNA), ANNA)
         query = document["links"]["image"].partition("?")[2]
         path = f"/generations/{document['id']}"
@@ -324,8 +324,8 @@ async def test_without_keys_a_signed_link_works_under_any_host_name(
     assert (signed.status_code, unsigned.status_code) == (200, 403)
 
 
-async def test_an_expired_link_says_so_and_the_generation_has_a_new_one(serve: Serve, gemini: Emulator) -> None:
-    async with serve(image_url_ttl="1") as client:
+async def test_an_expired_link_says_so_and_the_generation_has_a_new_one(serve_alone: Serve, gemini: Emulator) -> None:
+    async with serve_alone(image_url_ttl="1") as client:
         document = await drawn(client)
         await asyncio.sleep(2.1)
         expired = await client.get(document["links"]["image"])
@@ -337,12 +337,12 @@ async def test_an_expired_link_says_so_and_the_generation_has_a_new_one(serve: S
 
 
 async def test_a_link_outlives_a_restart_and_works_on_each_replica(
-    serve: Serve, storage: Overrides, gemini: Emulator
+    serve_alone: Serve, storage: Overrides, gemini: Emulator
 ) -> None:
-    async with serve(**storage, public_url="https://images.example/api/") as client:
+    async with serve_alone(**storage, public_url="https://images.example/api/") as client:
         link = (await drawn(client))["links"]["image"]
         assert link.startswith("https://images.example/api/generations/gen_")
-    async with serve(**storage) as client:
+    async with serve_alone(**storage) as client:
         file = await client.get(link.removeprefix("https://images.example/api"))
 
     assert file.status_code == 200
@@ -367,9 +367,9 @@ async def test_events_report_each_state_once(client: httpx2.AsyncClient, gemini:
     assert nothing.status_code == 204
 
 
-async def test_a_stream_without_events_has_heartbeats(serve: Serve, gemini: Emulator) -> None:
+async def test_a_stream_without_events_has_heartbeats(serve_alone: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=1))
-    async with serve(heartbeat_seconds=0.2) as client:
+    async with serve_alone(heartbeat_seconds=0.2) as client:
         document = await ordered(client)
         async with client.stream("GET", document["links"]["events"]) as response:
             names = [event["event"] async for event in events_of(response.aiter_lines())]
@@ -421,9 +421,9 @@ async def test_a_generation_goes_on_when_its_watchers_leave(client: httpx2.Async
     assert len(gemini.calls) == 1
 
 
-async def test_a_waiting_generation_is_cancelled_and_nothing_is_asked(serve: Serve, gemini: Emulator) -> None:
+async def test_a_waiting_generation_is_cancelled_and_nothing_is_asked(serve_alone: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=4))
-    async with serve(max_in_flight=1) as client:
+    async with serve_alone(max_in_flight=1) as client:
         first = await ordered(client)
         await wait_for_calls(gemini)
         second = await ordered(client)

@@ -82,9 +82,9 @@ async def test_a_link_to_an_image_that_could_not_be_stored_is_an_error_that_clie
     assert len(gemini.calls) == 2
 
 
-async def test_an_asynchronous_order_of_several_images_waits_for_their_slots(serve: Serve, gemini: Emulator) -> None:
+async def test_an_asynchronous_order_of_several_images_gets_its_slots(serve_alone: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=0.4, times=9))
-    async with serve(max_in_flight=1, max_queued=2, queue_timeout_seconds=0.1) as client:
+    async with serve_alone(max_in_flight=1, max_queued=2, queue_timeout_seconds=0.1) as client:
         wanted = {"prompt": "A lighthouse", "n": 3}
         made = await client.post("/v1/images/generations", json=wanted, headers={"Prefer": "respond-async"})
         document = await finished(client, made.json())
@@ -94,17 +94,17 @@ async def test_an_asynchronous_order_of_several_images_waits_for_their_slots(ser
     assert document["result"]["warnings"] == []
 
 
-async def test_a_queued_first_turn_creates_one_chat(serve: Serve, gemini: Emulator, data_dir: Path) -> None:
-    async with serve(max_in_flight=1) as client:
+async def test_a_queued_first_turn_creates_one_chat(serve_alone: Serve, gemini: Emulator, data_dir: Path) -> None:
+    async with serve_alone(max_in_flight=1) as client:
         document = await finished(client, await ordered(client, "/chats"))
         chats = (await client.get("/chats")).json()["chats"]
 
     assert [chat["id"] for chat in chats] == [document["result"]["chatId"]]
 
 
-async def test_queued_turns_of_a_chat_are_made_in_their_order(serve: Serve, gemini: Emulator) -> None:
+async def test_queued_turns_of_a_chat_are_made_in_their_order(serve_alone: Serve, gemini: Emulator) -> None:
     gemini.faults.append(Fault(delay_seconds=0.2, times=9))
-    async with serve(max_in_flight=4) as client:
+    async with serve_alone(max_in_flight=4) as client:
         chat = (await client.post("/chats", json={})).json()["id"]
         prompts = [f"Lighthouse {number}" for number in range(4)]
         documents = [await ordered(client, f"/chats/{chat}/turns", prompt=prompt) for prompt in prompts]
@@ -142,8 +142,8 @@ async def test_what_ended_is_over_for_the_next_request(client: httpx2.AsyncClien
         assert (await client.delete(path)).status_code == 204
 
 
-async def test_a_watcher_of_events_gets_no_links_that_outlast_its_own(serve: Serve) -> None:
-    async with serve(image_url_ttl=4, service_api_keys="anna:0123456789abcdef") as client:
+async def test_a_watcher_of_events_gets_no_links_that_outlast_its_own(serve_alone: Serve) -> None:
+    async with serve_alone(image_url_ttl=4, service_api_keys="anna:0123456789abcdef") as client:
         headers = {"X-API-Key": "0123456789abcdef"}
         document = await finished(client, await ordered(client, headers=headers), headers)
         await asyncio.sleep(2.5)

@@ -54,7 +54,7 @@ async def test_a_wrong_method_is_refused_with_all_methods_of_the_path(
         ('{"prompt": "x", "seed": "a"}', "seed: must be a whole number"),
         ('{"prompt": "x", "seed": 9999999999}', "seed: must be less than or equal to 2147483647"),
         ('{"prompt": "x", "includeThoughts": "a"}', "includeThoughts: must be true or false"),
-        ('{"prompt": "x", "responseFormat": "a"}', "responseFormat: must be 'data_url' or 'b64'"),
+        ('{"prompt": "x", "responseFormat": "a"}', "responseFormat: must be 'data_url', 'b64' or 'url'"),
         ('{"prompt": "x", "referenceImages": {}}', "referenceImages: must be a list"),
         (
             '{"prompt": "x", "model": "nano banana"}',

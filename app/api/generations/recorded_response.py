@@ -74,7 +74,9 @@ async def recorded_response(request: Request, recording: Recording, wanted: Reco
         answer = await recording.answer() if recording.waits else None
         if answer is None:
             return await _accepted(request, recording)
-        outcomes = [await recording.deliver(answer, place, wanted.accepted) for place in range(len(answer.outcomes))]
+        attachment = recording.attachment or attachment  # another one if the request was submitted again
+        deliver = partial(recording.delivery.outcome, answer, request=wanted.accepted, is_replay=attachment.is_replay)
+        outcomes = [await deliver(place) for place in range(len(answer.outcomes))]
     has_image = any(isinstance(outcome, Generation) for outcome in outcomes)
     try:
         async with asyncio.timeout_at(recording.deadline):
@@ -168,7 +170,8 @@ class _StreamedImages:
             recording.attachment.listen(place, listener)
         answer = await recording.answer()
         assert answer is not None
-        outcome = await recording.deliver(answer, place, self._accepted)
+        is_replay = recording.attachment.is_replay
+        outcome = await recording.delivery.outcome(answer, place, self._accepted, is_replay=is_replay)
         if isinstance(outcome, ServiceError):
             await recording.attachment.settled()
             raise outcome
@@ -183,7 +186,7 @@ class _StreamedImages:
         return self._urls[generation.id]
 
     async def convert(self, image: Image) -> Image:
-        return await self._recording.convert(image, self._accepted)
+        return await self._recording.delivery.draft(image, self._accepted)
 
     def fail(self, error: ServiceError) -> None:
         self._recording.fail(error)

@@ -8,12 +8,14 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
 from app.api.generations.links import base_url, generation_path
 from app.api.http import preferences
+from app.api.http.delivery import Delivery
 from app.api.http.dependencies import SecondsDep
 from app.api.http.paths import route_path
 from app.api.http.preferences import RecordingOptions
@@ -29,11 +31,7 @@ from app.domain.errors import (
     StorageError,
     WebhookRefused,
 )
-from app.domain.generation import Generation, GenerationRequest, Image
-from app.domain.progress import GenerationProgress
-from app.domain.recorded import NewGeneration, Order, Outcome
-from app.lib.byte_budget import Reservation
-from app.service.generation.output import OutputConversion, deliver
+from app.domain.recorded import NewGeneration, Order
 from app.service.recorded.attachment import Attachment
 from app.service.recorded.fingerprint import fingerprint
 from app.service.recorded.work import Answer
@@ -42,6 +40,9 @@ log = logging.getLogger(__name__)
 
 _MARGIN_SECONDS = 2.0
 """A generation and the request that waits for it have the same time limit. The request waits for its error."""
+
+_SUBMISSIONS = 3
+"""How often a request is submitted whose earlier tries fail without cost while it waits for them."""
 
 POLL_AFTER_SECONDS = 5
 """`Retry-After` of a generation that is not over."""
@@ -65,9 +66,11 @@ class Recording:
         self._patience = seconds if seconds < self._state["settings"].deadline_seconds else seconds + _MARGIN_SECONDS
         if options.is_async:
             self._patience = min(seconds, options.wait_seconds or 0)
-        self._memory = [Reservation(self._state["response_memory"])]
-        self._draft_memory = self._state["converter"].reserve()
+        self.delivery = Delivery(self._state)
         self._caller_left = False
+        self._wanted: NewGeneration | None = None
+        self._streams = False
+        self._submitting = asyncio.Lock()
 
     @property
     def path(self) -> str:
@@ -113,31 +116,42 @@ class Recording:
         webhook = await self._webhook(webhook_url)
         if not self.is_wanted(link=link):
             return None
-        recorded, upload = self._state["recorded"], self._state["upload"]
+        self._wanted = NewGeneration(
+            id=_new_id(),
+            order=order,
+            fingerprint=await fingerprint(route_path(self._request.scope), order, webhook),
+            is_async=self.options.is_async,
+            idempotency_key=self.options.idempotency_key,
+            retry_count=self.options.retry_count,
+            webhook_url=webhook,
+            base_url=base_url(self._request, self._state["settings"]),
+        )
+        self._streams = streams
         try:
-            attachment = await recorded.submit(
-                NewGeneration(
-                    id=f"gen_{secrets.token_hex(16)}",
-                    order=order,
-                    fingerprint=await fingerprint(route_path(self._request.scope), order, webhook),
-                    is_async=self.options.is_async,
-                    idempotency_key=self.options.idempotency_key,
-                    retry_count=self.options.retry_count,
-                    webhook_url=webhook,
-                    base_url=base_url(self._request, self._state["settings"]),
-                ),
-                streams=streams,
-            )
+            return await self._submit(self._wanted)
         except StorageError as error:
             if self.options.is_explicit or link:
                 raise
             log.warning("a request is served without a record", extra={"part": error.part, "cause": error.cause})
             return None
+
+    async def _submit(self, wanted: NewGeneration) -> Attachment:
+        upload = self._state["upload"]
+        self.attachment = await self._state["recorded"].submit(wanted, streams=self._streams)
         upload.retain()
-        attachment.on_end(upload.release)
+        self.attachment.on_end(upload.release)
         self._state["generation_pending"] = False
-        self.attachment = attachment
-        return attachment
+        return self.attachment
+
+    async def _submit_again(self, gone: Attachment) -> None:
+        """Submit the request anew: the generation that it waited for failed without cost, or its process died before
+        Gemini was asked."""
+        async with self._submitting:
+            if self.attachment is gone:
+                gone.close()
+                assert self._wanted is not None
+                self.attachment = None
+                await self._submit(replace(self._wanted, id=_new_id()))
 
     async def _webhook(self, field: str | None) -> str | None:
         header = self.options.webhook_url
@@ -163,20 +177,26 @@ class Recording:
         Raises:
             GenerationInProgress: the time limit of the request has ended.
             CallerDisconnected, CallerTooSlow: the caller is gone. The generation goes on.
-            Overloaded: another process ran it, and it failed without cost.
+            ServiceError: as `submit`, if the generation must be begun again.
         """
-        assert self.attachment is not None
+        for _ in range(_SUBMISSIONS):
+            attachment = self.attachment
+            assert attachment is not None
+            try:
+                return await self._answer_of(attachment)
+            except GenerationNotFound:
+                await self._submit_again(attachment)
+        raise Overloaded("The earlier requests failed without cost. Send this one again.", retry_after=1)
+
+    async def _answer_of(self, attachment: Attachment) -> Answer | None:
         receive, scope = self._request.receive, self._request.scope
-        waiting = asyncio.create_task(self.attachment.answer())
+        waiting = asyncio.create_task(attachment.answer())
         gone = asyncio.create_task(wait_until_gone(receive, scope))
         try:
-            await asyncio.wait(
-                {waiting, gone},
-                timeout=self.deadline - asyncio.get_running_loop().time(),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            left = self.deadline - asyncio.get_running_loop().time()
+            await asyncio.wait({waiting, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
-                return self._result(waiting)
+                return waiting.result()
             if gone.done():
                 self.fail(gone.result())
                 raise gone.result()
@@ -203,40 +223,6 @@ class Recording:
         error.is_replay = self.attachment.is_replay
         return error
 
-    def _result(self, waiting: asyncio.Task[Answer]) -> Answer:
-        error = waiting.exception()
-        if isinstance(error, GenerationNotFound):
-            raise Overloaded("The earlier request failed without cost. Send this one again.", retry_after=1)
-        return waiting.result()
-
-    async def deliver(self, answer: Answer, place: int, request: GenerationRequest) -> Outcome:
-        """Return an outcome as this caller gets it: an image in an accepted format, or an error of its own.
-
-        Args:
-            answer: of the generation.
-            place: index of the outcome.
-            request: with the media types that this caller accepts.
-
-        Raises:
-            ServiceError: as `deliver`.
-        """
-        assert self.attachment is not None
-        outcome = answer.outcomes[place]
-        if isinstance(outcome, Generation):
-            converter, seconds = self._state["converter"], self._state["settings"].deadline_seconds
-            memory = Reservation(self._state["response_memory"])
-            self._memory.append(memory)
-            return await deliver(outcome, request, converter, memory, seconds, is_converted=answer.is_converted)
-        error = outcome.copied()
-        error.is_replay = self.attachment.is_replay
-        return error
-
-    async def convert(self, draft: Image, request: GenerationRequest) -> Image:
-        """Return a draft in the format that the caller asks for. Raises as `deliver`."""
-        progress = GenerationProgress(self._state["settings"].deadline_seconds, self._memory[0])
-        conversion = OutputConversion(self._state["converter"], request, progress)
-        return await conversion.image(draft, self._draft_memory)
-
     @property
     def headers(self) -> dict[str, str]:
         """Headers of the response, whatever its format."""
@@ -249,9 +235,7 @@ class Recording:
 
     async def aclose(self) -> None:
         """Called when the response has been sent."""
-        for memory in self._memory:
-            memory.resize(0)
-        self._draft_memory.resize(0)
+        self.delivery.close()
         if self.attachment is None:
             return
         self.attachment.close()
@@ -260,6 +244,10 @@ class Recording:
                 await self.attachment.mark_caller_left(self.options.retry_count)
             except StorageError as error:
                 log.warning("a caller's disconnect could not be stored", extra={"cause": error.cause})
+
+
+def _new_id() -> str:
+    return f"gen_{secrets.token_hex(16)}"
 
 
 async def _recording(
