@@ -223,9 +223,14 @@ async def health_while(client: httpx2.AsyncClient, work: asyncio.Task[httpx2.Res
 
 
 async def wait_for_calls(gemini: Emulator, times: int = 1) -> None:
-    """Wait until Gemini has been called so many times."""
-    while len(gemini.calls) < times:  # noqa: ASYNC110 - the emulator has no event to wait for
-        await asyncio.sleep(0.01)
+    """Wait until Gemini has been called so many times.
+
+    Raises:
+        TimeoutError: it was not within 30 seconds.
+    """
+    async with asyncio.timeout(30):
+        while len(gemini.calls) < times:  # noqa: ASYNC110 - the emulator has no event to wait for
+            await asyncio.sleep(0.01)
 
 
 def image_file(format_: str = "PNG", size: tuple[int, int] = (64, 48), colour: str = "teal", **options: Any) -> bytes:

@@ -5,6 +5,7 @@ import base64
 import secrets
 import shutil
 import sqlite3
+from collections.abc import AsyncGenerator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from app.settings import Settings
 from tests.conftest import Serve, wait_for_calls
 from tests.test_generations import finished, ordered
 
@@ -20,22 +20,24 @@ PROMPT = {"prompt": "A lighthouse", "imageSize": "1K"}
 
 
 @pytest.fixture
-def data_dir(settings: Settings) -> Path:
-    return settings.data_dir
+async def alone(serve_alone: Serve) -> AsyncGenerator[httpx2.AsyncClient]:
+    """A client of a service with a storage of its own, which the test damages."""
+    async with serve_alone() as client:
+        yield client
 
 
 async def test_a_keyed_turn_gives_its_image_although_its_chat_is_gone(
-    client: httpx2.AsyncClient, gemini: Emulator, data_dir: Path
+    alone: httpx2.AsyncClient, gemini: Emulator, tmp_path: Path
 ) -> None:
-    chat = (await client.post("/chats", json={})).json()["id"]
+    chat = (await alone.post("/chats", json={})).json()["id"]
     gemini.faults.append(Fault(delay_seconds=1))
     key = {"Idempotency-Key": "deleted-chat"}
-    request = asyncio.create_task(client.post(f"/chats/{chat}/turns", json=PROMPT, headers=key))
+    request = asyncio.create_task(alone.post(f"/chats/{chat}/turns", json=PROMPT, headers=key))
     await wait_for_calls(gemini)
-    with closing(sqlite3.connect(data_dir / "chats.db")) as database, database:
+    with closing(sqlite3.connect(tmp_path / "chats.db")) as database, database:
         database.execute("DELETE FROM chats")
     first = await request
-    again = await client.post(f"/chats/{chat}/turns", json=PROMPT, headers=key)
+    again = await alone.post(f"/chats/{chat}/turns", json=PROMPT, headers=key)
 
     assert (first.status_code, again.status_code) == (200, 200), first.text[:500]
     assert first.json()["image"] == again.json()["image"]
@@ -66,15 +68,16 @@ async def test_an_image_that_cannot_be_converted_stays_available_as_gemini_made_
     assert len(gemini.calls) == 1
 
 
+@pytest.mark.slow
 async def test_a_link_to_an_image_that_could_not_be_stored_is_an_error_that_clients_do_not_repeat(
-    client: httpx2.AsyncClient, gemini: Emulator, data_dir: Path
+    alone: httpx2.AsyncClient, gemini: Emulator, tmp_path: Path
 ) -> None:
-    await client.post("/generate-image", json=PROMPT, headers={"Idempotency-Key": secrets.token_hex(8)})
+    await alone.post("/generate-image", json=PROMPT, headers={"Idempotency-Key": secrets.token_hex(8)})
     gemini.faults.append(Fault(delay_seconds=1))
     link = {"responseFormat": "url"}
-    request = asyncio.create_task(client.post("/generate-image", json=PROMPT | link, timeout=60))
+    request = asyncio.create_task(alone.post("/generate-image", json=PROMPT | link, timeout=60))
     await wait_for_calls(gemini, 2)
-    shutil.rmtree(data_dir / "blobs")
+    shutil.rmtree(tmp_path / "blobs")
     response = await request
 
     assert response.status_code == 503
@@ -94,7 +97,7 @@ async def test_an_asynchronous_order_of_several_images_gets_its_slots(serve_alon
     assert document["result"]["warnings"] == []
 
 
-async def test_a_queued_first_turn_creates_one_chat(serve_alone: Serve, gemini: Emulator, data_dir: Path) -> None:
+async def test_a_queued_first_turn_creates_one_chat(serve_alone: Serve, gemini: Emulator) -> None:
     async with serve_alone(max_in_flight=1) as client:
         document = await finished(client, await ordered(client, "/chats"))
         chats = (await client.get("/chats")).json()["chats"]
@@ -116,18 +119,18 @@ async def test_queued_turns_of_a_chat_are_made_in_their_order(serve_alone: Serve
 
 
 async def test_a_link_that_takes_longer_than_the_caller_waits_is_in_progress(
-    client: httpx2.AsyncClient, gemini: Emulator, data_dir: Path
+    alone: httpx2.AsyncClient, gemini: Emulator, tmp_path: Path
 ) -> None:
-    await client.post("/generate-image", json=PROMPT, headers={"Idempotency-Key": secrets.token_hex(8)})
+    await alone.post("/generate-image", json=PROMPT, headers={"Idempotency-Key": secrets.token_hex(8)})
     gemini.faults.append(Fault(delay_seconds=1))
     link, limit = {"responseFormat": "url"}, {"X-Timeout-Seconds": "3"}
-    request = asyncio.create_task(client.post("/generate-image", json=PROMPT | link, headers=limit))
+    request = asyncio.create_task(alone.post("/generate-image", json=PROMPT | link, headers=limit))
     await wait_for_calls(gemini, 2)
-    with closing(sqlite3.connect(data_dir / "chats.db", isolation_level=None)) as database:
+    with closing(sqlite3.connect(tmp_path / "chats.db", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         response = await request
         database.execute("ROLLBACK")
-    again = await client.get(response.headers["location"], headers={"Prefer": "wait=20"})
+    again = await alone.get(response.headers["location"], headers={"Prefer": "wait=20"})
 
     assert (response.status_code, response.json()["code"]) == (409, "in_progress")
     assert response.headers["x-should-retry"] == "false"
