@@ -61,7 +61,7 @@ async def test_words_without_an_image_are_a_bad_request(
         ({"n": 11}, "n", "invalid_value"),
         ({"size": "huge"}, "size", "invalid_value"),
         ({"background": "transparent"}, "background", "invalid_value"),
-        ({"response_format": "url"}, "response_format", "invalid_value"),
+        ({"response_format": "link"}, "response_format", "invalid_value"),
         ({"output_format": "png", "output_compression": 50}, "output_compression", "invalid_value"),
         ({"size": "1024x1024", "aspect_ratio": "16:9"}, "aspect_ratio", "invalid_value"),
     ],
