@@ -41,6 +41,7 @@ from app.service.generation.runs import GenerationRuns
 from app.service.generation.service import ImageService
 from app.service.leases import LeaseKeeper
 from app.service.metrics import Metrics
+from app.service.recorded.executor import Executor
 from app.service.recorded.queue_monitor import QueueMonitor
 from app.service.recorded.service import RecordedGenerations
 from app.service.resilience.admission import AdmissionController
@@ -149,14 +150,13 @@ async def open_services(
         chats = await stack.enter_async_context(aclosing(ChatService(images, storage, leases)))
         runs = GenerationRuns(admission, responses, converter, metrics, reporter.report)
         webhooks = WebhookDeliveries(storage, settings, webhook_api.webhook_document(storage, settings), metrics)
+        executor = Executor(images, chats, runs, storage, leases, metrics, settings.deadline_seconds)
         recorded = RecordedGenerations(
-            images,
-            chats,
+            executor,
             runs,
             storage,
             leases,
             metrics,
-            seconds=settings.deadline_seconds,
             lease_seconds=settings.chat_lease_seconds,
             on_webhook=webhooks.notify,
         )

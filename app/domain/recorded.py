@@ -1,4 +1,4 @@
-"""A recorded generation: one that somebody may come back for, with a key, an id, a retry or a link."""
+"""A recorded generation: it is stored, so that its caller can get the result later, or again."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

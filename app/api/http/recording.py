@@ -1,7 +1,7 @@
 """Whether a request is recorded, and its hold on the recorded generation.
 
-A request is recorded if somebody may come back for its result: it has an `Idempotency-Key`, prefers an asynchronous
-response, counts its retries as OpenAI's clients do, or asks for a link to the image.
+A request is recorded if its caller may ask for the result later or again: it has an `Idempotency-Key`, prefers an
+asynchronous response, counts its retries as OpenAI's clients do, or asks for a link to the image.
 """
 
 import asyncio
@@ -225,7 +225,7 @@ class Recording:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the response, whatever its format."""
+        """Headers of the response: JSON, image or events."""
         assert self.attachment is not None
         return {"Idempotent-Replayed": "true"} if self.attachment.is_replay else {}
 

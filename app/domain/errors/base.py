@@ -31,6 +31,8 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "This service failed"
+    tells_not_to_retry: ClassVar[bool] = False
+    """Whether clients are told not to repeat the request by themselves, although its status lets them."""
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class ServiceError(Exception):
     @property
     def discourages_retry(self) -> bool:
         """Whether the response tells clients not to send the same request again (`X-Should-Retry: false`)."""
-        return self.may_have_cost
+        return self.may_have_cost or self.tells_not_to_retry
 
     def members(self) -> dict[str, Any]:
         """Return the members of the problem document that are specific to this class."""

@@ -75,7 +75,7 @@ class ImageNotFound(CallerError):
 
 
 class InvalidLink(CallerError):
-    """The signature of a link does not fit: somebody has changed the link."""
+    """The signature of a link is not the one that this service makes for it."""
 
     status, code, title = 403, "invalid_link", "The signature of this link is not valid"
 
@@ -88,6 +88,7 @@ class GenerationInProgress(CallerError):
     """The caller's time limit has ended, and the generation has not."""
 
     status, code, title = 409, "in_progress", "The image is still being made"
+    tells_not_to_retry = True
 
     def __init__(self, detail: str, *, location: str, retry_after: int, may_have_cost: bool = False) -> None:
         """
@@ -100,10 +101,6 @@ class GenerationInProgress(CallerError):
         super().__init__(detail, retry_after=retry_after, may_have_cost=may_have_cost)
         self.location = location
 
-    @property
-    def discourages_retry(self) -> bool:
-        return True
-
 
 class AlreadyAsked(CallerError):
     """Gemini has been asked, so the image will be paid for and kept."""
@@ -115,10 +112,7 @@ class GenerationCancelled(CallerError):
     """The generation was deleted before Gemini was asked."""
 
     status, code, title = 409, "cancelled", "This generation was cancelled"
-
-    @property
-    def discourages_retry(self) -> bool:
-        return True
+    tells_not_to_retry = True
 
 
 class TurnInProgress(CallerError):
@@ -135,15 +129,12 @@ class ChatLimitReached(CallerError):
     """The caller's chats have reached the limit of their number or their bytes. Nothing was paid."""
 
     status, code, title = 409, "chat_limit_reached", "The limit for your stored chats is reached"
+    tells_not_to_retry = True
 
     def __init__(self, detail: str, *, limit: Literal["chats", "bytes"], most: int) -> None:
         super().__init__(detail)
         self.limit = limit
         self.most = most
-
-    @property
-    def discourages_retry(self) -> bool:
-        return True
 
     def members(self) -> dict[str, Any]:
         return {"limit": self.limit, "most": self.most}
@@ -244,10 +235,7 @@ class IdempotencyKeyReused(CallerError):
     """Another request was sent with the same key. Nothing was asked."""
 
     status, code, title = 422, "idempotency_key_reused", "This Idempotency-Key belongs to another request"
-
-    @property
-    def discourages_retry(self) -> bool:
-        return True
+    tells_not_to_retry = True
 
 
 class WebhookRefused(CallerError):

@@ -85,7 +85,7 @@ class UpstreamRejectedCredentials(UpstreamError):
 
 
 class OutcomeUnknown(UpstreamError):
-    """The process ended after Gemini was asked, and its answer did not reach the store. Nobody asks again."""
+    """The process ended after Gemini was asked and before its answer was stored. The service does not ask again."""
 
     code, title = "outcome_unknown", "It is not known whether Gemini made the image"
 
@@ -164,7 +164,4 @@ class BillingExhausted(UpstreamError):
     """
 
     status, code, title = 429, "billing_exhausted", "The Google account of this service has no money left to spend"
-
-    @property
-    def discourages_retry(self) -> bool:
-        return True
+    tells_not_to_retry = True

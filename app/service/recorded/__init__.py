@@ -1,1 +1,1 @@
-"""Recorded generations: run once, stored, and returned to everybody who asks for the same again."""
+"""Recorded generations: each runs once and is stored, and requests that repeat it get the stored result."""

@@ -142,6 +142,6 @@ class OrderedImage:
 
 
 async def _never() -> ServiceError:
-    """Nobody's disconnect ends a recorded generation."""
+    """Wait for ever: a recorded generation goes on when its caller disconnects."""
     await asyncio.Event().wait()
     raise AssertionError

@@ -9,9 +9,7 @@ from typing import Self
 from app.domain.errors import Internal, ServiceError
 from app.domain.generation import Caller
 from app.domain.recorded import GenerationStatus, NewGeneration, RecordedGeneration
-from app.service.chats.service import ChatService
 from app.service.generation.runs import GenerationRuns
-from app.service.generation.service import ImageService
 from app.service.leases import LeaseKeeper
 from app.service.metrics import Metrics
 from app.service.recorded.attachment import Attachment
@@ -36,26 +34,22 @@ class RecordedGenerations:
 
     def __init__(
         self,
-        images: ImageService,
-        chats: ChatService,
+        executor: Executor,
         runs: GenerationRuns,
         storage: Storage,
         leases: LeaseKeeper,
         metrics: Metrics,
         *,
-        seconds: float,
         lease_seconds: float,
         on_webhook: Callable[[], None],
     ) -> None:
         """
         Args:
-            images: makes images.
-            chats: makes turns.
-            runs: begins the runs.
+            executor: runs generations in this process.
+            runs: have the slots.
             storage: where generations are stored.
             leases: of this process.
             metrics: counts replays and interruptions.
-            seconds: time limit of a generation.
             lease_seconds: duration of a lease.
             on_webhook: called when a webhook is due.
         """
@@ -66,7 +60,7 @@ class RecordedGenerations:
         self._on_webhook = on_webhook
         self._watcher = StatusWatcher(storage)
         runs.controller.on_drain.append(self._watcher.stop)
-        self._executor = Executor(images, chats, runs, storage, leases, metrics, seconds)
+        self._executor = executor
         self._dispatcher = Dispatcher(
             runs.controller,
             storage,
