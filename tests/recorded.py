@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from app.domain.generation import Caller, Generation, GenerationRequest, Image, Reference, Usage
+from app.domain.caller import Caller
+from app.domain.generation import Generation, GenerationRequest, Image, Reference, Usage
 from app.domain.recorded import NewGeneration, Order
 from app.lib.base64_json import BufferContent, Content
 from app.store.generations import GenerationStore

@@ -9,6 +9,7 @@ import pytest
 
 from app.api.generations.document import generation_document
 from app.api.generations.links import LinkMaker
+from app.domain.caller import Caller
 from app.domain.errors import (
     ContentBlocked,
     ExpiredLink,
@@ -18,7 +19,7 @@ from app.domain.errors import (
     ServiceError,
     UpstreamBusy,
 )
-from app.domain.generation import Caller, Generation, GenerationRequest, Image, Usage
+from app.domain.generation import Generation, GenerationRequest, Image, Usage
 from app.domain.recorded import GenerationStatus, Order, RecordedGeneration
 from app.lib.base64_json import SegmentedContent
 

@@ -90,7 +90,8 @@ async def test_chats_of_the_previous_version_continue(serve: Serve, gemini: Emul
     ):
         await execute(storage, statement)
     await drop_references(storage)
-    for table in ("texts", "signing_keys", "deliveries", "generation_blobs", "generations"):
+    later = ("end_user_usage", "usage", "reservations", "api_keys", "callers")
+    for table in ("texts", *later, "signing_keys", "deliveries", "generation_blobs", "generations"):
         await execute(storage, f"DROP TABLE {table}")
     await execute(storage, "UPDATE alembic_version SET version_num = '0001'")
 

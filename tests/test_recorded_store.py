@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from app.domain.generation import (
     Usage,
     WebSource,
 )
+from app.domain.limits import Allowance, Budget, Limits, Period, Rate
 from app.domain.recorded import GenerationStatus, NewGeneration, Order, TurnOrder, TurnToSave
 from app.store.generations import GenerationStore
 from tests.recorded import ANNA, BOB, answer, bytes_of, image, new, new_id, open_generations, reference
@@ -188,7 +190,7 @@ async def test_an_order_is_read_as_it_was_written(storage: Overrides) -> None:
         references=(replace(reference(), warning="a warning"),),
     )
     turn = TurnOrder("chat_1", frozenset({"seed", "prompt"}), ChatDefaults("a-model"), frozenset({1, 2}), 3)
-    order = Order(ANNA, request, 2, turn, {"api": "images", "url": True})
+    order = Order(ANNA, request, 2, turn, view={"api": "images", "url": True})
     async with open_generations(storage) as store:
         one = NewGeneration(new_id(), order, "f", is_async=True, base_url="https://images.example")
         await store.submit(one)
@@ -254,6 +256,11 @@ def example(class_: type[ServiceError]) -> ServiceError:
         return errors.InvalidForm("bad", [FieldError("prompt", "is missing")])
     if class_ is errors.Internal:
         return errors.Internal(cause="KeyError")
+    if issubclass(class_, errors.LimitReached):
+        limits = Limits(Rate(6, "min"), 2, Budget(300_000, Period.DAY), "2K", ("a-model",))
+        return class_(
+            "too many", retry_after=5, allowance=Allowance(limits, 3, 2.5, 1, -4, datetime(2026, 12, 1, tzinfo=UTC))
+        )
     if issubclass(class_, errors.StorageError):
         return class_("full", part="blobs", cause="ENOSPC")
     if issubclass(class_, errors.GenerationRefused):

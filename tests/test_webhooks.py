@@ -15,8 +15,9 @@ import pytest
 from standardwebhooks import Webhook
 from starlette.responses import RedirectResponse, Response
 
+from app.domain.caller import Caller
 from app.domain.errors import ContentBlocked, WebhookRefused
-from app.domain.generation import Caller, GenerationRequest
+from app.domain.generation import GenerationRequest
 from app.domain.recorded import NewGeneration, Order, RecordedGeneration
 from app.emulator import served
 from app.service.metrics import Metrics

@@ -226,17 +226,3 @@ class Generation:
         parts = {id(one): len(one) for part in self.response_parts for one in part.contents}
         images = {id(image.content): len(image.content) for image in (self.image, *self.drafts)}
         return sum((parts | images).values())
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The sender of a request. Slots, upload limits and chats are shared or separated by its name."""
-
-    name: str
-    keyed: bool = False
-    """Whether a key has authenticated the caller. Without keys all callers have the same name."""
-
-    @property
-    def owner(self) -> str:
-        """Owner id of stored chats. The prefix `key:` keeps a key that is named like the anonymous caller apart."""
-        return f"key:{self.name}" if self.keyed else self.name

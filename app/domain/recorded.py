@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from app.domain.caller import Caller
 from app.domain.chat import ChatDefaults, Turn
 from app.domain.errors import ServiceError
-from app.domain.generation import Caller, Generation, GenerationRequest
+from app.domain.generation import Generation, GenerationRequest
+from app.domain.limits import Allowance
+from app.domain.spending import Charge
 
 Outcome = Generation | ServiceError
 """What became of one image."""
@@ -54,6 +57,8 @@ class Order:
     count: int = 1
     """Number of images."""
     turn: TurnOrder | None = None
+    charge: Charge | None = None
+    """What it takes of its caller's limits. `None` if there are none, so that nothing is reserved."""
     view: Mapping[str, Any] = field(default_factory=dict)
     """JSON that the API needs to show the result again. `api` names the API."""
 
@@ -127,6 +132,8 @@ class Submission:
     """Whether the request created it. Otherwise the request repeats an earlier one."""
     taken_over: bool = False
     """Whether the request was matched by its retry count and not by a key."""
+    allowance: Allowance | None = None
+    """What is left of the caller's limits, if the request has reserved."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from app.domain.errors import StorageError, StorageUnavailable
 from app.store.database import Database
 from app.store.tables import current_version
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. A test compares it with the files in `migrations`."""
 
 _LOCK = 7_236_481

@@ -165,6 +165,75 @@ signing_keys = Table(
     Column("value", String(64), nullable=False),  # in hexadecimal
 )
 
+callers = Table(
+    "callers",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("created_at", Double, nullable=False),
+    Column("rate", String(32)),  # such as 60/min
+    Column("concurrent", Integer),
+    Column("budget_micro_usd", BigInteger),
+    Column("budget_per", String(8)),  # day or month
+    Column("max_size", String(8)),
+    Column("models", Text, nullable=False, server_default=""),  # comma-separated; empty for all
+    Column("track_users", Boolean, nullable=False, server_default=false()),
+    Column("tat", Double),  # theoretical arrival time of the next request (GCRA)
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SHA-256 of the secret in hexadecimal
+    Column("caller", ForeignKey("callers.name", ondelete="CASCADE"), nullable=False),
+    Column("hint", String(16), nullable=False),  # the first characters of the secret
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Index(None, "caller"),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("owner", String(255), nullable=False),
+    Column("generation_id", ForeignKey("generations.id", ondelete="CASCADE")),  # of a recorded generation
+    Column("date", String(10), nullable=False),  # UTC, YYYY-MM-DD: where the cost is booked
+    Column("model", String(255), nullable=False),
+    Column("end_user", String(64)),
+    Column("unit_micro_usd", BigInteger, nullable=False),  # what one call normally costs at most
+    Column("units", Integer, nullable=False),
+    Column("asked", Boolean, nullable=False),  # without a recorded generation: whether Gemini may have been asked
+    Column("lease_holder", String(64)),  # without a recorded generation
+    Column("lease_until", Double),
+    Index(None, "owner", "date"),
+    Index(None, "generation_id"),
+    Index(None, "lease_holder"),
+    Index(None, "lease_until"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("owner", String(255), primary_key=True),
+    Column("date", String(10), primary_key=True),  # UTC, YYYY-MM-DD
+    Column("model", String(255), primary_key=True),
+    Column("images", Integer, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("micro_usd", BigInteger, nullable=False),
+)
+
+end_user_usage = Table(
+    "end_user_usage",
+    metadata,
+    Column("owner", String(255), primary_key=True),
+    Column("date", String(10), primary_key=True),
+    Column("end_user", String(64), primary_key=True),
+    Column("images", Integer, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("micro_usd", BigInteger, nullable=False),
+)
+
 _versions = table("alembic_version", column("version_num"))
 
 current_version = select(func.max(_versions.c.version_num))

@@ -41,8 +41,9 @@ from app.api.http.state import request_state
 from app.api.http.storage_response import StorageResponse
 from app.api.images.references import inline_references
 from app.domain import errors
+from app.domain.caller import Caller
 from app.domain.chat import ChatDefaults
-from app.domain.generation import Caller, GenerationRequest
+from app.domain.generation import GenerationRequest
 from app.service.chats.service import ChatService, TurnRequest
 
 _COPIES = 4

@@ -19,8 +19,8 @@ from app.api.http.state import request_state
 from app.api.images.references import inline_references, uploaded_references
 from app.api.images.request import ParsedRequest
 from app.api.images.responder import respond_plainly, respond_recorded
+from app.domain.caller import Caller
 from app.domain.chat import ChatDefaults
-from app.domain.generation import Caller
 from app.domain.recorded import TurnOrder
 from app.service.chats.service import ChatService, TurnRequest
 from app.service.generation.run import GenerationRun

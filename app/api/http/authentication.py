@@ -15,8 +15,8 @@ from app.api.http.paths import PROBE_PATHS, route_path
 from app.api.http.problems import Reporter
 from app.api.http.signed_links import has_signature, readable_from_any_page
 from app.api.http.state import request_state
+from app.domain.caller import Caller
 from app.domain.errors import CallerError, ForbiddenHost, Unauthorized
-from app.domain.generation import Caller
 from app.lib.loopback import is_loopback
 from app.settings import Settings
 

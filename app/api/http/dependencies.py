@@ -15,9 +15,9 @@ from app.api.http import content_type
 from app.api.http.preferences import preferred_wait
 from app.api.http.state import request_state
 from app.api.http.uploads import content_length
+from app.domain.caller import Caller
 from app.domain.catalogue import Catalogue
 from app.domain.errors import ServiceError, UnsupportedMediaType
-from app.domain.generation import Caller
 from app.service.chats.service import ChatService
 from app.service.generation.references import ReferenceValidator
 from app.service.generation.run import GenerationRun

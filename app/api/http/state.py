@@ -9,8 +9,8 @@ from starlette.types import Scope
 
 from app.api.http.problems import Reporter
 from app.api.http.uploads import UploadBody, UploadLimiter
+from app.domain.caller import Caller
 from app.domain.catalogue import Catalogue
-from app.domain.generation import Caller
 from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer

@@ -10,6 +10,7 @@
     │   ├── ForbiddenHost               403 forbidden_host
     │   ├── InvalidLink                 403 invalid_link
     │   ├── ExpiredLink                 403 expired_link
+    │   ├── NotAllowed                  403 not_allowed
     │   ├── NotFound                    404 not_found
     │   ├── ModelNotFound               404 model_not_found
     │   ├── ChatNotFound                404 chat_not_found
@@ -33,6 +34,11 @@
     │   ├── InvalidRequest              422 invalid_request
     │   ├── IdempotencyKeyReused        422 idempotency_key_reused
     │   ├── WebhookRefused              422 webhook_refused
+    │   ├── RateLimited                 429 rate_limited
+    │   ├── TooManyAtOnce               429 too_many_at_once
+    │   ├── BudgetExhausted             429 budget_exhausted
+    │   ├── KeyExists                   409 key_exists
+    │   ├── KeyNotFound                 404 key_not_found
     │   └── HeaderTooLarge              431 too_large
     ├── GenerationRefused             Gemini answered without an image
     │   ├── ContentBlocked              422 content_blocked
@@ -88,6 +94,8 @@ from app.domain.errors.caller import (
     InvalidJson,
     InvalidLink,
     InvalidRequest,
+    KeyExists,
+    KeyNotFound,
     LeaseLost,
     MethodNotAllowed,
     ModelNotFound,
@@ -104,6 +112,7 @@ from app.domain.errors.caller import (
     UploadTimeout,
     WebhookRefused,
 )
+from app.domain.errors.limits import BudgetExhausted, LimitReached, NotAllowed, RateLimited, TooManyAtOnce
 from app.domain.errors.storage import StorageDamaged, StorageError, StorageFull, StorageUnavailable
 from app.domain.errors.upstream import (
     BillingExhausted,
@@ -124,6 +133,7 @@ from app.domain.errors.upstream import (
 __all__ = [
     "AlreadyAsked",
     "BillingExhausted",
+    "BudgetExhausted",
     "CallerDisconnected",
     "CallerError",
     "CallerTooSlow",
@@ -148,16 +158,21 @@ __all__ = [
     "InvalidLink",
     "InvalidRequest",
     "InvalidThoughtSignature",
+    "KeyExists",
+    "KeyNotFound",
     "LeaseLost",
+    "LimitReached",
     "MethodNotAllowed",
     "ModelNotFound",
     "NoImage",
     "NotAcceptable",
+    "NotAllowed",
     "NotFound",
     "OutcomeUnknown",
     "Overloaded",
     "QuotaExhausted",
     "RangeNotSatisfiable",
+    "RateLimited",
     "Recitation",
     "RetrySafety",
     "ServiceError",
@@ -167,6 +182,7 @@ __all__ = [
     "StorageFull",
     "StorageUnavailable",
     "TooLarge",
+    "TooManyAtOnce",
     "TurnInProgress",
     "TurnNotFound",
     "Unauthorized",

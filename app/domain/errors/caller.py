@@ -74,6 +74,14 @@ class ImageNotFound(CallerError):
     status, code, title = 404, "image_not_found", "This generation has no image"
 
 
+class KeyNotFound(CallerError):
+    status, code, title = 404, "key_not_found", "There is no such key"
+
+
+class KeyExists(CallerError):
+    status, code, title = 409, "key_exists", "There is a key with this name"
+
+
 class InvalidLink(CallerError):
     """The signature of a link is not the one that this service makes for it."""
 

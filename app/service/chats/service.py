@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 
+from app.domain.caller import Caller
 from app.domain.chat import Chat, ChatDefaults, Turn
 from app.domain.errors import FieldError, InvalidRequest, StorageError, TurnNotFound
-from app.domain.generation import Caller, Generation, GenerationRequest, Image
+from app.domain.generation import Generation, GenerationRequest, Image
 from app.service.chats.history import ChatHistory
 from app.service.chats.turn import PendingTurn
 from app.service.generation.service import ImageService

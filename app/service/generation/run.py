@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from app.domain.caller import Caller
 from app.domain.errors import (
     CallerDisconnected,
     CallerTooSlow,
@@ -19,7 +20,7 @@ from app.domain.errors import (
     Overloaded,
     ServiceError,
 )
-from app.domain.generation import Caller, Generation, Image
+from app.domain.generation import Generation, Image
 from app.domain.progress import GenerationProgress, ProgressEvent, Stage
 from app.lib.byte_budget import Reservation
 from app.service.conversion import ImageConverter

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from app.domain.generation import Caller
+from app.domain.caller import Caller
 from app.lib.byte_budget import ByteBudget, Reservation
 from app.service.conversion import ImageConverter
 from app.service.generation.run import GenerationRun

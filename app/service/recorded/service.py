@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
+from app.domain.caller import Caller
 from app.domain.errors import Internal, ServiceError
-from app.domain.generation import Caller
 from app.domain.recorded import GenerationStatus, NewGeneration, RecordedGeneration
 from app.service.generation.runs import GenerationRuns
 from app.service.leases import LeaseKeeper

@@ -7,8 +7,11 @@ from pydantic import TypeAdapter
 
 from app.domain.errors import FieldError, RetrySafety, ServiceError
 from app.domain.generation import Usage
+from app.domain.limits import Allowance
 
-_VALUES: dict[str, TypeAdapter[Any]] = {one.__name__: TypeAdapter(one) for one in (FieldError, RetrySafety, Usage)}
+_VALUES: dict[str, TypeAdapter[Any]] = {
+    one.__name__: TypeAdapter(one) for one in (Allowance, FieldError, RetrySafety, Usage)
+}
 """The types of attributes of errors that JSON does not have."""
 
 _NOT_STORED = {"missing"}

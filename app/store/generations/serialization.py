@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
-from app.domain.generation import Caller, Generation, GenerationRequest
+from app.domain.caller import Caller
+from app.domain.generation import Generation, GenerationRequest
+from app.domain.limits import Limits
 from app.domain.recorded import NewGeneration, Order, Outcome, TurnOrder, TurnToSave
+from app.domain.spending import Charge
 from app.store import serialization
 from app.store.chats.serialization import dump_turn, turn_of
 from app.store.generations.errors import dump_error, load_error
@@ -60,10 +63,11 @@ def dump_order(new: NewGeneration, name_blob: NameBlob, keep_seconds: float | No
     order = new.order
     return to_json(
         {
-            "caller": {"name": order.caller.name, "keyed": order.caller.keyed},
+            "caller": _dump_caller(order.caller),
             "request": _dump_request(order.request, name_blob, with_references=new.is_async),
             "count": order.count,
             "turn": _dump_turn_order(order.turn) if order.turn else None,
+            "charge": order.charge and asdict(order.charge),
             "view": dict(order.view),
             "baseUrl": new.base_url,
             "keepSeconds": keep_seconds,
@@ -76,10 +80,11 @@ def load_order(text: str, open_blob: OpenBlob) -> OrderDocument:
     document = json.loads(text)
     turn = document["turn"]
     order = Order(
-        caller=Caller(**document["caller"]),
+        caller=_load_caller(document["caller"]),
         request=_load_request(document["request"], open_blob),
         count=document["count"],
         turn=_load_turn_order(turn) if turn else None,
+        charge=Charge(**charge) if (charge := document.get("charge")) else None,
         view=document["view"],
     )
     return OrderDocument(order, document["baseUrl"], document["keepSeconds"])
@@ -96,6 +101,23 @@ def image_count(text: str) -> int:
     """Return the number of images of the order."""
     count: int = json.loads(text)["count"]
     return count
+
+
+def _dump_caller(caller: Caller) -> dict[str, Any]:
+    """Return the caller without the limits that apply to requests only, which has been decided."""
+    limits = caller.limits
+    return {
+        "name": caller.name,
+        "keyed": caller.keyed,
+        "maxSize": limits.max_size,
+        "models": list(limits.models),
+        "endUser": caller.end_user,
+    }
+
+
+def _load_caller(document: dict[str, Any]) -> Caller:
+    limits = Limits(max_size=document.get("maxSize"), models=tuple(document.get("models", ())))
+    return Caller(document["name"], document["keyed"], limits, document.get("endUser"))
 
 
 def _dump_request(request: GenerationRequest, name_blob: NameBlob, *, with_references: bool) -> dict[str, Any]:
