@@ -96,7 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.admission = admission
     problems.install(app, reporter)
     if settings.docs_access != "off":
-        openapi.install(app, keyed=bool(settings.service_api_keys), form=TurnForm)
+        openapi.install(app, keyed=settings.keys_required, form=TurnForm)
     add_routes(app, settings)
     add_middleware(app, settings, reporter)
     return app

@@ -59,7 +59,8 @@ class Settings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    """Address to listen on. An address other than loopback needs `SERVICE_API_KEYS` or `ALLOW_ANONYMOUS`."""
+    """Address to listen on. An address other than loopback needs `SERVICE_API_KEYS`, `REQUIRE_KEYS` or
+    `ALLOW_ANONYMOUS`."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on. 0 chooses a free port."""
 
@@ -165,8 +166,16 @@ class Settings(BaseSettings):
 
     service_api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(parse_named_secrets)] = ()
     """Callers and their secrets, comma-separated: `web:secret1,batch:secret2`. Without keys only loopback is served. A
-    name may have two secrets while one replaces the other. On other addresses a secret needs at least 16 characters
-    (`openssl rand -hex 16`)."""
+    name may have two secrets while one replaces the other. On other addresses a secret needs at least 16 characters, 8
+    of them different, and none of the words `changeme`, `password` and `secret` (`openssl rand -hex 16`). Keys in the
+    database need no restart: `python -m app keys`."""
+    require_keys: bool = False
+    """Callers need a key. `SERVICE_API_KEYS` implies it. Set it if all keys are in the database (`python -m app keys
+    add NAME`); the service may then listen on every address."""
+    admin_api_key: HeaderKey | None = None
+    """Secret of the routes `/admin/keys`, which make, change and revoke keys in the database. It may do nothing else.
+    Without it there are no such routes. On addresses other than loopback the rules of `SERVICE_API_KEYS` apply to
+    it."""
     allow_anonymous: bool = False
     """Accept requests without keys on every address, because a proxy in front authenticates callers. All callers then
     count as one and share one list of chats."""
@@ -280,4 +289,9 @@ class Settings(BaseSettings):
     @property
     def guarded(self) -> bool:
         """Whether callers are authenticated, by this service or by a proxy in front of it."""
-        return bool(self.service_api_keys) or self.allow_anonymous
+        return self.keys_required or self.allow_anonymous
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether every caller needs a key."""
+        return self.require_keys or bool(self.service_api_keys)

@@ -18,6 +18,16 @@ from tests.conftest import Serve, image_file
 KEYS = "web:first-secret,web:second-secret,batch:third:with:colons"
 BODY = {"prompt": "x"}
 
+STRONG = "4f9c0e7b6d1a8253"
+WEAK = (
+    "4f9c0e7b6d1a825",
+    "abcabcabcabcabcabc1234",
+    "CHANGEME-4f9c0e7b6d1a82",
+    "my-Password-4f9c0e7b6d1a",
+    "4f9c0e7bsecret6d1a8253",
+)
+"""Secrets that can be guessed: a short one, one of seven different characters, and three of examples."""
+
 
 @pytest.fixture(scope="session")
 async def client_of_service_with_keys(serve: Serve) -> AsyncGenerator[httpx2.AsyncClient]:
@@ -346,19 +356,26 @@ def _own_address() -> str | None:
         ({"gemini_api_key": None, "google_genai_use_vertexai": True}, ["GOOGLE_CLOUD_PROJECT", "DEMO"]),
         ({"host": "0.0.0.0"}, ["SERVICE_API_KEYS", "ALLOW_ANONYMOUS"]),
         ({"host": "::"}, ["SERVICE_API_KEYS", "ALLOW_ANONYMOUS"]),
-        ({"host": "example.com", "demo": True}, ["SERVICE_API_KEYS"]),
+        ({"host": "example.com", "demo": True}, ["SERVICE_API_KEYS", "REQUIRE_KEYS"]),
+        *(
+            ({"host": "0.0.0.0", "service_api_keys": f"web:{STRONG},batch:{weak}"}, ["SERVICE_API_KEYS", "batch"])
+            for weak in WEAK
+        ),
+        *(({"host": "::1.2.3.4", "allow_anonymous": True, "admin_api_key": weak}, ["ADMIN_API_KEY"]) for weak in WEAK),
     ],
 )
 def test_an_unsafe_configuration_does_not_start(
     settings: Settings, overrides: dict[str, object], names: list[str]
 ) -> None:
-    changed = settings.model_copy(update=overrides)
+    changed = Settings.model_validate({**dict(settings), **overrides})
 
     with pytest.raises(UnsafeConfiguration) as refused:
         require_startable(changed, changed.host)
 
     for name in names:
         assert name in str(refused.value)
+    for secret in (STRONG, *WEAK):
+        assert secret not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -367,10 +384,13 @@ def test_an_unsafe_configuration_does_not_start(
         {"host": "::1"},
         {"host": "localhost"},
         {"host": "0.0.0.0", "allow_anonymous": True},
+        {"host": "0.0.0.0", "require_keys": True, "admin_api_key": STRONG},
+        {"host": "0.0.0.0", "service_api_keys": f"web:{STRONG}"},
+        {"host": "127.0.0.1", "service_api_keys": "web:a", "admin_api_key": "b"},
         {"gemini_api_key": None, "demo": True},
     ],
 )
 def test_a_safe_configuration_starts(settings: Settings, overrides: dict[str, object]) -> None:
-    changed = settings.model_copy(update=overrides)
+    changed = Settings.model_validate({**dict(settings), **overrides})
 
     require_startable(changed, changed.host)

@@ -7,10 +7,7 @@ setting is skipped and names the setting. The exit code is 0 if there are no fai
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Set
-from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,61 +15,25 @@ from pydantic import SecretStr
 
 from app.domain.errors import ServiceError
 from app.gemini import GeminiClient
-from app.lib.base64_json import BufferContent
 from app.lib.event_loop_scheduler import FairScheduler
 from app.server.environment_checks import check_listening
 from app.server.error_causes import describe_cause
 from app.server.exit import exit_process
+from app.server.findings import Finding, Verdict, failure, ok, skipped, warning
 from app.server.settings_errors import env_names
 from app.server.start_checks import check_environment, require_startable
+from app.server.storage_checks import MAX_CLOCK_SKEW, check_storage
 from app.settings import Settings, UnsafeConfiguration
-from app.store import Storage
 
 _PROCESS_BYTES = 150 * 1024 * 1024
 """Memory of the process without images but with chats in use (deploy/README.md)."""
-
-_MAX_CLOCK_SKEW = timedelta(seconds=30)
-"""Vertex and buckets refuse signed requests if the clocks differ by some minutes."""
 
 _RETIREMENT_NOTICE = timedelta(days=60)
 
 _CHECK_TIMEOUT_SECONDS = 60
 
 
-class Verdict(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    FAILURE = "FAILURE"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    verdict: Verdict
-    subject: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.verdict:<8} {self.subject:<12} {self.message}"
-
-
 Check = Callable[[Settings], AsyncGenerator[Finding]]
-
-
-def ok(subject: str, message: str) -> Finding:
-    return Finding(Verdict.OK, subject, message)
-
-
-def warning(subject: str, message: str) -> Finding:
-    return Finding(Verdict.WARNING, subject, message)
-
-
-def failure(subject: str, message: str) -> Finding:
-    return Finding(Verdict.FAILURE, subject, message)
-
-
-def skipped(subject: str, message: str) -> Finding:
-    return Finding(Verdict.SKIPPED, subject, message)
 
 
 def changed_settings(settings: Settings) -> list[str]:
@@ -101,7 +62,7 @@ async def check_access(settings: Settings) -> AsyncGenerator[Finding]:
         for line in str(unsafe).splitlines():
             yield failure("start", line)
         return
-    if settings.service_api_keys:
+    if settings.keys_required:
         access = "callers with a key"
     else:
         access = "everyone who can reach it" if settings.allow_anonymous else "this machine only"
@@ -129,7 +90,7 @@ async def check_gemini(settings: Settings) -> AsyncGenerator[Finding]:
         skew = abs(datetime.now(UTC) - listing.date)
         message = f"{skew.total_seconds():.0f} s from Google's clock."
         yield (
-            ok("clock", message) if skew < _MAX_CLOCK_SKEW else warning("clock", f"{message} Set this machine's clock.")
+            ok("clock", message) if skew < MAX_CLOCK_SKEW else warning("clock", f"{message} Set this machine's clock.")
         )
 
 
@@ -154,49 +115,6 @@ def _check_models(settings: Settings, offered: frozenset[str]) -> list[Finding]:
     if missing:
         findings.append(warning("models", f"In the catalogue but not offered to this key: {', '.join(missing)}."))
     return findings
-
-
-async def check_storage(settings: Settings) -> AsyncGenerator[Finding]:
-    from sqlalchemy import select
-
-    from app.store.database import Database
-    from app.store.migrate import migrate
-
-    try:
-        database = Database.from_settings(settings)
-        async with aclosing(database):
-            await migrate(database, allowed=settings.auto_migrate)
-            now = await database.read(lambda connection: connection.execute(select(database.now)).scalar_one())
-    except ServiceError as error:
-        yield failure("database", f"{error.detail} ({describe_cause(error)}) See DATABASE_URL and DATA_DIR.")
-        yield skipped("blobs", "not checked, because the database does not work.")
-        return
-    kind = "SQLite, for one replica" if database.is_sqlite else "PostgreSQL"
-    yield ok("database", f"{kind}. Its tables are up to date.")
-    skew = abs(now - datetime.now(UTC).timestamp())
-    if skew > _MAX_CLOCK_SKEW.total_seconds():
-        yield warning("clock", f"{skew:.0f} s from the database's clock. Set one of the two clocks.")
-    async for finding in _check_blobs(settings):
-        yield finding
-
-
-async def _check_blobs(settings: Settings) -> AsyncGenerator[Finding]:
-    from app.store.blobs import digest_of
-
-    content = BufferContent(b"Written by python -m app doctor. You can delete this file.")
-    try:
-        async with aclosing(Storage(settings)) as storage:
-            blobs = (await storage.chats()).blobs
-            await blobs.require_writable()
-            digest = await digest_of(content)
-            await blobs.put(digest, content)
-            await blobs.read(blobs.blob(digest, len(content)), 0, len(content))
-            await blobs.delete([digest])
-    except ServiceError as error:
-        yield failure("blobs", f"{error.detail} ({describe_cause(error)}) See BLOB_URL and DATA_DIR.")
-    else:
-        kind = (settings.blob_url or "file").partition(":")[0]
-        yield ok("blobs", f"{kind}: a file was written, read and deleted.")
 
 
 async def check_machine(settings: Settings) -> AsyncGenerator[Finding]:
@@ -242,7 +160,7 @@ _STORAGE_VARIABLES = (
 )
 
 CHECKS: tuple[tuple[str, Check, tuple[str, ...]], ...] = (
-    ("start", check_access, ("HOST", "PORT", "SERVICE_API_KEYS", "ALLOW_ANONYMOUS")),
+    ("start", check_access, ("HOST", "PORT", "SERVICE_API_KEYS", "REQUIRE_KEYS", "ADMIN_API_KEY", "ALLOW_ANONYMOUS")),
     ("credentials", check_gemini, _GEMINI_VARIABLES),
     ("database", check_storage, _STORAGE_VARIABLES),
     ("memory", check_machine, ("MAX_BUFFERED_BYTES",)),

@@ -6,6 +6,8 @@ All errors are reported at once. Each one is a sentence that names a variable an
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pydantic import SecretStr
+
 from app.lib.loopback import is_loopback
 from app.server.environment_checks import check_listening, find_environment_errors
 from app.server.settings_errors import SettingError
@@ -13,7 +15,12 @@ from app.server.settings_reader import find_mistyped_variables, find_unlisted_mo
 from app.settings import Settings, UnsafeConfiguration
 
 SECRET_LENGTH = 16
-"""Minimum characters of a caller's secret if other machines can reach the service and try secrets."""
+"""Minimum characters of a secret if other machines can reach the service and try secrets."""
+
+DIFFERENT_CHARACTERS = 8
+
+EXAMPLE_WORDS = ("changeme", "password", "secret")
+"""Words of secrets in examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +108,25 @@ def _unsafe_access(settings: Settings, host: str) -> Iterator[str]:
         return
     if not settings.guarded:
         yield (
-            f"With HOST={host}, other machines could spend your money. Set SERVICE_API_KEYS=name:secret. "
-            "Or set ALLOW_ANONYMOUS=true if a proxy in front authenticates callers."
+            f"With HOST={host}, other machines could spend your money. Set SERVICE_API_KEYS=name:secret, or "
+            "REQUIRE_KEYS=true if all keys are in the database. Or set ALLOW_ANONYMOUS=true if a proxy in front "
+            "authenticates callers."
         )
-    short = [key.name for key in settings.service_api_keys if len(key.secret.get_secret_value()) < SECRET_LENGTH]
-    if short:
-        yield (
-            f"SERVICE_API_KEYS: the secret of {', '.join(short)} is too short and can be guessed. With HOST={host}, a "
-            f"secret needs at least {SECRET_LENGTH} characters. `openssl rand -hex 16` makes a good one."
-        )
+    rule = (
+        f"With HOST={host}, a secret needs at least {SECRET_LENGTH} characters, {DIFFERENT_CHARACTERS} of them "
+        f"different, and none of the words {', '.join(EXAMPLE_WORDS)}. `openssl rand -hex 16` makes a good one."
+    )
+    weak = {key.name: None for key in settings.service_api_keys if _can_be_guessed(key.secret)}
+    if weak:
+        yield f"SERVICE_API_KEYS: the secret of {', '.join(weak)} can be guessed. {rule}"
+    if settings.admin_api_key is not None and _can_be_guessed(settings.admin_api_key):
+        yield f"ADMIN_API_KEY: the secret can be guessed. {rule}"
+
+
+def _can_be_guessed(key: SecretStr) -> bool:
+    secret = key.get_secret_value()
+    return (
+        len(secret) < SECRET_LENGTH
+        or len(set(secret)) < DIFFERENT_CHARACTERS
+        or any(word in secret.lower() for word in EXAMPLE_WORDS)
+    )

@@ -61,7 +61,7 @@ class AuthenticationMiddleware:
 
     def _caller(self, scope: Scope) -> Caller:
         headers = Headers(scope=scope)
-        if self._keys:
+        if self._settings.keys_required:
             return self._authenticate(headers)
         if self._settings.allow_anonymous:
             # `Host` is not checked: a proxy may have changed it.
