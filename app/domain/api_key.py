@@ -10,6 +10,8 @@ import secrets
 import string
 import zlib
 from dataclasses import dataclass
+from enum import Enum
+from typing import Final
 
 from app.domain.limits import Limits
 
@@ -24,6 +26,14 @@ _SECRET = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_RANDOM_CHARACTERS + _CHECKSUM_CHA
 _HINT_CHARACTERS = 10
 
 _MAX_NAME_CHARACTERS = 64
+
+
+class Unchanged(Enum):
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+"""Leave a value as it is, where `None` would remove it."""
 
 
 @dataclass(frozen=True, slots=True)

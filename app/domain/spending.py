@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from app.domain.generation import Usage
-from app.domain.limits import MICRO_USD, Allowance
+from app.domain.limits import MICRO_USD, Allowance, Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,17 @@ class EndUserRow:
     images: int
     tokens: int
     micro_usd: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """What a caller has used of its budget in the current period."""
+
+    name: str
+    """Of the caller."""
+    budget: Budget
+    spent: int
+    reserved: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Storage of chats and recorded generations: rows in a database, bytes in a blob store.
+"""Storage of chats, recorded generations and callers: rows in a database, bytes in a blob store.
 
 The only package that imports SQLAlchemy and obstore. `Storage` opens both at the first request that needs them, and
 imports the modules of this package only then. SQLAlchemy alone takes 0.25 s and 20 MB. A service that makes only plain
@@ -14,6 +14,7 @@ import anyio.to_thread
 from app.settings import Settings
 
 if TYPE_CHECKING:
+    from app.store.callers import CallerStore
     from app.store.chats import ChatStore
     from app.store.database import Database
     from app.store.deliveries import DeliveryStore
@@ -51,6 +52,10 @@ class Storage:
     async def generations(self) -> "GenerationStore":
         """Return the store of recorded generations. Raises as `chats` does."""
         return (await self._opened()).generations
+
+    async def callers(self) -> "CallerStore":
+        """Return the store of callers. Raises as `chats` does."""
+        return (await self._opened()).callers
 
     async def leases(self) -> "Leases":
         """Return the leases on rows. Raises as `chats` does."""

@@ -1,6 +1,6 @@
-"""Leases on chats and generations: only the holder of a lease may work on the row, until the lease ends.
+"""Leases on chats, generations and reservations: only the holder of a lease may work on the row, until the lease ends.
 
-Each kind of row has its own statement that takes a lease. Both are renewed together.
+Each kind of row has its own statement that takes a lease. All are renewed together.
 """
 
 from collections.abc import Collection
@@ -9,9 +9,9 @@ from sqlalchemy import update
 from sqlalchemy.engine import Connection
 
 from app.store.database import Database
-from app.store.tables import chats, generations
+from app.store.tables import chats, generations, reservations
 
-_LEASED = (chats, generations)
+_LEASED = (chats, generations, reservations)
 
 
 class Leases:
@@ -38,7 +38,8 @@ class Leases:
         await self._database.write(transaction)
 
     async def release(self, holder: str) -> None:
-        """End the lease of a chat. The lease of a generation ends with a change of its status."""
+        """End the lease of a chat. The lease of a generation ends with a change of its status, and that of a
+        reservation with its row."""
 
         def transaction(connection: Connection) -> None:
             connection.execute(

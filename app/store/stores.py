@@ -2,6 +2,7 @@
 
 from app.settings import Settings
 from app.store.blobs import BlobIndex, BlobStore
+from app.store.callers import CallerStore, Reservations
 from app.store.chats import ChatStore, StorageLimits
 from app.store.database import Database
 from app.store.deliveries import LEASE_SECONDS, DeliveryStore
@@ -12,6 +13,8 @@ from app.store.leases import Leases
 class Stores:
     def __init__(self, settings: Settings, database: Database, blobs: BlobStore) -> None:
         index = BlobIndex(database, blobs)
+        reservations = Reservations(database, settings.chat_lease_seconds)
+        self.callers = CallerStore(database, reservations)
         self.leases = Leases(database, settings.chat_lease_seconds)
         self.deliveries = DeliveryStore(database, LEASE_SECONDS)
         self.chats = ChatStore(
