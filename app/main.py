@@ -33,6 +33,7 @@ from app.lib import logs
 from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
+from app.service.callers.keys import KeyRegistry
 from app.service.chats.service import ChatService
 from app.service.cleanup import StorageCleanup
 from app.service.conversion import ImageConverter
@@ -146,6 +147,7 @@ async def open_services(
             vertex=settings.google_genai_use_vertexai,
         )
         storage = await stack.enter_async_context(aclosing(Storage(settings)))
+        keys = await stack.enter_async_context(KeyRegistry(storage, settings))
         leases = await stack.enter_async_context(aclosing(LeaseKeeper(storage, settings.chat_lease_seconds)))
         chats = await stack.enter_async_context(aclosing(ChatService(images, storage, leases)))
         runs = GenerationRuns(admission, responses, converter, metrics, reporter.report)
@@ -166,6 +168,7 @@ async def open_services(
             await stack.enter_async_context(service)
         yield State(
             settings=settings,
+            keys=keys,
             catalogue=catalogue,
             images=images,
             chats=chats,

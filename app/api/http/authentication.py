@@ -1,4 +1,4 @@
-"""Authentication by API key, or by the address of the request where no keys are set. Every image costs money.
+"""Authentication by API key, or by the address of the request where keys are not required. Every image costs money.
 
 It runs before the body is read, so an unauthorised upload is refused at once.
 """
@@ -7,16 +7,17 @@ import hashlib
 import hmac
 import re
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.cors import AllowedOrigins, is_loopback_authority
 from app.api.http.paths import PROBE_PATHS, route_path
 from app.api.http.problems import Reporter
 from app.api.http.signed_links import has_signature, readable_from_any_page
 from app.api.http.state import request_state
+from app.domain.api_key import PREFIX, digest_of
 from app.domain.caller import Caller
-from app.domain.errors import CallerError, ForbiddenHost, Unauthorized
+from app.domain.errors import FieldError, ForbiddenHost, InvalidRequest, ServiceError, Unauthorized
 from app.lib.loopback import is_loopback
 from app.settings import Settings
 
@@ -28,28 +29,38 @@ KEY_HEADERS = ("x-api-key", "api-key")
 
 _DOCS = ("/", "/docs", "/openapi.json")
 
+_ADMIN = "/admin"
+
+_END_USER = re.compile("[!-~]{1,64}")
+
 
 class AuthenticationMiddleware:
-    """Sets the `caller` of each request, except on public paths and for signed links, which routes check."""
+    """Sets the `caller` of each request, except on public paths, for signed links, which routes check, and for the
+    routes of administrators."""
 
     def __init__(self, app: ASGIApp, *, origins: AllowedOrigins, settings: Settings, reporter: Reporter) -> None:
         self.app = app
         self._origins = origins
         self._reporter = reporter
         self._settings = settings
-        self._keys = [(key.name, _digest(key.secret.get_secret_value().encode())) for key in settings.service_api_keys]
+        admin_key = settings.admin_api_key
+        self._admin = None if admin_key is None else digest_of(admin_key.get_secret_value())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._is_public(route_path(scope)):
+        if scope["type"] != "http" or self._is_public(path := route_path(scope)):
             return await self.app(scope, receive, send)
-        if has_signature(scope):
-            return await self.app(scope, receive, readable_from_any_page(send))
         try:
-            caller = self._caller(scope)
-        except CallerError as error:
+            end_user = _end_user(scope)
+            if has_signature(scope):
+                return await self.app(scope, receive, readable_from_any_page(send))
+            if self._admin is not None and (path == _ADMIN or path.startswith(f"{_ADMIN}/")):
+                self._require_admin(scope)
+                return await self.app(scope, receive, send)
+            caller = await self._caller(scope, end_user)
+        except ServiceError as error:
             return await self._reporter.response(error)(scope, receive, send)
         request_state(scope)["caller"] = caller
-        await self.app(scope, receive, send)
+        await self.app(scope, receive, _with_limit_headers(scope, send) if caller.limits.need_reservation else send)
 
     def _is_public(self, path: str) -> bool:
         if path in PROBE_PATHS:
@@ -59,10 +70,15 @@ class AuthenticationMiddleware:
         documentation = path in _DOCS or path.startswith("/docs/")
         return documentation and self._settings.docs_access == "open"
 
-    def _caller(self, scope: Scope) -> Caller:
+    async def _caller(self, scope: Scope, end_user: str | None) -> Caller:
         headers = Headers(scope=scope)
-        if self._settings.keys_required:
-            return self._authenticate(headers)
+        offered = _offered_keys(headers)
+        if self._settings.keys_required or any(key.startswith(PREFIX) for key in offered):
+            _require_any(offered)
+            caller = await request_state(scope)["keys"].authenticate(offered, end_user)
+            if caller is None:
+                raise Unauthorized("This service does not know this key.")
+            return caller
         if self._settings.allow_anonymous:
             # `Host` is not checked: a proxy may have changed it.
             self._origins.require_known_page(headers, scope["method"], own_host=True)
@@ -71,22 +87,51 @@ class AuthenticationMiddleware:
         self._origins.require_known_page(headers, scope["method"], own_host=False)
         return Caller("local")
 
-    def _authenticate(self, headers: Headers) -> Caller:
-        scheme, _, presented = headers.get("authorization", "").partition(" ")
-        bearer = presented.strip() if scheme.lower() == "bearer" else ""
-        # All headers are read: a gateway in front may use Authorization for a token of its own.
-        keys = (bearer, *(headers.get(name, "") for name in KEY_HEADERS))
-        offered = [_digest(key.encode("latin-1")) for key in keys if key]
-        if not offered:
-            raise Unauthorized("Send a key as Authorization: Bearer … or as X-API-Key.")
-        found = None
-        for name, known in self._keys:  # compare all of them, so that the time does not depend on the key
-            for digest in offered:
-                if hmac.compare_digest(digest, known):
-                    found = name
-        if found is None:
-            raise Unauthorized("This service does not know this key.")
-        return Caller(found, keyed=True)
+    def _require_admin(self, scope: Scope) -> None:
+        offered = _offered_keys(Headers(scope=scope))
+        _require_any(offered)
+        assert self._admin is not None
+        if not any(hmac.compare_digest(digest_of(key), self._admin) for key in offered):
+            raise Unauthorized("This is not the key of the administrator.")
+
+
+def _offered_keys(headers: Headers) -> list[str]:
+    """Return the keys of a request. All headers are read: a gateway in front may use Authorization for a token of its
+    own."""
+    scheme, _, presented = headers.get("authorization", "").partition(" ")
+    bearer = presented.strip() if scheme.lower() == "bearer" else ""
+    return [key for key in (bearer, *(headers.get(name, "") for name in KEY_HEADERS)) if key]
+
+
+def _require_any(offered: list[str]) -> None:
+    if not offered:
+        raise Unauthorized("Send a key as Authorization: Bearer … or as X-API-Key.")
+
+
+def _end_user(scope: Scope) -> str | None:
+    """Return the end user that a gateway names, and note the hash of the name for the log.
+
+    Raises:
+        InvalidRequest: the name is too long, or has characters that are not visible.
+    """
+    named = Headers(scope=scope).getlist("x-end-user")
+    if not named:
+        return None
+    if len(named) > 1 or not _END_USER.fullmatch(named[0]):
+        raise InvalidRequest([FieldError("X-End-User", "must be one name of 1 to 64 visible ASCII characters")])
+    request_state(scope)["end_user_hash"] = hashlib.sha256(named[0].encode()).hexdigest()[:16]
+    return named[0]
+
+
+def _with_limit_headers(scope: Scope, send: Send) -> Send:
+    """Return a `send` that adds the headers on what is left of the caller's limits, if they were checked."""
+
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(request_state(scope).get("limit_headers", {}))
+        await send(message)
+
+    return with_headers
 
 
 def _require_from_this_machine(scope: Scope, headers: Headers) -> None:
@@ -103,7 +148,8 @@ def _require_from_this_machine(scope: Scope, headers: Headers) -> None:
     server = scope.get("server")
     if server and server[1] is not None and not is_loopback(server[0]):
         raise Unauthorized(
-            "Without keys this service accepts requests from its own machine only. Set SERVICE_API_KEYS."
+            "Without keys this service accepts requests from its own machine only. "
+            "Set SERVICE_API_KEYS or REQUIRE_KEYS."
         )
     if proxied := next((name for name in headers.keys() if _FROM_PROXY.fullmatch(name)), None):  # noqa: SIM118
         raise ForbiddenHost(
@@ -120,7 +166,3 @@ def _require_from_this_machine(scope: Scope, headers: Headers) -> None:
             "loopback addresses only. Set SERVICE_API_KEYS, or ALLOW_ANONYMOUS=true if a proxy authenticates callers.",
             cause=f"host {named!a}",
         )
-
-
-def _digest(secret: bytes) -> bytes:
-    return hashlib.sha256(secret).digest()

@@ -17,6 +17,7 @@ EXPOSED_HEADERS = (
     "X-Cost-Usd", "X-Finish-Reason", "X-Image-Width", "X-Image-Height", "X-Usage", "X-Text", "X-Thoughts", "X-Warnings",
     "X-Grounding", "X-Omitted", "X-Upstream-Attempts", "X-Should-Retry", "X-Chat-Id", "X-Turn", "Location", "ETag",
     "Accept-Ranges", "Content-Range", "Idempotent-Replayed", "Preference-Applied",
+    "RateLimit-Policy", "RateLimit", "X-Budget-Remaining-Usd",
 )  # fmt: skip
 """Response headers that pages of other origins may read."""
 

@@ -76,7 +76,8 @@ class RequestIdMiddleware:
         try:
             await self.app(scope, receive, with_headers)
         finally:
-            caller = request_state(scope).get("caller")
+            state = request_state(scope)
+            caller = state.get("caller")
             log.log(
                 logging.DEBUG if route_path(scope) in PROBE_PATHS else logging.INFO,
                 "%s %s",
@@ -87,6 +88,7 @@ class RequestIdMiddleware:
                     "ms": round(1000 * (time.perf_counter() - started)),
                     "bytes": sent,
                     "caller": caller and caller.name,
+                    "endUser": state.get("end_user_hash"),
                 },
             )
             logs.request_id.reset(token)

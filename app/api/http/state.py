@@ -14,6 +14,7 @@ from app.domain.catalogue import Catalogue
 from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
+from app.service.callers.keys import KeyRegistry
 from app.service.chats.service import ChatService
 from app.service.conversion import ImageConverter
 from app.service.generation.references import ReferenceValidator
@@ -30,6 +31,7 @@ class State(TypedDict):
     """Objects that live as long as the process. `create_app` makes them."""
 
     settings: Settings
+    keys: KeyRegistry
     catalogue: Catalogue
     images: ImageService
     chats: ChatService
@@ -51,7 +53,11 @@ class RequestState(State, total=False):
     """`State`, and the values of one request. The server makes a copy of the state for each request."""
 
     caller: Caller
-    """Set by `AuthenticationMiddleware`, except on public paths and for signed links."""
+    """Set by `AuthenticationMiddleware`, except on public paths, for signed links and for administrators."""
+    end_user_hash: str
+    """Of the header `X-End-User`, for the log. Set by `AuthenticationMiddleware`."""
+    limit_headers: dict[str, str]
+    """What is left of the caller's limits, once they have been checked."""
     upload: UploadBody
     """Set by `ExtractingRoute` before the body is read."""
     generation_pending: bool
