@@ -25,6 +25,7 @@ from app.api.http.paths import PROBE_PATHS, route_path
 from app.api.http.state import State
 from app.api.http.uploads import UploadLimiter
 from app.api.images import routes
+from app.api.keys import routes as admin_routes
 from app.api.openai import errors as openai_errors
 from app.api.openai import models as openai_models
 from app.api.openai import routes as openai_routes
@@ -33,6 +34,7 @@ from app.lib import logs
 from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
+from app.service.callers.administration import KeyAdministration
 from app.service.callers.keys import KeyRegistry
 from app.service.chats.service import ChatService
 from app.service.cleanup import StorageCleanup
@@ -169,6 +171,7 @@ async def open_services(
         yield State(
             settings=settings,
             keys=keys,
+            key_administration=KeyAdministration(storage.callers),
             catalogue=catalogue,
             images=images,
             chats=chats,
@@ -217,6 +220,8 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
         openai_models.router,
         operations.router,
     ]
+    if settings.admin_api_key is not None:
+        routers.append(admin_routes.router)
     if settings.metrics_access != "off":
         routers.append(operations.metrics_router)
     for router in routers:

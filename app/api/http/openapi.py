@@ -12,6 +12,9 @@ from pydantic import BaseModel
 
 from app.api.http.problems import Problem
 
+ADMIN_SCHEME = "Administrator"
+"""Name of the security scheme of `/admin`. It does not depend on whether callers need keys."""
+
 
 def install(app: FastAPI, *, keyed: bool, form: type[BaseModel]) -> None:
     """Serve the OpenAPI document and Swagger UI.
@@ -40,10 +43,7 @@ def install(app: FastAPI, *, keyed: bool, form: type[BaseModel]) -> None:
                     if key != "examples" and not (key == "default" and value is None)
                 }
         if not keyed:
-            document["components"].pop("securitySchemes", None)
-            for operations in document["paths"].values():
-                for operation in operations.values():
-                    operation.pop("security", None)
+            _remove_caller_keys(document)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
@@ -64,3 +64,16 @@ def install(app: FastAPI, *, keyed: bool, form: type[BaseModel]) -> None:
             swagger_css_url=f"{root}/docs/assets/swagger-ui.css",
             swagger_favicon_url=f"{root}/docs/assets/favicon-32x32.png",
         )
+
+
+def _remove_caller_keys(document: dict[str, Any]) -> None:
+    """Remove the keys of callers from an OpenAPI document."""
+    schemes = document["components"].get("securitySchemes", {})
+    for name in schemes.keys() - {ADMIN_SCHEME}:
+        del schemes[name]
+    if not schemes:
+        document["components"].pop("securitySchemes", None)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if {ADMIN_SCHEME: []} not in operation.get("security", ()):
+                operation.pop("security", None)

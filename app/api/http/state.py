@@ -14,6 +14,7 @@ from app.domain.catalogue import Catalogue
 from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
+from app.service.callers.administration import KeyAdministration
 from app.service.callers.keys import KeyRegistry
 from app.service.chats.service import ChatService
 from app.service.conversion import ImageConverter
@@ -32,6 +33,7 @@ class State(TypedDict):
 
     settings: Settings
     keys: KeyRegistry
+    key_administration: KeyAdministration
     catalogue: Catalogue
     images: ImageService
     chats: ChatService

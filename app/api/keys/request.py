@@ -1,0 +1,141 @@
+"""Request bodies of `/admin/keys`. The options of `python -m app keys` are checked by the same schemas."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from app.api.http.schema import Flag, NullIsAbsent, RequestModel, no_flag, upper
+from app.domain.api_key import require_name
+from app.domain.catalogue import MODEL_ID_PATTERN
+from app.domain.limits import Budget, Limits, Rate
+from app.lib.env_values import parse_duration
+
+SIZES = ("512", "1K", "2K", "4K")
+
+_MAX_CONCURRENT = 100_000
+_MAX_MODELS = 64
+_MAX_SECONDS = 36_500 * 86_400.0
+
+
+def _rate(text: str) -> str:
+    return str(Rate.parse(text))
+
+
+def _budget(text: str) -> str:
+    return str(Budget.parse(text))
+
+
+def _size(text: str) -> str:
+    if text not in SIZES:
+        raise ValueError(f"must be one of {', '.join(SIZES)}")
+    return text
+
+
+def _no_duplicates(models: list[str]) -> list[str]:
+    return [*dict.fromkeys(models)]
+
+
+def _seconds(value: Any) -> Any:
+    seconds = parse_duration(no_flag(value))
+    if isinstance(seconds, str):
+        raise ValueError("is not a number of seconds or a duration such as 30d, 12h or 90m")
+    return seconds
+
+
+def _in_range(seconds: float) -> float:
+    if not 0 <= seconds <= _MAX_SECONDS:
+        raise ValueError("must be 0 to 36500 days")
+    return seconds
+
+
+def _positive(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("must be longer than 0 seconds")
+    return seconds
+
+
+_Duration = Annotated[float, AfterValidator(_in_range), BeforeValidator(_seconds, json_schema_input_type=str | float)]
+"""In seconds."""
+
+_RATE = Field(None, description="Requests per `s`, `min`, `hour` or `day`.", examples=["60/min"])
+_CONCURRENT = Field(None, description="Generations at once. Waiting ones count too.", examples=[4])
+_BUDGET = Field(None, description="US dollars per `day` or `month` of UTC.", examples=["20/month"])
+_MAX_SIZE = Field(None, description=f"Largest image size: {', '.join(SIZES)}.", examples=["2K"])
+_MODELS = Field(None, description="Ids or aliases of the only models that may be asked.", examples=[["nano-banana-2"]])
+_EXPIRES = Field(None, description="Time after which the key ends: seconds, or `90d`, `12h`, `30m`.", examples=["90d"])
+_TRACK_USERS = Field(description="Keep usage by the end users that `X-End-User` names.")
+
+_RateText = Annotated[str, Field(max_length=32), AfterValidator(_rate)]
+_BudgetText = Annotated[str, Field(max_length=32), AfterValidator(_budget)]
+_Concurrent = Annotated[int, Field(ge=1, le=_MAX_CONCURRENT), BeforeValidator(no_flag)]
+_Size = Annotated[str, BeforeValidator(upper), AfterValidator(_size)]
+_Models = Annotated[
+    list[Annotated[str, Field(pattern=MODEL_ID_PATTERN)]],
+    Field(max_length=_MAX_MODELS),
+    AfterValidator(_no_duplicates),
+]
+_Expires = Annotated[_Duration, AfterValidator(_positive)]
+
+
+class KeyOptions(RequestModel):
+    """What a caller may do."""
+
+    rate: _RateText | None = _RATE
+    concurrent: _Concurrent | None = _CONCURRENT
+    budget: _BudgetText | None = _BUDGET
+    max_size: _Size | None = _MAX_SIZE
+    models: _Models | None = _MODELS
+    expires: _Expires | None = _EXPIRES
+
+    def _limit_values(self) -> dict[str, Any]:
+        """Return the fields of `Limits`."""
+        return {
+            "rate": None if self.rate is None else Rate.parse(self.rate),
+            "concurrent": self.concurrent,
+            "budget": None if self.budget is None else Budget.parse(self.budget),
+            "max_size": self.max_size,
+            "models": tuple(self.models or ()),
+        }
+
+
+class KeyCreate(KeyOptions, NullIsAbsent):
+    """A new key."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "web", "rate": "60/min", "budget": "20/month"}]})
+
+    name: Annotated[str, AfterValidator(require_name)] = Field(
+        description="1 to 64 printable characters without commas, colons and slashes."
+    )
+    track_users: Annotated[Flag, _TRACK_USERS] = False
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(**self._limit_values())
+
+
+class KeyChange(KeyOptions):
+    """Changes of a key. `null` removes a limit; what is not named stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"rate": "120/min", "budget": None}]})
+
+    track_users: Annotated[Flag, _TRACK_USERS] = False
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The named fields of `Limits`, and `track_users` if it is named."""
+        values = {**self._limit_values(), "track_users": self.track_users}
+        return {name: value for name, value in values.items() if name in self.model_fields_set}
+
+    @property
+    def names_expiry(self) -> bool:
+        return "expires" in self.model_fields_set
+
+
+class KeyRotation(RequestModel, NullIsAbsent):
+    """How a secret is replaced."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap": "24h"}]})
+
+    overlap: _Duration = Field(
+        24 * 3600, description="Time for which the earlier secrets stay valid: seconds, or `24h`. 0 ends them."
+    )

@@ -1,0 +1,119 @@
+"""Making, changing and ending keys, for the command line and for the routes of administrators."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.domain.api_key import CallerRecord, NewSecret, digest_of, hint_of, make_secret
+from app.domain.errors import KeyNotFound
+from app.domain.limits import Limits
+from app.domain.spending import BudgetState
+
+if TYPE_CHECKING:
+    from app.store.callers import CallerStore
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedKey:
+    record: CallerRecord
+    budget: BudgetState | None
+    """What of the budget is used; `None` if there is no budget."""
+
+
+class KeyAdministration:
+    def __init__(self, open_store: Callable[[], Awaitable["CallerStore"]]) -> None:
+        """
+        Args:
+            open_store: returns the store of the keys. Raises `StorageError`, as all methods do.
+        """
+        self._open_store = open_store
+
+    async def add(
+        self, name: str, limits: Limits, expires_in: float | None, *, track_users: bool
+    ) -> tuple[ManagedKey, str]:
+        """Make a key. Return it and its secret, which nobody can read again.
+
+        Raises:
+            KeyExists: the name has a valid secret.
+        """
+        store, secret = await self._open_store(), make_secret()
+        record = await store.add(name, limits, _new(secret, expires_in), track_users=track_users)
+        return await self._managed(store, record), secret
+
+    async def all(self) -> list[ManagedKey]:
+        """Return all keys by name, also those that have ended."""
+        store = await self._open_store()
+        return await _with_budgets(store, await store.all())
+
+    async def get(self, name: str) -> ManagedKey:
+        """Return a key.
+
+        Raises:
+            KeyNotFound: there is none with this name.
+        """
+        store = await self._open_store()
+        return await self._managed(store, await store.get(name))
+
+    async def change(
+        self, name: str, changes: Mapping[str, Any], *, expires_in: float | None, sets_expiry: bool
+    ) -> ManagedKey:
+        """Change what is named.
+
+        Args:
+            name: of the key.
+            changes: fields of `Limits`, and `track_users`. `None` removes a limit.
+            expires_in: seconds after which the key ends, or `None`; only if `sets_expiry`.
+            sets_expiry: whether the end of the key is changed.
+
+        Raises:
+            KeyNotFound: there is none with this name.
+        """
+        store = await self._open_store()
+        if sets_expiry:
+            record = await store.change(name, changes, expires_in)
+        else:
+            record = await store.change(name, changes)
+        return await self._managed(store, record)
+
+    async def rotate(self, name: str, overlap_seconds: float) -> tuple[ManagedKey, str]:
+        """Give a key another secret. Return the key and the secret. The key ends when it would have ended before.
+
+        Args:
+            name: of the key.
+            overlap_seconds: how long the earlier secrets stay valid at most.
+
+        Raises:
+            KeyNotFound: there is none with this name that is valid.
+        """
+        store, secret = await self._open_store(), make_secret()
+        valid = [one for one in (await store.get(name)).secrets if one.is_valid]
+        if not valid:
+            raise KeyNotFound(f"The key {name} is no longer valid. Make it again instead.")
+        expires_at = valid[0].expires_at
+        expires_in = None if expires_at is None else max(0.0, expires_at - time.time())
+        record = await store.rotate(name, _new(secret, expires_in), overlap_seconds)
+        return await self._managed(store, record), secret
+
+    async def revoke(self, name: str) -> ManagedKey:
+        """End all secrets of a key. Its usage stays.
+
+        Raises:
+            KeyNotFound: there is none with this name.
+        """
+        store = await self._open_store()
+        return await self._managed(store, await store.revoke(name))
+
+    async def _managed(self, store: "CallerStore", record: CallerRecord) -> ManagedKey:
+        (managed,) = await _with_budgets(store, [record])
+        return managed
+
+
+async def _with_budgets(store: "CallerStore", records: Sequence[CallerRecord]) -> list[ManagedKey]:
+    has_budgets = any(record.limits.budget is not None for record in records)
+    budgets = {state.name: state for state in await store.budgets()} if has_budgets else {}
+    return [ManagedKey(record, budgets.get(record.name)) for record in records]
+
+
+def _new(secret: str, expires_in: float | None) -> NewSecret:
+    return NewSecret(digest_of(secret), hint_of(secret), expires_in)
