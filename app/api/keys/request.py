@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from app.api.http.schema import Flag, NullIsAbsent, RequestModel, no_flag, upper
-from app.domain.api_key import require_name
+from app.domain.api_key import UNCHANGED, Unchanged, require_name
 from app.domain.catalogue import MODEL_ID_PATTERN
 from app.domain.limits import Budget, Limits, Rate
 from app.lib.env_values import parse_duration
@@ -127,8 +127,9 @@ class KeyChange(KeyOptions):
         return {name: value for name, value in values.items() if name in self.model_fields_set}
 
     @property
-    def names_expiry(self) -> bool:
-        return "expires" in self.model_fields_set
+    def expires_in(self) -> float | Unchanged | None:
+        """Seconds; `None` removes the end of the key."""
+        return self.expires if "expires" in self.model_fields_set else UNCHANGED
 
 
 class KeyRotation(RequestModel, NullIsAbsent):

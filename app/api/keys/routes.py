@@ -78,9 +78,7 @@ async def get_key(name: _Name, keys: _Keys) -> KeyRead:
 @router.patch("/{name}", dependencies=[_json], responses=_NotFound | problem_responses(*_BODY_ERRORS))
 async def change_key(name: _Name, body: KeyChange, keys: _Keys) -> KeyRead:
     """Change a key. `null` removes a limit; what is not named stays. Replicas notice within ten seconds."""
-    return key_read(
-        await keys.change(name, body.changes, expires_in=body.expires, sets_expiry="expires" in body.model_fields_set)
-    )
+    return key_read(await keys.change(name, body.changes, body.expires_in))
 
 
 @router.delete("/{name}", status_code=204, responses=_NotFound)

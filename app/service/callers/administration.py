@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.domain.api_key import CallerRecord, NewSecret, digest_of, hint_of, make_secret
+from app.domain.api_key import UNCHANGED, CallerRecord, NewSecret, Unchanged, digest_of, hint_of, make_secret
 from app.domain.errors import KeyNotFound
 from app.domain.limits import Limits
 from app.domain.spending import BudgetState
@@ -56,25 +56,20 @@ class KeyAdministration:
         return await self._managed(store, await store.get(name))
 
     async def change(
-        self, name: str, changes: Mapping[str, Any], *, expires_in: float | None, sets_expiry: bool
+        self, name: str, changes: Mapping[str, Any], expires_in: float | Unchanged | None = UNCHANGED
     ) -> ManagedKey:
         """Change what is named.
 
         Args:
             name: of the key.
             changes: fields of `Limits`, and `track_users`. `None` removes a limit.
-            expires_in: seconds after which the key ends, or `None`; only if `sets_expiry`.
-            sets_expiry: whether the end of the key is changed.
+            expires_in: seconds after which the key ends; `None` if it does not.
 
         Raises:
             KeyNotFound: there is none with this name.
         """
         store = await self._open_store()
-        if sets_expiry:
-            record = await store.change(name, changes, expires_in)
-        else:
-            record = await store.change(name, changes)
-        return await self._managed(store, record)
+        return await self._managed(store, await store.change(name, changes, expires_in))
 
     async def rotate(self, name: str, overlap_seconds: float) -> tuple[ManagedKey, str]:
         """Give a key another secret. Return the key and the secret. The key ends when it would have ended before.
@@ -89,7 +84,7 @@ class KeyAdministration:
         store, secret = await self._open_store(), make_secret()
         valid = [one for one in (await store.get(name)).secrets if one.is_valid]
         if not valid:
-            raise KeyNotFound(f"The key {name} is no longer valid. Make it again instead.")
+            raise KeyNotFound(f"The key {name} is no longer valid. Make it again with the same name.")
         expires_at = valid[0].expires_at
         expires_in = None if expires_at is None else max(0.0, expires_at - time.time())
         record = await store.rotate(name, _new(secret, expires_in), overlap_seconds)
