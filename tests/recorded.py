@@ -24,7 +24,7 @@ def new_id() -> str:
 
 def new(prompt: str = "A cat", *, caller: Caller = ANNA, **fields: Any) -> NewGeneration:
     """Return a new generation; equal prompts have equal fingerprints. Fields of `Order` may be given too."""
-    of_order = {name: fields.pop(name) for name in ("count", "turn", "view") if name in fields}
+    of_order = {name: fields.pop(name) for name in ("count", "turn", "charge", "view") if name in fields}
     request = GenerationRequest(prompt, references=fields.pop("references", ()))
     fields = {"fingerprint": prompt.encode().hex()[:64], "holder": None if fields.get("is_async") else "here"} | fields
     return NewGeneration(new_id(), Order(caller, request, **of_order), **fields)

@@ -7,10 +7,10 @@ from typing import Any
 
 from app.domain.caller import Caller
 from app.domain.chat import ChatDefaults, Turn
-from app.domain.errors import ServiceError
+from app.domain.errors import GenerationRefused, ServiceError
 from app.domain.generation import Generation, GenerationRequest
 from app.domain.limits import Allowance
-from app.domain.spending import Charge
+from app.domain.spending import Charge, ImageCost, micro_usd
 
 Outcome = Generation | ServiceError
 """What became of one image."""
@@ -145,3 +145,23 @@ class TurnToSave:
     lease_holder: str
     turn: Turn
     replaces: int | None = None
+
+
+def cost_of(outcome: Outcome, model: str, units: int) -> ImageCost:
+    """Return what an image has cost, as far as its outcome tells.
+
+    Args:
+        outcome: of the image.
+        model: under which costs are booked if the outcome names no model.
+        units: number of calls to Gemini that were reserved. All but the last may have been billed.
+    """
+    usage = outcome.usage if isinstance(outcome, Generation | GenerationRefused) else None
+    known = micro_usd(usage)
+    may_have_cost = isinstance(outcome, Generation) or outcome.may_have_cost
+    return ImageCost(
+        model=getattr(outcome, "model", None) or model,
+        images=int(isinstance(outcome, Generation)),
+        tokens=0 if usage is None else usage.total_tokens,
+        micro_usd=known or 0,
+        unknown_calls=units if known is None and may_have_cost else units - 1,
+    )

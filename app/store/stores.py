@@ -30,6 +30,7 @@ class Stores:
             blobs,
             index,
             self.chats.turns,
+            reservations,
             Lifetimes(
                 lease=settings.chat_lease_seconds,
                 idempotency_key=settings.idempotency_ttl.total_seconds(),

@@ -133,6 +133,8 @@ class Dispatcher:
         if not await self._storage.in_use():
             return
         await self._leases.renew()  # after a pause of this process or of the database they may have ended
+        if reservations := await (await self._storage.callers()).reap():
+            log.warning("reservations of a dead process were settled", extra={"reservations": reservations})
         result = await (await self._storage.generations()).reap()
         self._metrics.record_interrupted(result.interrupted)
         if result.requeued:

@@ -183,6 +183,7 @@ class GenerationQueue:
                 **UNLEASED,
             )
         )
+        self._rows.reservations.release_generation(connection, row.id)
         self._rows.set_blobs(connection, row.id, set())
         if row.webhook_url is not None:
             enqueue(connection, self._rows.database, row.id, row.webhook_url)

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from app.domain.recorded import GenerationStatus, RecordedGeneration
 from app.store.blobs import BlobStore
 from app.store.blobs.index import link_to_generation
+from app.store.callers import Reservations
 from app.store.database import Database
 from app.store.generations.serialization import OrderDocument, load_order, load_result
 from app.store.tables import generation_blobs, generations
@@ -37,10 +38,11 @@ class Lifetimes:
 class GenerationRows:
     """What all verbs share."""
 
-    def __init__(self, database: Database, blobs: BlobStore, lifetimes: Lifetimes) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, lifetimes: Lifetimes, reservations: Reservations) -> None:
         self.database = database
         self.blobs = blobs
         self.lifetimes = lifetimes
+        self.reservations = reservations
         self.dialect: Any = sqlite if database.is_sqlite else postgresql
 
     @property

@@ -9,7 +9,8 @@ from sqlalchemy.engine import Connection
 
 from app.domain.errors import LeaseLost, OutcomeUnknown, ServiceError
 from app.domain.generation import Generation, Image
-from app.domain.recorded import GenerationStatus, Outcome, RecordedGeneration
+from app.domain.recorded import GenerationStatus, Outcome, RecordedGeneration, cost_of
+from app.domain.spending import ImageCost
 from app.lib.base64_json import Content
 from app.store.blobs import Blob
 from app.store.deliveries import enqueue
@@ -29,6 +30,8 @@ class Ending:
     outcomes: tuple[Outcome, ...]
     attempts: int
     is_converted: bool
+    costs: tuple[ImageCost, ...] = ()
+    """One for each image. If there are none, they are those of the outcomes."""
 
     @property
     def generations(self) -> list[Generation]:
@@ -48,6 +51,10 @@ class Ending:
     @property
     def is_grounded(self) -> bool:
         return any(one.grounding is not None for one in self.generations)
+
+    def cost(self, place: int, model: str, units: int) -> ImageCost:
+        """Return the cost of an image that has reserved for so many calls of the model."""
+        return self.costs[place] if self.costs else cost_of(self.outcomes[place], model, units)
 
     @property
     def images(self) -> Iterator[Image]:
@@ -153,6 +160,11 @@ class Settlements:
             "seconds": self._lifetime(row, ending, document.keep_seconds),
         }
         times = connection.execute(self._update, values).one()
+        if (charge := document.order.charge) is not None:
+            # Nothing is reserved any more if the generation was settled as interrupted before.
+            self._rows.reservations.settle_generation(
+                connection, row.id, lambda place, units: ending.cost(place, charge.model, units)
+            )
         if is_free and not row.is_async and row.next_count is None:
             connection.execute(delete(generations).where(generations.c.id == row.id))
         else:

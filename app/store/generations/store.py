@@ -4,7 +4,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from app.domain.generation import Generation
 from app.domain.recorded import NewGeneration, Outcome, RecordedGeneration, Submission, TurnToSave
+from app.domain.spending import ImageCost
 from app.store.blobs import BlobIndex, BlobStore
+from app.store.callers import Reservations
 from app.store.chats.turns import TurnStore
 from app.store.database import Database
 from app.store.generations.answers import AnswerStore
@@ -26,6 +28,7 @@ class GenerationStore:
         blobs: BlobStore,
         index: BlobIndex,
         turns: TurnStore,
+        reservations: Reservations,
         lifetimes: Lifetimes,
         max_queued: int,
     ) -> None:
@@ -35,11 +38,12 @@ class GenerationStore:
             blobs: the store of images.
             index: of the blobs.
             turns: saves turns of chats whose process died.
+            reservations: in the same database.
             lifetimes: how long what is kept.
             max_queued: the most asynchronous generations that wait.
         """
         self.blobs = blobs
-        rows = GenerationRows(database, blobs, lifetimes)
+        rows = GenerationRows(database, blobs, lifetimes, reservations)
         self._answers = AnswerStore(blobs, index)
         self._submissions = Submissions(rows, index, max_queued)
         self._settlements = Settlements(rows, self._answers)
@@ -59,7 +63,11 @@ class GenerationStore:
 
         An asynchronous order's references are stored first. Their blobs are referred to by the row.
 
+        A new generation reserves what its order's `charge` says. Repetitions reserve nothing.
+
         Raises:
+            RateLimited, TooManyAtOnce, BudgetExhausted: the new generation is over a limit of its caller. Nothing is
+                recorded, and nothing reserved.
             IdempotencyKeyReused: the key belongs to a request with another fingerprint.
             Overloaded: too many asynchronous generations wait.
             StorageUnavailable, StorageFull: nothing is recorded.
@@ -101,9 +109,18 @@ class GenerationStore:
         return await self._answers.keep(id_, place, generation, turn, on_published)
 
     async def settle(
-        self, id_: str, holder: str, outcomes: Sequence[Outcome], *, attempts: int, is_converted: bool
+        self,
+        id_: str,
+        holder: str,
+        outcomes: Sequence[Outcome],
+        *,
+        attempts: int,
+        is_converted: bool,
+        costs: Sequence[ImageCost] = (),
     ) -> RecordedGeneration:
         """Write the outcomes, end the lease, and enqueue the webhook. Settling twice changes nothing.
+
+        What was reserved is replaced by the costs, one for each image. Without costs they are those of the outcomes.
 
         A failure that certainly cost nothing frees the key. A synchronous generation that failed so is deleted, unless
         OpenAI's clients may repeat it (`next_count`).
@@ -111,7 +128,7 @@ class GenerationStore:
         Raises:
             LeaseLost: another holder has settled it otherwise, or it is gone.
         """
-        ending = Ending(tuple(outcomes), attempts, is_converted)
+        ending = Ending(tuple(outcomes), attempts, is_converted, tuple(costs))
         return await self._settlements.settle(id_, holder, ending)
 
     async def requeue(self, id_: str, holder: str, delay_seconds: float) -> None:
@@ -172,7 +189,7 @@ class GenerationStore:
     async def delete(self, id_: str, owner: str) -> None:
         """Cancel a generation that was not asked, or forget one that is over, with its images.
 
-        A cancelled generation stays visible as `cancelled`, without its key.
+        A cancelled generation gives back what it has reserved. It stays visible as `cancelled`, without its key.
 
         Raises:
             GenerationNotFound: the owner has none with this id.
@@ -184,7 +201,8 @@ class GenerationStore:
         """Settle generations whose lease has ended: their process died.
 
         Not asked: queued again, or deleted if it is synchronous. Asked, and the answers are in the store: succeeded,
-        and the turn of the chat is saved. Asked without any answer: interrupted, with `OutcomeUnknown`.
+        and the turn of the chat is saved. Asked without any answer: interrupted, with `OutcomeUnknown`, and all that it
+        has reserved is booked.
         """
         return await self._reaper.reap()
 

@@ -5,6 +5,7 @@ The claim chain: each generation expects the retry count of the request that may
 same person that are not repetitions stay two generations.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import and_, case, delete, func, or_, select, update
@@ -63,7 +64,7 @@ class Submissions:
                 if inserted is not None:
                     if digests:
                         self._rows.set_blobs(connection, new.id, digests)
-                    return inserted
+                    return self._reserved(connection, new, inserted)
                 repeated = self._repeated(connection, new)
                 if repeated is not None:
                     return repeated
@@ -71,6 +72,16 @@ class Submissions:
             raise StorageUnavailable(detail, part="database", cause="no row", retry_after=1)
 
         return await self._rows.database.write(transaction)
+
+    def _reserved(self, connection: Connection, new: NewGeneration, inserted: Submission) -> Submission:
+        """Reserve what the new generation may cost. A refusal undoes the transaction."""
+        order = new.order
+        if order.charge is None:
+            return inserted
+        allowance = self._rows.reservations.reserve(
+            connection, order.caller, order.charge, new.id, generation_id=new.id, asked=new.asked
+        )
+        return replace(inserted, allowance=allowance)
 
     def _repeated(self, connection: Connection, new: NewGeneration) -> Submission | None:
         """Return the generation that has the key. Take the key from one that is kept no longer."""
