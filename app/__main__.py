@@ -1,10 +1,10 @@
 """Run the service under uvicorn: `python -m app`, or `gemini-images` if it is installed."""
 
-import argparse
 import gc
 import os
 import sys
 
+from app.server.command_line import parse_arguments
 from app.server.exit import exit_process
 from app.server.start_checks import check_environment
 from app.settings import Settings
@@ -16,30 +16,24 @@ STARTUP_FAILURE = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=["serve", "doctor", "migrate"],
-        default="serve",
-        help="serve (the default); doctor: check settings, credentials and storage; migrate: update the database",
-    )
-    parser.add_argument(
-        "--demo-without-key",
-        action="store_true",
-        help="run on the built-in emulator if there are no Gemini credentials",
-    )
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__)
     os.umask(0o077)  # only this user may read the files that libraries write
-    if arguments.command == "doctor":
-        from app.server import doctor  # loads the storage libraries, which takes a second
+    # Commands are imported when they run: some load the storage libraries, which takes a second.
+    match arguments.command:
+        case "doctor":
+            from app.server import doctor
 
-        return doctor.main()
-    if arguments.command == "migrate":
-        from app.server import migrate
+            doctor.main()
+        case "migrate":
+            from app.server import migrate
 
-        return migrate.main()
-    _serve(demo_without_key=arguments.demo_without_key)
+            migrate.main()
+        case "keys":
+            from app.server import keys_command
+
+            keys_command.main(arguments)
+        case _:
+            _serve(demo_without_key=arguments.demo_without_key)
 
 
 def _serve(*, demo_without_key: bool) -> None:

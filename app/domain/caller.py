@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from app.domain.limits import UNLIMITED, Limits
 
+LOCAL, ANONYMOUS = UNKEYED_NAMES = ("local", "anonymous")
+"""Names of callers without keys: from the same machine, and from everywhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:

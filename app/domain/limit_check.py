@@ -1,5 +1,6 @@
 """The decision on a request: whether it is within its caller's limits, and what is left after it."""
 
+import time
 from datetime import UTC, datetime
 from math import ceil
 
@@ -55,6 +56,12 @@ def check_limits(limits: Limits, standing: Standing, count: int, micro_usd: int)
             allowance=before,
         )
     return _left(limits, standing, tat, count, micro_usd)
+
+
+def allowance_of(limits: Limits, standing: Standing | None) -> Allowance:
+    """Return what is left of a caller's limits. Without a standing, nothing has been used."""
+    standing = standing or Standing(time.time(), None, 0, 0, 0)
+    return _left(limits, standing, standing.tat, 0, 0)
 
 
 def _left(limits: Limits, standing: Standing, tat: float | None, count: int, micro_usd: int) -> Allowance:

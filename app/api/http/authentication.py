@@ -16,7 +16,7 @@ from app.api.http.problems import Reporter
 from app.api.http.signed_links import has_signature, readable_from_any_page
 from app.api.http.state import request_state
 from app.domain.api_key import PREFIX, digest_of
-from app.domain.caller import Caller
+from app.domain.caller import ANONYMOUS, LOCAL, Caller
 from app.domain.errors import FieldError, ForbiddenHost, InvalidRequest, ServiceError, Unauthorized
 from app.lib.loopback import is_loopback
 from app.settings import Settings
@@ -82,10 +82,10 @@ class AuthenticationMiddleware:
         if self._settings.allow_anonymous:
             # `Host` is not checked: a proxy may have changed it.
             self._origins.require_known_page(headers, scope["method"], own_host=True)
-            return Caller("anonymous")
+            return Caller(ANONYMOUS)
         _require_from_this_machine(scope, headers)
         self._origins.require_known_page(headers, scope["method"], own_host=False)
-        return Caller("local")
+        return Caller(LOCAL)
 
     def _require_admin(self, scope: Scope) -> None:
         offered = _offered_keys(Headers(scope=scope))

@@ -1,5 +1,7 @@
-"""Request bodies of `/admin/keys`. The options of `python -m app keys` are checked by the same schemas."""
+"""Request bodies of `/admin/keys`, which also check the options of `python -m app keys`; the period of `/usage`."""
 
+import re
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
@@ -140,3 +142,37 @@ class KeyRotation(RequestModel, NullIsAbsent):
     overlap: _Duration = Field(
         24 * 3600, description="Time for which the earlier secrets stay valid: seconds, or `24h`. 0 ends them."
     )
+
+
+def parse_day(text: str) -> date:
+    """Return the day of a text such as 2026-11-27.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        raise ValueError("must be a day such as 2026-11-27")
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError("is not a day of the calendar") from error
+
+
+def usage_period(first: date | None, last: date | None) -> tuple[date, date]:
+    """Return the first and the last day of a report. By default it is the current month of UTC.
+
+    Raises:
+        ValueError: the first day is after the last one.
+    """
+    today = datetime.now(UTC).date()
+    if first is None:
+        first = (last or today).replace(day=1)
+    if last is None:
+        last = max(_end_of_month(today), first)
+    if first > last:
+        raise ValueError("is after the last day")
+    return first, last
+
+
+def _end_of_month(day: date) -> date:
+    return (day.replace(day=1) + timedelta(days=32)).replace(day=1) - timedelta(days=1)

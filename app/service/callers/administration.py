@@ -1,14 +1,17 @@
 """Making, changing and ending keys, for the command line and for the routes of administrators."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from app.domain.api_key import UNCHANGED, CallerRecord, NewSecret, Unchanged, digest_of, hint_of, make_secret
+from app.domain.caller import UNKEYED_NAMES, Caller
 from app.domain.errors import KeyNotFound
-from app.domain.limits import Limits
-from app.domain.spending import BudgetState
+from app.domain.limit_check import allowance_of
+from app.domain.limits import UNLIMITED, Limits
+from app.domain.spending import BudgetState, CallerUsage
 
 if TYPE_CHECKING:
     from app.store.callers import CallerStore
@@ -99,6 +102,40 @@ class KeyAdministration:
         store = await self._open_store()
         return await self._managed(store, await store.revoke(name))
 
+    async def usage(self, name: str, first: date, last: date, static_names: Collection[str] = ()) -> CallerUsage:
+        """Return what a caller has used from the first to the last day.
+
+        Args:
+            name: of the caller.
+            first: first day (UTC).
+            last: last day, which is included.
+            static_names: callers whose keys are not in the database.
+
+        Raises:
+            KeyNotFound: there is no such caller.
+        """
+        store = await self._open_store()
+        try:
+            limits = (await store.get(name)).limits
+        except KeyNotFound:
+            if name not in static_names:
+                raise
+            limits = UNLIMITED
+        return await _usage(store, Caller(name, keyed=True, limits=limits), first, last)
+
+    async def usage_of_all(self, first: date, last: date, static_names: Collection[str] = ()) -> dict[str, CallerUsage]:
+        """Return what each caller has used, by name. Callers without keys are in it if they have used anything."""
+        store = await self._open_store()
+        limits = dict.fromkeys(static_names, UNLIMITED)
+        limits |= {record.name: record.limits for record in await store.all()}
+        found = {}
+        for name in sorted(limits):
+            found[name] = await _usage(store, Caller(name, keyed=True, limits=limits[name]), first, last)
+        for caller in (Caller(name) for name in UNKEYED_NAMES if name not in found):
+            if (usage := await _usage(store, caller, first, last)).rows:
+                found[caller.name] = usage
+        return found
+
     async def _managed(self, store: "CallerStore", record: CallerRecord) -> ManagedKey:
         (managed,) = await _with_budgets(store, [record])
         return managed
@@ -112,3 +149,15 @@ async def _with_budgets(store: "CallerStore", records: Sequence[CallerRecord]) -
 
 def _new(secret: str, expires_in: float | None) -> NewSecret:
     return NewSecret(digest_of(secret), hint_of(secret), expires_in)
+
+
+async def _usage(store: "CallerStore", caller: Caller, first: date, last: date) -> CallerUsage:
+    standing = await store.standing(caller.owner, caller.limits)
+    return CallerUsage(
+        first,
+        last,
+        tuple(await store.usage(caller.owner, first, last)),
+        tuple(await store.end_users(caller.owner, first, last)),
+        standing.reserved,
+        allowance_of(caller.limits, standing),
+    )
