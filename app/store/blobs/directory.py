@@ -1,10 +1,12 @@
 """A blob store in a directory: permissions, durability, free space and partial files. All functions block."""
 
 import os
+import secrets
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-from app.store.permissions import close_to_others, is_open_to_others, make_private_folder
+from app.store.permissions import PRIVATE_FILE, close_to_others, is_open_to_others, make_private_folder
 
 ANSWERS = "answers"
 """Folder of the objects that name the files of an answer."""
@@ -44,6 +46,40 @@ def make_durable(file: Path, durable_folders: set[Path]) -> None:
     for path in (file, folder, *(() if folder in durable_folders else (folder.parent,))):
         _fsync(path)
     durable_folders.add(folder)
+
+
+def partial_file(directory: Path) -> Path:
+    """Return the path of a new file that is being written. A crash leaves it to `remove_partial_files`."""
+    return directory / PARTIAL / f"{secrets.token_hex(32)}#1"
+
+
+def append(directory: Path, partial: Path, pieces: Iterable[bytes]) -> None:
+    """Add bytes to a partial file of the directory. The first bytes create it."""
+    with os.fdopen(_open_partial(directory, partial), "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+def _open_partial(directory: Path, partial: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    try:
+        return os.open(partial, flags, PRIVATE_FILE)
+    except FileNotFoundError:
+        if not directory.is_dir():
+            raise  # a directory that disappeared is a failure, and not a new one
+        make_private_folder(partial.parent)
+        return os.open(partial, flags, PRIVATE_FILE)
+
+
+def write(directory: Path, target: Path, pieces: Iterable[bytes]) -> None:
+    """Write a whole file, and give it its name as `publish` does."""
+    partial = partial_file(directory)
+    try:
+        append(directory, partial, pieces)
+        publish(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def publish(partial: Path, target: Path) -> None:

@@ -1,8 +1,6 @@
 """Files of a blob store that are written before their names are known: hashing and writing take place together."""
 
 import asyncio
-import os
-import secrets
 from contextlib import suppress
 from contextvars import Context
 from pathlib import Path
@@ -13,8 +11,7 @@ from obstore.store import ObjectStore
 
 from app.lib.base64_json import Content
 from app.store.blobs.blob import batches
-from app.store.blobs.directory import PARTIAL, publish
-from app.store.permissions import PRIVATE_FILE, make_private_folder
+from app.store.blobs.directory import append, partial_file, publish
 
 _SINGLE_PUT_BYTES = 8 * 1024 * 1024
 """Blobs up to this size are uploaded to a bucket in one request. A multipart upload takes at least three."""
@@ -55,7 +52,7 @@ class StagedFile:
     def __init__(self, directory: Path, content: Content) -> None:
         self._directory = directory
         self._content = content
-        self._partial = directory / PARTIAL / f"{secrets.token_hex(32)}#1"
+        self._partial = partial_file(directory)
         self._discarded = self._published = False
         self._writing = asyncio.create_task(self._write(), context=Context())
 
@@ -76,24 +73,9 @@ class StagedFile:
 
     async def _write(self) -> None:
         async for pieces in batches(self._content):
-            await anyio.to_thread.run_sync(self._append, pieces)
+            await anyio.to_thread.run_sync(append, self._directory, self._partial, pieces)
             if self._discarded:
                 return
-
-    def _append(self, pieces: list[bytes]) -> None:
-        with os.fdopen(self._open(), "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-
-    def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        try:
-            return os.open(self._partial, flags, PRIVATE_FILE)
-        except FileNotFoundError:
-            if not self._directory.is_dir():
-                raise  # a directory that disappeared is a failure, and not a new one
-            make_private_folder(self._partial.parent)
-            return os.open(self._partial, flags, PRIVATE_FILE)
 
 
 def _remove(path: Path) -> None:

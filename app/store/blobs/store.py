@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anyio.to_thread
@@ -13,7 +13,14 @@ from obstore.store import LocalStore, ObjectStore
 from app.domain.errors import StorageDamaged, StorageFull, StorageUnavailable
 from app.lib.base64_json import Content
 from app.store.blobs.blob import Blob, damage
-from app.store.blobs.directory import ANSWERS, free_bytes, make_durable, make_private_directory, remove_partial_files
+from app.store.blobs.directory import (
+    ANSWERS,
+    free_bytes,
+    make_durable,
+    make_private_directory,
+    remove_partial_files,
+    write,
+)
 from app.store.blobs.location import open_bucket, parse_directory
 from app.store.blobs.staging import Staged, StagedFile, StagedUpload
 from app.store.errors import RETRY_AFTER_SECONDS, as_storage_errors, storage_error
@@ -47,6 +54,11 @@ class BlobStore:
         self._written_at = -_WRITABLE_SECONDS
         self._durable_folders: set[Path] = set()
         self._damaged: set[str] = set()
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory rather than a bucket."""
+        return self._directory is not None
 
     def blob(self, name: str, size: int) -> Blob:
         return Blob(name, size, self)
@@ -94,9 +106,22 @@ class BlobStore:
         Raises:
             StorageUnavailable, StorageFull: the content is not stored.
         """
+        with self._writing(name):
+            await staged.publish(_path(name))
+
+    async def write(self, name: str, pieces: Sequence[bytes]) -> None:
+        """Store a file in one step. Otherwise as `publish`."""
+        with self._writing(name):
+            if self._directory is None:
+                await self._store.put_async(_path(name), b"".join(pieces), use_multipart=False)
+            else:
+                await anyio.to_thread.run_sync(write, self._directory, self._directory / _path(name), pieces)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
         try:
             with as_storage_errors("blobs"):
-                await staged.publish(_path(name))
+                yield
         except (StorageUnavailable, StorageFull):
             self._written_at = -_WRITABLE_SECONDS
             raise

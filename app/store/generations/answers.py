@@ -2,23 +2,33 @@
 
 The files of an answer are blobs. One more object names them, and has everything else. It is deleted when the row of the
 generation says the same.
+
+In a directory, the object first has the files themselves, one after the other after the JSON document. So the answer is
+kept before the files are hashed and have rows: the response waits for it. In a bucket, that would be a second upload.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 
 from app.domain.errors import StorageDamaged, StorageError
 from app.domain.generation import Generation, Image, Part
 from app.domain.recorded import TurnToSave
-from app.lib.base64_json import Content
-from app.lib.base64_json.content import BufferContent
+from app.lib.base64_json import BufferContent, Content
 from app.store.blobs import Blob, BlobIndex, BlobStore, PendingBlobs
 from app.store.generations.serialization import Answer, dump_answer, load_answer
 
 log = logging.getLogger(__name__)
+
+_START = "+"
+"""First character of the name of a file inside the object. Its position follows."""
+
+_RESPONSE_SECONDS = 0.001
+"""How long a response needs to end once the answer is kept. On a single core, hashing would delay it."""
 
 _ROWS_SECONDS = 3.0
 """How long an answer waits for the database. Then it is stored without it."""
@@ -42,6 +52,11 @@ class AnswerStore:
         """See `GenerationStore.keep_answer`."""
         answer = Answer(generation, turn)
         contents = _contents(answer)
+        if turn is None and self._blobs.is_directory:
+            await self._write_whole(_name(id_, place), answer, contents)
+            if on_published is not None:
+                on_published()
+                await asyncio.sleep(_RESPONSE_SECONDS)
         try:
             async with asyncio.timeout(_ROWS_SECONDS) as time_limit, self._index.prepare(contents, id_) as pending:
                 time_limit.reschedule(None)
@@ -54,17 +69,25 @@ class AnswerStore:
         self._without_rows |= {blob.name for blob in pending.blobs.values()}
         return kept
 
+    async def _write_whole(self, name: str, answer: Answer, contents: Sequence[Content]) -> None:
+        """Write the object with the files."""
+        starts = dict(zip(map(id, contents), accumulate(map(len, contents), initial=0), strict=False))
+        text = dump_answer(answer, lambda content: (f"{_START}{starts[id(content)]}", len(content)))
+        pieces = [piece for content in contents async for piece in content]
+        await self._blobs.write(name, [f"{text}\n".encode(), *pieces])
+
     async def _write(
         self, id_: str, place: int, answer: Answer, pending: PendingBlobs, on_published: Callable[[], None] | None
     ) -> Generation:
-        """Write the files and the object together. `find` ignores an object whose files do not exist."""
+        """Write the files, and an object that names them."""
         text = dump_answer(answer, lambda content: (pending.blobs[id(content)].name, len(content)))
         name = _name(id_, place)
-        staged = self._blobs.stage(BufferContent(text.encode()))
-        try:
-            await asyncio.gather(pending.publish(), self._blobs.publish(staged, name))
-        finally:
-            await staged.discard()
+        write_object = partial(self._blobs.write, name, [text.encode()])
+        if self._blobs.is_directory:  # the object may replace one that has the files
+            await pending.publish()
+            await write_object()
+        else:  # `find` ignores an object whose files do not exist
+            await asyncio.gather(pending.publish(), write_object())
         if on_published is not None:
             on_published()
         await asyncio.gather(pending.fsync(), self._blobs.fsync(name))
@@ -83,22 +106,28 @@ class AnswerStore:
         Raises:
             StorageUnavailable, StorageFull: the blob store or the database does not answer.
         """
-        text = await self._blobs.find(_name(id_, place))
-        if text is None:
+        data = await self._blobs.find(_name(id_, place))
+        if data is None:
             return None
+        text, files = _split(data)
+        opened: dict[str, Content] = {}
+
+        def open_(name: str, size: int) -> Content:
+            is_blob = not name.startswith(_START)
+            opened[name] = self._blobs.blob(name, size) if is_blob else _file(files, int(name[1:]), size)
+            return opened[name]
+
         try:
-            answer = load_answer(text, self._blobs.blob)
+            load_answer(text, open_)
         except StorageDamaged as error:
             log.warning("a stored answer cannot be read", extra={"generation": id_, "cause": error.cause})
             return None
-        named = [one for one in _contents(answer) if isinstance(one, Blob)]
-        for blob in named:
-            if not await self._blobs.has(blob.name, len(blob)):
+        for content in opened.values():
+            if isinstance(content, Blob) and not await self._blobs.has(content.name, len(content)):
                 log.warning("a stored answer lacks a file", extra={"generation": id_})
                 return None
-        stored = await self._index.store(named, id_)
-        names = {blob.name: stored[id(blob)] for blob in named}
-        return load_answer(text, lambda name, _: names[name])
+        stored = await self._index.store(opened.values(), id_)
+        return load_answer(text, lambda name, _: stored[id(opened[name])])
 
     def forget(self, id_: str, count: int) -> None:
         """Delete the objects in the background. What is left is deleted with the generation."""
@@ -129,6 +158,19 @@ class AnswerStore:
 
 def _name(id_: str, place: int) -> str:
     return f"{id_}.{place}"
+
+
+def _split(data: bytes) -> tuple[bytes, memoryview]:
+    """Return the document of an object, and the files that follow it."""
+    end = data.find(b"\n")
+    return (data, memoryview(b"")) if end < 0 else (data[:end], memoryview(data)[end + 1 :])
+
+
+def _file(files: memoryview, start: int, size: int) -> Content:
+    """Return one of the files of an object. Raises `ValueError` if the object is not complete."""
+    if len(files) < start + size:
+        raise ValueError("an answer is cut off")
+    return BufferContent(bytes(files[start : start + size]))
 
 
 def _contents(answer: Answer) -> list[Content]:
