@@ -36,6 +36,7 @@ from app.domain.generation import (
 from app.domain.limits import Allowance, Budget, Limits, Period, Rate
 from app.domain.recorded import GenerationStatus, NewGeneration, Order, TurnOrder, TurnToSave
 from app.store.generations import GenerationStore
+from tests.held_storage import HeldDatabase
 from tests.recorded import ANNA, BOB, answer, bytes_of, image, new, new_id, open_generations, reference
 from tests.storages import Overrides
 from tests.stored_chats import blob_files, execute, fetched, open_storage
@@ -553,6 +554,42 @@ async def test_the_turn_of_a_dead_process_is_saved(storage: Overrides, *, is_los
     else:
         assert (found.turn, found.warnings, [turn.prompt for turn in saved]) == (1, (), ["A cat"])
         assert contents == [await bytes_of(image().content), await bytes_of(image(9, 900).content)]
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+async def test_an_answer_in_a_folder_is_kept_before_the_database_takes_its_row(
+    tmp_path: Path, *, is_cut_off: bool
+) -> None:
+    """The process dies while the database is locked. A power cut may also leave half of a file."""
+    storage = {"data_dir": tmp_path}
+    database, made = HeldDatabase(storage), replace(answer(1, text="two lines\n"), drafts=(image(2), image(3)))
+    async with open_generations(storage) as store:
+        one, is_kept = new(asked=True, idempotency_key="k"), asyncio.Event()
+        await store.submit(one)
+        await database.hold()
+        keeping = asyncio.create_task(store.keep_answer(one.id, 0, made, None, is_kept.set))
+        async with asyncio.timeout(10):
+            await is_kept.wait()
+        keeping.cancel()
+        await asyncio.wait({keeping})
+        await database.release()
+    [whole] = (tmp_path / "blobs/answers").iterdir()
+    if is_cut_off:
+        whole.write_bytes(whole.read_bytes()[:-1])
+    await end_leases(storage)
+    async with open_generations(storage) as store:
+        reaped = await store.reap()
+        found = (await store.get(one.id, None)).outcomes[0]
+        images = [found.image, *found.drafts] if isinstance(found, Generation) else []
+        contents = [await bytes_of(each.content) for each in images]
+        text = found.text if isinstance(found, Generation) else None
+    left = list((tmp_path / "blobs/answers").iterdir())
+
+    if is_cut_off:
+        assert (reaped.interrupted, contents) == (1, [])
+    else:
+        assert (reaped.recovered, text, left) == (1, "two lines\n", [])
+        assert contents == [await bytes_of(image(seed).content) for seed in (1, 2, 3)]
 
 
 async def test_an_answer_without_its_file_is_interrupted(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ from app.store.blobs.staging import Staged, StagedFile, StagedUpload
 from app.store.errors import RETRY_AFTER_SECONDS, as_storage_errors, storage_error
 from app.store.permissions import close_to_others
 
-_MIN_FREE_BYTES = 8 * 1024 * 1024
-"""With less free disk space no generation starts. An image and its signatures take about as much."""
+_MIN_FREE_BYTES = 16 * 1024 * 1024
+"""With less free disk space no generation starts. An image, which is written twice, and its signatures take about as
+much."""
 
 _WRITABLE_SECONDS = 30.0
 """After a successful write the store counts as writable for this time, without a new probe."""
