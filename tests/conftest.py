@@ -110,6 +110,7 @@ def serve(settings: Settings) -> Serve:
                 base_url=url.replace("0.0.0.0", "127.0.0.1"),
                 timeout=30,
                 trust_env=False,
+                verify=False,  # reading certificates would take 20 ms, and the service speaks plain HTTP
             ) as client,
         ):
             yield client
