@@ -24,7 +24,7 @@ async def metric(client: httpx2.AsyncClient, name: str) -> float:
     return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(name)), 0.0)
 
 
-async def soon(client: httpx2.AsyncClient, name: str, value: float, seconds: float = 1) -> bool:
+async def soon(client: httpx2.AsyncClient, name: str, value: float, seconds: float = 5) -> bool:
     """Return whether a metric reaches a value within `seconds`."""
     for _ in range(round(50 * seconds)):
         if await metric(client, name) == value:
@@ -43,7 +43,7 @@ async def test_a_disconnect_releases_the_slot_the_connection_and_the_memory(
     serve: Serve, gemini: Emulator, accept: str, fault: Fault, stage: str
 ) -> None:
     """
-    This takes at most a second. The disconnect is counted with the stage that the generation had reached.
+    The disconnect is counted with the stage that the generation had reached.
     """
     gemini.faults.append(fault)
     async with serve() as client:
@@ -63,7 +63,7 @@ async def test_a_disconnect_releases_the_slot_the_connection_and_the_memory(
 async def test_a_request_whose_caller_disconnects_in_the_queue_is_never_sent_to_gemini(
     serve: Serve, gemini: Emulator
 ) -> None:
-    gemini.faults.append(Fault(delay_seconds=1))
+    gemini.hold()
     async with serve(max_in_flight=1) as client:
         first = asyncio.create_task(client.post("/generate-image", json=ASK))
         await wait_for_calls(gemini)
@@ -71,6 +71,7 @@ async def test_a_request_whose_caller_disconnects_in_the_queue_is_never_sent_to_
         assert await soon(client, "gemini_images_queued", 1)
         second.cancel()
         assert await soon(client, "gemini_images_queued", 0)
+        gemini.release()
         assert (await first).status_code == 200
 
     assert len(gemini.calls) == 1
@@ -196,7 +197,7 @@ async def test_a_caller_who_sends_requests_and_reads_no_responses_is_disconnecte
 async def test_a_second_request_on_the_connection_does_not_hide_a_disconnect(
     settings: Settings, gemini: Emulator
 ) -> None:
-    gemini.faults.append(Fault(delay_seconds=20))
+    gemini.hold()
     async with (
         under_our_own_server(settings) as port,
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,

@@ -17,6 +17,7 @@ from app.emulator import Emulator, Fault
 from tests.conftest import Serve, image_file, image_of, noise_jpeg, wait_for_calls
 from tests.held_storage import until
 from tests.storages import Overrides
+from tests.test_caller_disconnects import soon
 from tests.test_chats import begin, events_of
 from tests.test_metrics import Increases
 
@@ -316,13 +317,13 @@ async def test_a_key_belongs_to_one_request(client: httpx2.AsyncClient, gemini: 
 async def test_another_request_is_rejected_while_the_first_one_runs(
     client: httpx2.AsyncClient, gemini: Emulator, key: str
 ) -> None:
-    gemini.faults.append(Fault(delay_seconds=0.5))
+    gemini.hold()
     first = asyncio.create_task(generate(client, key))
     await wait_for_calls(gemini)
 
     other = await generate(client, key, prompt="Another lighthouse")
+    gemini.release()
 
-    assert not first.done()
     assert other.status_code == 422
     assert (await first).is_success
     assert len(gemini.calls) == 1
@@ -471,7 +472,7 @@ async def test_a_refused_turn_is_replayed(client: httpx2.AsyncClient, gemini: Em
 async def test_a_caller_who_leaves_can_come_back(
     client: httpx2.AsyncClient, gemini: Emulator, key: str, accept: str
 ) -> None:
-    gemini.faults.append(Fault(delay_seconds=0.8))
+    gemini.faults.append(Fault(delay_seconds=0.4))
     leaving = asyncio.create_task(generate(client, key, headers={"Accept": accept}))
     await wait_for_calls(gemini)
     leaving.cancel()
@@ -493,7 +494,7 @@ async def test_an_image_is_kept_for_a_caller_who_has_left(
     leaving = asyncio.create_task(generate(client, key))
     await wait_for_calls(gemini)
     leaving.cancel()
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.5)
 
     response = await generate(client, key)
 
@@ -517,13 +518,14 @@ async def test_a_chat_s_turn_goes_on_without_its_caller(client: httpx2.AsyncClie
     assert len(gemini.calls) == 1
 
 
-@pytest.mark.parametrize("patience", [{"X-Timeout-Seconds": "0.5"}, {"Prefer": "wait=1"}])
+@pytest.mark.parametrize("patience", [{"X-Timeout-Seconds": "1"}, {"Prefer": "wait=1"}])
 async def test_a_caller_without_time_gets_an_address_to_come_back_to(
     client: httpx2.AsyncClient, gemini: Emulator, key: str, patience: dict[str, str]
 ) -> None:
-    gemini.faults.append(Fault(delay_seconds=2))
+    gemini.hold()
 
     early, other = await asyncio.gather(*(generate(client, key, headers=patience) for _ in range(2)))
+    gemini.release()
     late = await generate(client, key)
 
     for response in (early, other):
@@ -537,8 +539,9 @@ async def test_a_caller_without_time_gets_an_address_to_come_back_to(
 
 
 async def test_the_address_leads_to_the_image(client: httpx2.AsyncClient, gemini: Emulator, key: str) -> None:
-    gemini.faults.append(Fault(delay_seconds=1))
-    early = await generate(client, key, headers={"X-Timeout-Seconds": "0.3"})
+    gemini.hold()
+    early = await generate(client, key, headers={"X-Timeout-Seconds": "1"})
+    gemini.release()
 
     waited = await client.get(early.headers["location"], headers={"Prefer": "wait=10"})
     image = await client.get(f"{early.headers['location']}/image")
@@ -554,12 +557,13 @@ async def test_the_address_leads_to_the_image(client: httpx2.AsyncClient, gemini
 async def test_a_full_service_still_replays(serve: Serve, gemini: Emulator, tmp_path: Path, key: str) -> None:
     async with serve(data_dir=tmp_path, max_in_flight=1, max_queued=0) as client:
         first = await generate(client, key)
-        await asyncio.sleep(0.3)  # until the slot is free
-        gemini.faults.append(Fault(delay_seconds=2))
+        assert await soon(client, "gemini_images_in_flight", 0, seconds=10)
+        gemini.hold()
         busy = asyncio.create_task(client.post("/generate-image", json=ASK))
         await wait_for_calls(gemini, 2)
         refused = await generate(client, f"{key}-2")
-        replayed = await asyncio.wait_for(generate(client, key), 1)
+        replayed = await generate(client, key)
+        gemini.release()
         await busy
         retried = await generate(client, f"{key}-2")
 

@@ -18,6 +18,7 @@ from app.emulator import Emulator, Fault, served
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import Serve, image_file, noise_jpeg, under_our_own_server, wait_for_calls
+from tests.test_caller_disconnects import soon
 from tests.test_logs import broken
 
 PRO = "gemini-3-pro-image"
@@ -236,22 +237,23 @@ async def test_a_full_queue_is_a_rejection_and_a_queue_timeout_is_a_generation(s
     """
     A request that is refused at once has no generation. A request that waited in the queue has one.
     """
-    gemini.faults.append(Fault(delay_seconds=2))
+    gemini.hold()
     async with (
-        serve(max_in_flight=1, max_queued=1, queue_timeout_seconds=0.3) as client,
+        serve(max_in_flight=1, max_queued=1, queue_timeout_seconds=1) as client,
         Increases(client) as increases,
         asyncio.TaskGroup() as tasks,
     ):
         drawing = tasks.create_task(send(client, GENERATION))
         await wait_for_calls(gemini)
         waiting = tasks.create_task(send(client, GENERATION))
-        await asyncio.sleep(0.1)
+        assert await soon(client, "gemini_images_queued", 1)
         at_once = [await send(client, GENERATION), await client.post("/chats", json={})]
         await client.get("/models")
         waited = await waiting
 
         assert [one.status_code for one in (*at_once, waited)] == [503, 503, 503]
         assert await increases.become({**rejection("overloaded"), f"generations {PRO} overloaded": 1})
+        gemini.release()
         assert (await drawing).status_code == 200
 
 
@@ -300,15 +302,16 @@ async def test_a_disconnect_is_counted_with_the_stage(
 
 
 async def test_a_disconnect_in_the_queue_counts_no_call(serve: Serve, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=1))
+    gemini.hold()
     body = json.dumps(ASK).encode()
     async with serve(max_in_flight=1) as client, asyncio.TaskGroup() as tasks, Increases(client) as increases:
         tasks.create_task(send(client, GENERATION))
         await wait_for_calls(gemini)
         async with raw_request(client, head("/generate-image", ACCEPT["events"], len(body)) + body):
-            await asyncio.sleep(0.2)
+            assert await soon(client, "gemini_images_queued", 1, seconds=10)
 
         assert await increases.become(generation("caller_left", attempts=0, disconnected_in="queue"))
+        gemini.release()
 
 
 @pytest.mark.parametrize("type_", ["application/json", "multipart/form-data; boundary=x"])

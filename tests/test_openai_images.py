@@ -14,7 +14,8 @@ from PIL import Image
 from app.api.openai.request import ImageOptions
 from app.emulator import Emulator, Fault
 from tests import openai_page
-from tests.conftest import Serve, image_file
+from tests.conftest import Serve, image_file, wait_for_calls
+from tests.test_caller_disconnects import soon
 from tests.test_openai_errors import ASK, EDITS, GENERATIONS, error
 
 ROOT = Path(__file__).parent.parent
@@ -257,12 +258,13 @@ async def test_if_all_images_fail_the_response_is_the_error(client: httpx2.Async
 
 
 async def test_each_image_needs_a_slot_of_its_own(serve: Serve, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=1, times=9))
+    gemini.hold()
     async with serve(max_in_flight=2, max_queued=2) as client:
         request = asyncio.create_task(client.post(GENERATIONS, json=ASK | {"n": 4}))
-        await asyncio.sleep(0.5)
-        running = len(gemini.calls)
+        await wait_for_calls(gemini, 2)
         refused = await client.post(GENERATIONS, json=ASK | {"n": 2})
+        running = len(gemini.calls)
+        gemini.release()
         response = await request
 
     assert running == 2
@@ -277,13 +279,12 @@ async def test_a_search_returns_its_sources(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_disconnect_cancels_all_images(serve: Serve, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=20, times=9))
+    gemini.hold()
     async with serve() as client:
-        with pytest.raises(httpx2.TimeoutException):
-            await client.post(GENERATIONS, json=ASK | {"n": 3}, timeout=0.5)
-        async with asyncio.timeout(5):
-            while "gemini_images_in_flight 0.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110 - no event
-                await asyncio.sleep(0.05)
+        leaving = asyncio.create_task(client.post(GENERATIONS, json=ASK | {"n": 3}))
+        await wait_for_calls(gemini, 3)
+        leaving.cancel()
+        assert await soon(client, "gemini_images_in_flight", 0, seconds=10)
 
     assert len(gemini.calls) == 3
 

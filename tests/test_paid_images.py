@@ -30,12 +30,13 @@ async def test_a_keyed_turn_gives_its_image_although_its_chat_is_gone(
     alone: httpx2.AsyncClient, gemini: Emulator, tmp_path: Path
 ) -> None:
     chat = (await alone.post("/chats", json={})).json()["id"]
-    gemini.faults.append(Fault(delay_seconds=1))
+    gemini.hold()
     key = {"Idempotency-Key": "deleted-chat"}
     request = asyncio.create_task(alone.post(f"/chats/{chat}/turns", json=PROMPT, headers=key))
     await wait_for_calls(gemini)
     with closing(sqlite3.connect(tmp_path / "chats.db")) as database, database:
         database.execute("DELETE FROM chats")
+    gemini.release()
     first = await request
     again = await alone.post(f"/chats/{chat}/turns", json=PROMPT, headers=key)
 
@@ -73,11 +74,12 @@ async def test_a_link_to_an_image_that_could_not_be_stored_is_an_error_that_clie
     alone: httpx2.AsyncClient, gemini: Emulator, tmp_path: Path
 ) -> None:
     await alone.post("/generate-image", json=PROMPT, headers={"Idempotency-Key": secrets.token_hex(8)})
-    gemini.faults.append(Fault(delay_seconds=1))
+    gemini.hold()
     link = {"responseFormat": "url"}
     request = asyncio.create_task(alone.post("/generate-image", json=PROMPT | link, timeout=60))
     await wait_for_calls(gemini, 2)
     shutil.rmtree(tmp_path / "blobs")
+    gemini.release()
     response = await request
 
     assert response.status_code == 503
@@ -122,12 +124,13 @@ async def test_a_link_that_takes_longer_than_the_caller_waits_is_in_progress(
     alone: httpx2.AsyncClient, gemini: Emulator, tmp_path: Path
 ) -> None:
     await alone.post("/generate-image", json=PROMPT, headers={"Idempotency-Key": secrets.token_hex(8)})
-    gemini.faults.append(Fault(delay_seconds=1))
-    link, limit = {"responseFormat": "url"}, {"X-Timeout-Seconds": "3"}
+    gemini.hold()
+    link, limit = {"responseFormat": "url"}, {"X-Timeout-Seconds": "2"}
     request = asyncio.create_task(alone.post("/generate-image", json=PROMPT | link, headers=limit))
     await wait_for_calls(gemini, 2)
     with closing(sqlite3.connect(tmp_path / "chats.db", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
+        gemini.release()
         response = await request
         database.execute("ROLLBACK")
     again = await alone.get(response.headers["location"], headers={"Prefer": "wait=20"})

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.emulator import Emulator, Fault
+from app.emulator import Emulator
 from tests.conftest import Serve
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
@@ -56,7 +56,7 @@ async def test_a_retry_of_an_sdk_is_counted_apart(serve: Serve, gemini: Emulator
 
 
 async def test_each_replica_has_the_counts_of_the_queue(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
-    gemini.faults.append(Fault(delay_seconds=8))
+    gemini.hold()
     async with serve(data_dir=tmp_path, max_in_flight=1, max_queued_async=7) as client:
         for _ in range(3):
             assert (await client.post("/generate-image", json=ASK, headers=ASYNC)).status_code == 202
@@ -65,5 +65,6 @@ async def test_each_replica_has_the_counts_of_the_queue(serve: Serve, gemini: Em
         assert await value(client, "recorded_running") == 1
         assert await value(client, "async_queue_limit") == 7
         assert 0 < await value(client, "async_oldest_queued_seconds") < 60
+        gemini.release()
         assert await becomes(client, "async_queued", 0)
         assert await becomes(client, "recorded_running", 0)

@@ -159,14 +159,18 @@ async def test_forty_identical_requests_of_which_half_are_cut_off_get_forty_imag
     client: httpx2.AsyncClient, gemini: Emulator, prompt: str
 ) -> None:
     pictures = [base64.b64encode(noise_jpeg(number, 100)).decode() for number in range(41)]
-    gemini.faults.extend(Fault(image_base64=picture, delay_seconds=3) for picture in pictures)
+    gemini.faults.extend(Fault(image_base64=picture) for picture in pictures)
+    gemini.hold()
     first = [asyncio.create_task(attempt(client, prompt, 0)) for _ in range(40)]
     await until(lambda: len(gemini.faults) == 1)
     for leaving in first[::2]:
         leaving.cancel()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.3)
+    retries = [asyncio.create_task(attempt(client, prompt, 1)) for _ in range(20)]
+    await asyncio.sleep(0.3)
+    gemini.release()
 
-    responses = await asyncio.gather(*first[1::2], *(attempt(client, prompt, 1) for _ in range(20)))
+    responses = await asyncio.gather(*first[1::2], *retries)
 
     assert len({image(response) for response in responses}) == 40
     assert len(gemini.faults) == 1  # there was no forty-first call

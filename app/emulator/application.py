@@ -54,12 +54,23 @@ class Emulator:
         self.signature_bytes = signature_bytes
         self.faults: deque[Fault] = deque()
         self.calls: deque[Call] = deque(maxlen=keep_calls)
+        self._released = asyncio.Event()
+        self._released.set()
         self._recordings = recordings.load(recordings_dir)
 
     def clear(self) -> None:
-        """Remove all faults and calls."""
+        """Remove all faults and calls, and end a `hold`."""
         self.faults.clear()
         self.calls.clear()
+        self.release()
+
+    def hold(self) -> None:
+        """Let calls wait until `release`, as if Gemini took long."""
+        self._released.clear()
+
+    def release(self) -> None:
+        """Answer the calls that wait."""
+        self._released.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -87,6 +98,7 @@ class Emulator:
         headers = {key.lower(): value for key, value in request.headers.items()}
         self.calls.append(Call(path["model"] or "", path["method"] or "", request.url.path, headers, body))
         fault = self._next_fault(_prompt(body))
+        await self._released.wait()
         if fault.delay_seconds or self.delay_seconds:
             await asyncio.sleep(fault.delay_seconds or self.delay_seconds)
         if (broken := await _fault_response(request, path["method"], fault)) is not None:
