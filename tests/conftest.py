@@ -243,6 +243,20 @@ async def wait_for_calls(gemini: Emulator, times: int = 1) -> None:
             await asyncio.sleep(0.01)
 
 
+async def metric(client: httpx2.AsyncClient, name: str) -> float:
+    text = (await client.get("/metrics")).text
+    return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(name)), 0.0)
+
+
+async def soon(client: httpx2.AsyncClient, name: str, value: float, seconds: float = 5) -> bool:
+    """Return whether a metric reaches a value within `seconds`."""
+    for _ in range(round(50 * seconds)):
+        if await metric(client, name) == value:
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
 def image_file(format_: str = "PNG", size: tuple[int, int] = (64, 48), colour: str = "teal", **options: Any) -> bytes:
     """Return an image file."""
     out = io.BytesIO()

@@ -13,27 +13,13 @@ import pytest
 
 from app.emulator import Emulator, Fault
 from app.settings import Settings
-from tests.conftest import Serve, noise_jpeg, under_our_own_server, wait_for_calls
+from tests.conftest import Serve, metric, noise_jpeg, soon, under_our_own_server, wait_for_calls
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 SLOW_READERS = 'gemini_images_generations_total{model="gemini-3-pro-image",outcome="slow_reader"}'
 
 
-async def metric(client: httpx2.AsyncClient, name: str) -> float:
-    text = (await client.get("/metrics")).text
-    return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(name)), 0.0)
-
-
-async def soon(client: httpx2.AsyncClient, name: str, value: float, seconds: float = 5) -> bool:
-    """Return whether a metric reaches a value within `seconds`."""
-    for _ in range(round(50 * seconds)):
-        if await metric(client, name) == value:
-            return True
-        await asyncio.sleep(0.02)
-    return False
-
-
-@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("accept", ["application/json", pytest.param("text/event-stream", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("fault", "stage"),
     [(Fault(delay_seconds=20), "first_byte"), (Fault(stall_seconds=20), "transfer"),
@@ -150,7 +136,7 @@ async def test_a_caller_must_also_read_the_last_bytes_of_a_response(settings: Se
             await _drained(sock)
 
 
-@pytest.mark.parametrize("pipelined", [True, False])
+@pytest.mark.parametrize("pipelined", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_a_caller_who_sends_requests_and_reads_no_responses_is_disconnected(
     settings: Settings, *, pipelined: bool
 ) -> None:

@@ -9,6 +9,7 @@ from benchmarks.capacity import EXAMPLE_LOADS, TARGET_CPU_USE, Load, plan, simul
 PAGE = Path(__file__).parent.parent / "deploy" / "capacity.md"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", EXAMPLE_LOADS, ids=lambda load: f"{load.per_minute:.0f} per minute")
 def test_the_planned_capacity_is_enough_in_the_simulation(load: Load) -> None:
     planned = plan(load)

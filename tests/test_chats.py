@@ -18,7 +18,8 @@ from google.genai import types
 from PIL import Image
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, image_file, image_of, wait_for_calls
+from tests.conftest import Serve, image_file, image_of, soon, wait_for_calls
+from tests.held_storage import until
 from tests.storages import Overrides
 
 PRO = "gemini-3-pro-image"
@@ -524,7 +525,7 @@ async def test_a_chat_runs_one_turn_at_a_time(chat: Chat, gemini: Emulator) -> N
     """
     Of many simultaneous requests one runs. The others are told how long the lease lasts.
     """
-    gemini.faults.append(Fault(delay_seconds=0.5))
+    gemini.hold()
     first = asyncio.create_task(chat.say("A cat"))
     await wait_for_calls(gemini)
 
@@ -535,15 +536,18 @@ async def test_a_chat_runs_one_turn_at_a_time(chat: Chat, gemini: Emulator) -> N
     assert all(1 <= int(response.headers["retry-after"]) <= 15 for response in others)
     assert (await chat.read())["turnInProgress"]
     assert (await chat.client.delete(chat.url)).status_code == 409
+    gemini.release()
     assert (await first).json()["turn"] == 1
     assert not (await chat.read())["turnInProgress"]
     assert len(gemini.calls) == 1
 
 
 async def test_simultaneous_requests_create_one_turn(chat: Chat, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=0.3))
-
-    responses = await asyncio.gather(*(chat.say(f"Cat {number}") for number in range(8)))
+    gemini.hold()
+    asking = [asyncio.create_task(chat.say(f"Cat {number}")) for number in range(8)]
+    await until(lambda: sum(one.done() for one in asking) == 7)
+    gemini.release()
+    responses = await asyncio.gather(*asking)
 
     assert sorted(response.status_code for response in responses) == [200, *[409] * 7]
     assert [turn["turn"] for turn in (await chat.read())["turns"]] == [1]
@@ -575,13 +579,14 @@ async def test_a_turn_is_stored_if_its_caller_disconnects_during_the_generation(
     """
     The generation is paid for in any case.
     """
-    gemini.faults.append(Fault(delay_seconds=0.4))
+    gemini.hold()
     asking = asyncio.create_task(chat.say("A cat"))
     await wait_for_calls(gemini)
 
     asking.cancel()
     await asyncio.sleep(0.1)
     meanwhile = await chat.say("A dog")
+    gemini.release()
     await chat.quiet()
 
     (turn,) = (await chat.read())["turns"]
@@ -591,30 +596,33 @@ async def test_a_turn_is_stored_if_its_caller_disconnects_during_the_generation(
 
 
 async def test_a_turn_is_stored_if_its_caller_disconnects_from_the_event_stream(chat: Chat, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=0.4))
+    gemini.hold()
     async with chat.client.stream(
         "POST", f"{chat.url}/turns", json={"prompt": "A cat"}, headers={"Accept": "text/event-stream"}
     ):
         await wait_for_calls(gemini)
 
     await asyncio.sleep(0.1)
+    gemini.release()
     await chat.quiet()
 
     assert [turn["state"] for turn in (await chat.read())["turns"]] == ["succeeded"]
 
 
 async def test_a_disconnect_before_the_call_to_gemini_stores_nothing(serve: Serve, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=0.5))
+    gemini.hold()
     async with serve(max_in_flight=1) as client:
         chat = await begin(client)
         other = asyncio.create_task(client.post("/generate-image", json={"prompt": "A dog"}))
         await wait_for_calls(gemini)
         asking = asyncio.create_task(chat.say("A cat"))
-        await asyncio.sleep(0.1)
+        assert await soon(client, "gemini_images_queued", 1)
 
         asking.cancel()
-        await asyncio.sleep(0.1)
+        assert await soon(client, "gemini_images_queued", 0)
+        await chat.quiet()
         found = await chat.read()
+        gemini.release()
         await other
 
     assert (found["turns"], found["turnInProgress"]) == ([], False)

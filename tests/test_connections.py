@@ -222,6 +222,7 @@ async def test_a_host_name_that_dns_cannot_carry_is_a_failed_connection(host: st
             await ask(pool, f"http://{host}/v1beta/x")
 
 
+@pytest.mark.slow
 async def test_idle_connections_are_closed() -> None:
     ended = asyncio.Event()
 

@@ -31,7 +31,7 @@ async def test_no_image_stays_in_memory_after_a_conversion(
     assert left() == []
 
 
-@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("accept", [pytest.param("application/json", marks=pytest.mark.slow), "text/event-stream"])
 async def test_no_image_stays_in_memory_if_the_caller_leaves_during_a_conversion(
     client: httpx2.AsyncClient, gemini: Emulator, left: Callable[[], list[str]], accept: str
 ) -> None:

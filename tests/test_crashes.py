@@ -251,7 +251,7 @@ NEVER_KNOWN: dict[Point, int] = {
 NOT_STORED_BEFORE = (before_the_row, while_it_waits_for_a_slot, before_it_is_marked_as_asked)
 """Gemini is asked after the crash."""
 
-FAST = (while_it_waits_for_a_slot, during_the_call, before_the_commit, after_the_commit)
+FAST = (during_the_call, before_the_commit)
 """Points that `make test` tries with a plain request on SQLite. `make test-slow` tries everything."""
 
 

@@ -45,13 +45,14 @@ async def test_a_cancelled_task_does_not_block_the_queue() -> None:
     assert order == [0, 3, 5]
 
 
-async def test_thirty_simultaneous_images_are_unchanged_and_the_health_check_responds(
-    client: httpx2.AsyncClient, gemini: Emulator
+@pytest.mark.parametrize("count", [12, pytest.param(30, marks=pytest.mark.slow)])
+async def test_simultaneous_images_are_unchanged_and_the_health_check_responds(
+    client: httpx2.AsyncClient, gemini: Emulator, count: int
 ) -> None:
     """
     Each caller gets the exact bytes of its image, and the health check responds in the meantime.
     """
-    gemini.faults.append(Fault(times=30, image_base64=base64.b64encode(JPEG).decode()))
+    gemini.faults.append(Fault(times=count, image_base64=base64.b64encode(JPEG).decode()))
     answered = []
 
     async def ask() -> bytes:
@@ -64,14 +65,16 @@ async def test_thirty_simultaneous_images_are_unchanged_and_the_health_check_res
             await asyncio.sleep(0.002)
 
     looking = asyncio.create_task(look())
-    images = await asyncio.gather(*(ask() for _ in range(30)))
+    images = await asyncio.gather(*(ask() for _ in range(count)))
     looking.cancel()
 
-    assert images == [JPEG] * 30
-    assert len(answered) > 10
+    assert images == [JPEG] * count
+    assert len(answered) > 4
 
 
-@pytest.mark.parametrize("leave_after", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize(
+    "leave_after", [pytest.param(0.0, marks=pytest.mark.slow), 0.05, pytest.param(0.2, marks=pytest.mark.slow)]
+)
 async def test_callers_that_disconnect_do_not_affect_other_callers(
     client: httpx2.AsyncClient, gemini: Emulator, leave_after: float
 ) -> None:

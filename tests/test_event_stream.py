@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, image_file
+from tests.conftest import Serve, image_file, soon
 from tests.programs import require
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
@@ -181,10 +181,8 @@ async def test_an_image_in_a_stream_is_in_memory_once(serve: Serve, gemini: Emul
     """
     async with serve() as client:
         await events(client, ASK)
-        await asyncio.sleep(0.05)
-        metrics = (await client.get("/metrics")).text
 
-    assert 'gemini_images_buffered_bytes{kind="responses"} 0.0' in metrics
+        assert await soon(client, 'gemini_images_buffered_bytes{kind="responses"}', 0)
 
 
 # Behind a proxy.
@@ -216,6 +214,7 @@ async def nginx(upstream: str, folder: Path) -> AsyncGenerator[str]:
         await process.wait()
 
 
+@pytest.mark.slow
 async def test_a_stream_outlasts_the_read_timeout_of_a_proxy(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
     """
     The timeouts are shortened: 2 s and 3 s stand for 60 s and 90 s. Without events the proxy ends the request.

@@ -13,10 +13,10 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, wait_for_calls
+from tests.conftest import Serve, soon, wait_for_calls
 from tests.programs import require
 from tests.storages import free_port
-from tests.test_caller_disconnects import ASK, soon
+from tests.test_caller_disconnects import ASK
 
 ROOT = Path(__file__).parent.parent
 KEY = "a-key-of-the-frontend"

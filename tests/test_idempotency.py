@@ -14,10 +14,9 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, image_file, image_of, noise_jpeg, wait_for_calls
+from tests.conftest import Serve, image_file, image_of, noise_jpeg, soon, wait_for_calls
 from tests.held_storage import until
 from tests.storages import Overrides
-from tests.test_caller_disconnects import soon
 from tests.test_chats import begin, events_of
 from tests.test_metrics import Increases
 

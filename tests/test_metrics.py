@@ -17,8 +17,7 @@ import pytest
 from app.emulator import Emulator, Fault, served
 from app.main import create_app
 from app.settings import Settings
-from tests.conftest import Serve, image_file, noise_jpeg, under_our_own_server, wait_for_calls
-from tests.test_caller_disconnects import soon
+from tests.conftest import Serve, image_file, noise_jpeg, soon, under_our_own_server, wait_for_calls
 from tests.test_logs import broken
 
 PRO = "gemini-3-pro-image"
@@ -340,7 +339,9 @@ def parts(*images: bytes) -> str:
     return "".join(f"data: {json.dumps(chunk)}\r\n\r\n" for chunk in chunks)
 
 
-@pytest.mark.parametrize("kind", ACCEPT)
+@pytest.mark.parametrize(
+    "kind", ["JSON", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("bytes", "events"))]
+)
 async def test_a_caller_who_does_not_read_the_image_is_counted_as_slow_reader(
     settings: Settings, gemini: Emulator, kind: str
 ) -> None:

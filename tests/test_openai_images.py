@@ -14,8 +14,7 @@ from PIL import Image
 from app.api.openai.request import ImageOptions
 from app.emulator import Emulator, Fault
 from tests import openai_page
-from tests.conftest import Serve, image_file, wait_for_calls
-from tests.test_caller_disconnects import soon
+from tests.conftest import Serve, image_file, soon, wait_for_calls
 from tests.test_openai_errors import ASK, EDITS, GENERATIONS, error
 
 ROOT = Path(__file__).parent.parent
@@ -402,7 +401,7 @@ async def test_a_failure_in_a_stream_does_not_cost_the_other_images(
 
 
 async def test_a_stream_sends_comments_while_gemini_draws(serve: Serve, gemini: Emulator) -> None:
-    gemini.faults.append(Fault(delay_seconds=0.5))
+    gemini.faults.append(Fault(delay_seconds=1))
     async with serve(heartbeat_seconds=0.1) as client:
         response = await client.post(GENERATIONS, json=ASK | {"stream": True})
 

@@ -17,10 +17,9 @@ from app.domain.errors import Overloaded
 from app.emulator import Emulator, Fault
 from app.lib.byte_budget import ByteBudget, Reservation
 from app.service.resilience.admission import AdmissionController
-from tests.conftest import Serve, image_file, wait_for_calls
+from tests.conftest import Serve, image_file, metric, soon, wait_for_calls
 from tests.held_storage import until
 from tests.processes import process
-from tests.test_caller_disconnects import metric, soon
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 JPEG = image_file("JPEG", (1024, 1024), "navy")
@@ -358,6 +357,7 @@ async def test_requests_that_exceed_the_shutdown_grace_get_a_problem(gemini: Emu
     assert code == 0
 
 
+@pytest.mark.slow
 async def test_a_turn_that_waits_for_the_database_does_not_begin_after_the_shutdown_grace(
     gemini: Emulator, gemini_url: str, tmp_path: Path
 ) -> None:

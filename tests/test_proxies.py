@@ -382,7 +382,9 @@ async def test_short_pauses_are_allowed(serve: Serve, url: str, gemini: Emulator
     assert image_of(response) == JPEG
 
 
-@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 200 Connection established\r\n\r\n"])
+@pytest.mark.parametrize(
+    "says", [b"", pytest.param(b"HTTP/1.1 200 Connection established\r\n\r\n", marks=pytest.mark.slow)]
+)
 async def test_a_proxy_that_opens_no_tunnel_in_time_is_tried_again(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, says: bytes
 ) -> None:

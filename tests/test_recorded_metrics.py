@@ -55,6 +55,7 @@ async def test_a_retry_of_an_sdk_is_counted_apart(serve: Serve, gemini: Emulator
         assert len(gemini.calls) == 1
 
 
+@pytest.mark.slow
 async def test_each_replica_has_the_counts_of_the_queue(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
     gemini.hold()
     async with serve(data_dir=tmp_path, max_in_flight=1, max_queued_async=7) as client:

@@ -667,7 +667,7 @@ async def test_an_answer_is_kept_while_the_database_fails(tmp_path: Path) -> Non
 
 async def test_expired_generations_and_their_files_are_deleted(tmp_path: Path) -> None:
     storage = {"data_dir": tmp_path}
-    async with open_storage(storage, generation_ttl="1s", idempotency_ttl="1s") as opened:
+    async with open_storage(storage, generation_ttl="2s", idempotency_ttl="2s") as opened:
         store, chats = await opened.generations(), await opened.chats()
         one = new(is_async=True, references=(reference(4),), count=2, idempotency_key="k")
         await store.submit(one)
@@ -678,7 +678,7 @@ async def test_expired_generations_and_their_files_are_deleted(tmp_path: Path) -
         await opened.aclose()
         assert not [name for name in blob_files(storage) if "." in name]
         assert await store.sweep() == 0
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(2.1)
         with pytest.raises(GenerationNotFound):
             await store.get(one.id, None)
         assert await store.sweep() == 1

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from app.emulator import Emulator, Fault
-from tests.conftest import Serve, image_of, noise_jpeg
+from tests.conftest import Serve, image_of, noise_jpeg, wait_for_calls
 from tests.processes import process
 from tests.storages import Overrides, Postgres, postgres, s3
 from tests.stored_chats import can_generate, storage_problem
@@ -114,6 +114,7 @@ async def test_a_read_only_disk_is_reported(serve: Serve, gemini: Emulator, smal
     assert after.json()["turn"] == 2
 
 
+@pytest.mark.slow
 async def test_a_disk_that_fills_during_a_generation_loses_only_its_image(
     serve: Serve, gemini: Emulator, small_disk: Path
 ) -> None:
@@ -232,11 +233,12 @@ async def test_a_turn_is_saved_when_the_database_is_back(
         database.start()
         while not (await client.get(chat.url)).is_success:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
-        gemini.faults.append(Fault(delay_seconds=0.5))
+        gemini.hold()
         asking = asyncio.create_task(chat.say("Red, please"))
-        await asyncio.sleep(0.3)
+        await wait_for_calls(gemini, 3)
         database.stop()
-        await asyncio.sleep(1)
+        gemini.release()
+        await asyncio.sleep(0.5)
         database.start()
         second = await asking
         found = await chat.read()

@@ -24,7 +24,7 @@ async def upload(client: httpx2.AsyncClient, image: bytes = LARGE) -> httpx2.Res
     )
 
 
-@pytest.mark.parametrize("fault", ["full", "gone"])
+@pytest.mark.parametrize("fault", ["full", pytest.param("gone", marks=pytest.mark.slow)])
 async def test_a_full_temporary_folder_is_an_error_of_the_service(
     gemini: Emulator, gemini_url: str, tmp_path: Path, fault: str
 ) -> None:

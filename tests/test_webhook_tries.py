@@ -129,7 +129,7 @@ async def test_an_endless_body_is_not_read_to_the_end() -> None:
         slow = await sender(timeout_seconds=0.5).send(url, {}, "{}")
 
     assert (fast.status, slow.status) == (200, 200)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5, "less than the first time limit"
 
 
 async def test_a_receiver_that_does_not_answer_in_time_has_not_got_the_webhook() -> None:
@@ -139,7 +139,7 @@ async def test_a_receiver_that_does_not_answer_in_time_has_not_got_the_webhook()
         result = await sender(timeout_seconds=0.3).send(url, {}, "{}")
 
     assert (result.status, result.error, result.is_success) == (None, "timeout", False)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15, "far less than the 30 s of the receiver"
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-"])
