@@ -18,7 +18,7 @@ emulator: .venv/run.stamp ## serve only the emulator of the Gemini API, on EMULA
 	@$(BIN)/python -m app.emulator --port $(EMULATOR_PORT)
 
 test: .venv/dev.stamp ## run every test that needs no key
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 4
 
 test-slow: .venv/dev.stamp ## 2,000 generations with every failure, overload, crashes, rolling restarts, PostgreSQL and S3; twelve minutes
 	$(BIN)/python -m pytest -m slow -s --ignore tests/test_crashes.py
