@@ -22,6 +22,7 @@ from app.domain.errors import (
 from app.domain.limits import UNLIMITED, Allowance, Budget, Limits, Period, Rate
 from app.domain.spending import BudgetState, Charge, EndUserRow, ImageCost
 from app.store.callers import CallerStore
+from tests.conftest import Serve
 from tests.recorded import ANNA, BOB
 from tests.storages import Overrides
 from tests.stored_chats import execute, fetched, open_storage
@@ -378,6 +379,17 @@ async def test_reservations_of_a_dead_process_are_booked_if_gemini_was_asked(sto
     assert (untouched, sum(reaped)) == (0, 2)
     assert found == [(0, "a-model", 0, 0, 2 * UNIT)]
     assert left == (2 * UNIT, UNIT)
+
+
+async def test_a_running_service_settles_reservations_of_dead_processes(serve: Serve, storage: Overrides) -> None:
+    async with open_callers(storage) as [store]:
+        await store.reserve(ANNA, CHARGE, "r", "dead", asked=True)
+        await end_leases(storage)
+        async with serve(**storage, chat_lease_seconds=1), asyncio.timeout(20):
+            while not (found := await days(store)):  # noqa: ASYNC110 - the database has no event to wait for
+                await asyncio.sleep(0.05)
+
+    assert found == [(0, "a-model", 0, 0, UNIT)]
 
 
 async def test_many_reservations_of_dead_processes_are_reaped(storage: Overrides) -> None:
