@@ -35,7 +35,9 @@ from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
 from app.service.callers.administration import KeyAdministration
+from app.service.callers.budget_monitor import BudgetMonitor
 from app.service.callers.keys import KeyRegistry
+from app.service.callers.spending import CallerSpending
 from app.service.chats.service import ChatService
 from app.service.cleanup import StorageCleanup
 from app.service.conversion import ImageConverter
@@ -152,7 +154,8 @@ async def open_services(
         keys = await stack.enter_async_context(KeyRegistry(storage, settings))
         leases = await stack.enter_async_context(aclosing(LeaseKeeper(storage, settings.chat_lease_seconds)))
         chats = await stack.enter_async_context(aclosing(ChatService(images, storage, leases)))
-        runs = GenerationRuns(admission, responses, converter, metrics, reporter.report)
+        spending = await stack.enter_async_context(CallerSpending(storage, leases))
+        runs = GenerationRuns(admission, responses, converter, metrics, reporter.report, spending)
         webhooks = WebhookDeliveries(storage, settings, webhook_api.webhook_document(storage, settings), metrics)
         executor = Executor(images, chats, runs, storage, leases, metrics, settings.deadline_seconds)
         recorded = RecordedGenerations(
@@ -165,8 +168,15 @@ async def open_services(
             on_webhook=webhooks.notify,
         )
         monitor = QueueMonitor(storage, settings.max_queued_async)
-        metrics.register(monitor.metrics())
-        for service in (webhooks, recorded, monitor, StorageCleanup(storage, settings.chat_cleanup_interval_seconds)):
+        budgets = BudgetMonitor(storage)
+        metrics.register([*monitor.metrics(), *budgets.metrics()])
+        for service in (
+            webhooks,
+            recorded,
+            monitor,
+            budgets,
+            StorageCleanup(storage, settings.chat_cleanup_interval_seconds),
+        ):
             await stack.enter_async_context(service)
         yield State(
             settings=settings,
@@ -178,6 +188,7 @@ async def open_services(
             runs=runs,
             recorded=recorded,
             webhooks=webhooks,
+            spending=spending,
             references=ReferenceValidator(
                 settings.max_reference_bytes, settings.max_references_bytes, settings.max_reference_pixels
             ),

@@ -703,7 +703,9 @@ async def test_a_caller_lists_and_deletes_its_own_generations(storage: Overrides
         with pytest.raises(GenerationNotFound):
             await store.get(mine[1].id, BOB.owner)
 
-    assert [one.id for one in first + rest] == [one.id for one in reversed(mine)]
+    found = [(one.created_at, one.id) for one in first + rest]
+    assert {id_ for _, id_ in found} == {one.id for one in mine}
+    assert found == sorted(found, reverse=True)
 
 
 async def test_replicas_share_the_key_that_signs_links(storage: Overrides) -> None:

@@ -5,11 +5,13 @@ The service and the Gemini client write it; logs, metrics, event streams and tim
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from app.domain.generation import Image, Usage
+from app.domain.spending import micro_usd
 from app.lib.byte_budget import Reservation
 
 _CLOCK_SECONDS = 0.005
@@ -63,6 +65,18 @@ class Draft:
 ProgressEvent = Started | Retrying | Thought | Draft
 
 
+class CallGuard(Protocol):
+    """Decides on the calls to Gemini of one image."""
+
+    async def before_call(self) -> None:
+        """Called before each call to Gemini. If it raises an error, Gemini is not called."""
+        ...
+
+    async def allows_repetition(self) -> bool:
+        """Return whether a call may be repeated that may have been billed."""
+        ...
+
+
 class GenerationProgress:
     """Progress of one generation. It starts in the stage `QUEUE` when it is created."""
 
@@ -71,19 +85,19 @@ class GenerationProgress:
         seconds: float,
         memory: Reservation,
         listener: Callable[[ProgressEvent], None] | None = None,
-        before_call: Callable[[], Awaitable[None]] | None = None,
+        guard: CallGuard | None = None,
     ) -> None:
         """
         Args:
             seconds: time limit for the generation, including the queue and retries.
             memory: reservation for Gemini's response. It is held until the response to the caller has been sent.
             listener: receives progress events. With a listener, Gemini is asked for a stream.
-            before_call: awaited before each call to Gemini. If it raises an error, Gemini is not called.
+            guard: decides on the calls to Gemini.
         """
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self._listener = listener
-        self._before_call = before_call
+        self._guard = guard
         self.memory = memory
         self.seconds = seconds
         self.deadline = self._since + seconds
@@ -95,6 +109,14 @@ class GenerationProgress:
         """Calls to Gemini by model."""
         self.ambiguous_failures = 0
         """Calls that broke off after they were sent, and may have been billed."""
+        self.unknown_calls = 0
+        """Calls that may have been billed, or may still be, and whose cost is not known."""
+        self.micro_usd = 0
+        """Known cost of all calls in micro-dollars."""
+        self.answered_by: str | None = None
+        """The model that has made the image or refused."""
+        self.tokens = 0
+        """Tokens of all calls, as far as Gemini has reported them."""
         self.received_bytes = 0
         """Bytes that Gemini sent in the last attempt."""
         self.usage: Usage | None = None
@@ -110,9 +132,28 @@ class GenerationProgress:
 
     async def begin_call(self, model: str) -> None:
         """Count a call that begins, once it may."""
-        if self._before_call is not None:
-            await self._before_call()
+        if self._guard is not None:
+            await self._guard.before_call()
         self.calls_by_model[model] += 1
+        self.unknown_calls += 1
+
+    async def allows_repetition(self) -> bool:
+        """Return whether a call may be repeated that may have been billed."""
+        return self._guard is None or await self._guard.allows_repetition()
+
+    def note_free_call(self) -> None:
+        """Note that the last call has certainly cost nothing."""
+        self.unknown_calls -= 1
+
+    def note_usage(self, model: str, usage: Usage | None) -> None:
+        """Note what Gemini has reported of the last call; `None` if it has reported nothing."""
+        self.answered_by = model
+        cost = micro_usd(usage)
+        if usage is not None:
+            self.tokens += usage.total_tokens
+        if cost is not None:
+            self.micro_usd += cost
+            self.unknown_calls -= 1
 
     @property
     def attempts(self) -> int:
@@ -121,6 +162,7 @@ class GenerationProgress:
     def take_back(self, model: str) -> None:
         """Uncount a call: its request could not be completed here, so Gemini did not get all of it."""
         self.calls_by_model[model] -= 1
+        self.unknown_calls -= 1
 
     def enter(self, stage: Stage) -> None:
         now = self._loop.time()

@@ -20,7 +20,7 @@ def to_usage(response: GenerateContentResponse, candidate: Candidate, model: Mod
         model: the model that was called.
         image_size: the size in the request; `None` is the model's default.
     """
-    tokens_per_image = model.image_tokens.get(image_size or _only_size(model))
+    tokens_per_image = model.image_tokens.get(model.size_of(image_size) or "")
     usage = _count_tokens(response.usage_metadata or UsageMetadata(), candidate, tokens_per_image)
     if _is_not_charged(response, candidate):
         return usage.with_cost(0.0)
@@ -64,11 +64,6 @@ def _image_tokens(metadata: UsageMetadata, candidate: Candidate, tokens_per_imag
 
 def _listed_image_tokens(details: Sequence[ModalityTokens] | None) -> int:
     return sum(one.token_count or 0 for one in details or () if one.modality == "IMAGE")
-
-
-def _only_size(model: Model) -> str:
-    """Return the model's image size if it has just one."""
-    return model.image_sizes[0] if len(model.image_sizes) == 1 else ""
 
 
 def _is_not_charged(response: GenerateContentResponse, candidate: Candidate) -> bool:

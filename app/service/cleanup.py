@@ -3,15 +3,14 @@
 import asyncio
 import logging
 import random
-from contextlib import suppress
-from typing import Self
 
+from app.service.periodic import PeriodicTask
 from app.store import Storage
 
 log = logging.getLogger(__name__)
 
 
-class StorageCleanup:
+class StorageCleanup(PeriodicTask):
     def __init__(self, storage: Storage, seconds: float) -> None:
         """
         Args:
@@ -20,7 +19,7 @@ class StorageCleanup:
         """
         self._storage = storage
         self._seconds = seconds
-        self._task: asyncio.Task[None] | None = None
+        super().__init__(self._run_if_in_use, 0, "cleanup failed")
 
     async def run(self) -> None:
         """Remove expired generations and chats, and blobs that neither refers to."""
@@ -36,22 +35,8 @@ class StorageCleanup:
             },
         )
 
-    async def _run_regularly(self) -> None:
-        while True:
-            # Replicas start together, so they vary the time.
-            await asyncio.sleep(self._seconds * random.uniform(0.8, 1.2))  # noqa: S311
-            try:
-                if await self._storage.in_use():
-                    await self.run()
-            except Exception as error:  # the next cleanup may succeed
-                log.warning("cleanup failed", extra={"cause": getattr(error, "cause", repr(type(error)))})
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run_regularly())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+    async def _run_if_in_use(self) -> None:
+        # Replicas start together, so they vary the time.
+        await asyncio.sleep(self._seconds * random.uniform(0.8, 1.2))  # noqa: S311
+        if await self._storage.in_use():
+            await self.run()

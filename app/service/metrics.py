@@ -7,7 +7,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.domain.generation import Usage
 from app.domain.progress import GenerationProgress
 from app.service.scraped_metrics import ScrapedMetric
 
@@ -58,6 +57,15 @@ class Metrics:
             "Generations whose caller disconnected or stopped reading, by the stage of the generation at that time.",
             ["stage"],
         )
+        self._caller_images = self._counter("caller_images", "Images by caller.", ["caller"])
+        self._caller_dollars = self._counter(
+            "demo_caller_cost_dollars" if demo else "caller_cost_dollars",
+            "Estimated cost at list price in US dollars, by caller.",
+            ["caller"],
+        )
+        self._limits = self._counter(
+            "limit_refusals", "Requests over a limit of their caller, by the problem's code.", ["caller", "code"]
+        )
         self._webhook_tries = self._counter(
             "webhook_tries",
             "Tries to deliver a webhook, by outcome: delivered, retried (to be tried again) or failed (given up).",
@@ -85,29 +93,36 @@ class Metrics:
         self._registry.register(_ScrapeCollector(tuple(metrics)))
 
     def record_generation(
-        self, model: str, outcome: str, progress: GenerationProgress, usage: Usage | None, disconnected_in: str | None
+        self,
+        caller: str,
+        model: str,
+        outcome: str,
+        progress: GenerationProgress,
+        disconnected_in: str | None,
     ) -> None:
         """Record a generation that has ended.
 
         Args:
+            caller: name of the caller. The operator gives the names, so they are few.
             model: the model's id.
             outcome: `ok` or the problem's code.
-            progress: calls by model and seconds by stage.
-            usage: tokens and cost, if Gemini reported them.
+            progress: calls by model, seconds by stage, tokens and cost.
             disconnected_in: the stage in which the caller disconnected, if it did.
         """
         model = self._model_label(model)
         self._generations.labels(model, outcome).inc()
+        self._caller_images.labels(caller).inc(outcome == "ok")
         for called_model, calls in progress.calls_by_model.items():
             self._attempts.labels(self._model_label(called_model)).inc(calls)
         for stage, seconds in progress.stage_seconds.items():
             self._stages.labels(str(stage)).observe(seconds)
         if disconnected_in is not None:
             self._disconnects.labels(disconnected_in).inc()
-        if usage is not None:
+        if (usage := progress.usage) is not None:
             self._tokens.labels(model, "input").inc(usage.prompt_tokens)
             self._tokens.labels(model, "output").inc(max(0, usage.total_tokens - usage.prompt_tokens))
             self._dollars.labels(model).inc(usage.estimated_cost_usd or 0)
+            self._caller_dollars.labels(caller).inc(usage.estimated_cost_usd or 0)
 
     def record_replay(self, dollars: float, *, taken_over: bool) -> None:
         """Record a request that got the result of an earlier one. It is no spending.
@@ -131,6 +146,15 @@ class Metrics:
             code: the problem's code.
         """
         self._rejections.labels(code).inc()
+
+    def record_limit(self, caller: str, code: str) -> None:
+        """Record a request that was over a limit of its caller.
+
+        Args:
+            caller: name of the caller, which has a key.
+            code: the problem's code.
+        """
+        self._limits.labels(caller, code).inc()
 
     def record_webhook_try(self, outcome: Literal["delivered", "retried", "failed"]) -> None:
         self._webhook_tries.labels(outcome).inc()

@@ -11,8 +11,10 @@ log = logging.getLogger(__name__)
 
 
 class PeriodicTask:
-    """Awaits `act()` again and again between `__aenter__` and `__aexit__`. A failure is logged; the next time may
-    succeed."""
+    """Awaits `act()` again and again between `__aenter__` and `__aexit__`.
+
+    A failure is logged as a warning, further ones after it only for debugging. The next time may succeed.
+    """
 
     def __init__(self, act: Callable[[], Awaitable[object]], seconds: float, failure: str) -> None:
         """
@@ -27,11 +29,14 @@ class PeriodicTask:
         self._task: asyncio.Task[None] | None = None
 
     async def _repeat(self) -> None:
+        level = logging.WARNING
         while True:
             try:
                 await self._act()
+                level = logging.WARNING
             except Exception as error:
-                log.warning(self._failure, extra={"cause": getattr(error, "cause", repr(type(error)))})
+                log.log(level, self._failure, extra={"cause": getattr(error, "cause", repr(type(error)))})
+                level = logging.DEBUG
             await asyncio.sleep(self._seconds)
 
     async def __aenter__(self) -> Self:

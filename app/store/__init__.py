@@ -65,6 +65,8 @@ class Storage:
         if self._stores is None:
             if self._opening is None or self._opening.done():
                 self._opening = asyncio.create_task(self._open())
+                # If all who wait for it are cancelled, nobody reads its error, and asyncio would log that.
+                self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
             self._stores = await asyncio.shield(self._opening)  # concurrent callers share one attempt
         return self._stores
 

@@ -34,6 +34,7 @@ from app.api.http.dependencies import (
     require_content_type,
 )
 from app.api.http.generation_route import ExtractingRoute
+from app.api.http.limits import plan_within_limits, reserve
 from app.api.http.negotiation import FormatsDep
 from app.api.http.problem_responses import merge_responses, problem_responses
 from app.api.http.recording import Recording, RecordingDep
@@ -123,18 +124,19 @@ async def create_chat(
 ) -> Response:
     """Create a chat. With a `prompt`, its first turn is generated at once and returned."""
     if body.prompt is None:
-        images.plan(_defaults_only(body.defaults()))
+        images.plan(_defaults_only(body.defaults()), caller.limits)
         chat = await chats.create(caller, body.defaults())
         return await _created(chat.id, request, chats, caller)
     request_state(request.scope)["generation_pending"] = True
     parsed = body.parsed(await inline_references(body, request, validator), formats)
     first = ParsedTurn(TurnRequest(parsed.generation, frozenset(body.model_fields_set)), parsed)
-    # An invalid first turn, or a full queue, is an error before the chat is created.
-    images.plan(parsed.generation)
+    # An invalid first turn, a full queue or a limit is an error before the chat is created.
+    plan = await plan_within_limits(request.scope, parsed.generation, recording.options.idempotency_key)
     recorded = await respond_with_recorded_turn(request, recording, None, first, body.defaults())
     if recorded is not None:
         return _as_created(recorded, recording, request)
     run.admit()
+    await reserve(request.scope, plan, [run])
     chat = await chats.create(caller, body.defaults(), parsed.generation)
     response = await respond_with_turn(request, run, stack, chats, caller, chat.id, first)
     return _with_location(response, chat.id, request)

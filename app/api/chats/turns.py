@@ -13,6 +13,7 @@ from app.api.chats.request import TurnCreate, TurnForm
 from app.api.chats.response import TURN_RESPONSES
 from app.api.http.dependencies import CallerDep, ChatsDep, ReferencesDep, RunDep, caller, require_content_type
 from app.api.http.generation_route import FormRoute, GenerationRoute
+from app.api.http.limits import plan_within_limits
 from app.api.http.negotiation import FormatsDep
 from app.api.http.recording import Recording, RecordingDep
 from app.api.http.state import request_state
@@ -21,8 +22,10 @@ from app.api.images.request import ParsedRequest
 from app.api.images.responder import respond_plainly, respond_recorded
 from app.domain.caller import Caller
 from app.domain.chat import ChatDefaults
+from app.domain.errors import CallerError
 from app.domain.recorded import TurnOrder
 from app.service.chats.service import ChatService, TurnRequest
+from app.service.generation.plan import GenerationPlan
 from app.service.generation.run import GenerationRun
 
 router = APIRouter(
@@ -131,7 +134,30 @@ async def respond_with_recorded_turn(
         await state["chats"].outline(chat_id, state["caller"])  # a queued turn needs a chat
     expected = None if wanted.expected_last_turns is None else frozenset(wanted.expected_last_turns)
     order = TurnOrder(chat_id, wanted.given, defaults, expected, wanted.replace_turn)
-    return await respond_recorded(request, recording, turn.parsed, turn=order)
+    plan = await _plan_for_charge(request, recording, chat_id, turn)
+    return await respond_recorded(request, recording, turn.parsed, plan, turn=order)
+
+
+async def _plan_for_charge(
+    request: Request, recording: Recording, chat_id: str | None, turn: ParsedTurn
+) -> GenerationPlan | None:
+    """Return what the turn will generate as the chat is now, if its caller has limits and it is recorded.
+
+    Raises:
+        ServiceError: the turn cannot be made, and the caller has not asked for it before with the same key.
+    """
+    state, key, requested = request_state(request.scope), recording.options.idempotency_key, turn.parsed.generation
+    caller = state["caller"]
+    if not caller.limits.need_reservation or not recording.is_wanted(link=turn.parsed.response_format == "url"):
+        return None
+    if chat_id is None:
+        return await plan_within_limits(request.scope, requested, key)
+    try:
+        return await state["chats"].preview(chat_id, caller, turn.turn)
+    except CallerError:
+        if key is None or not await state["recorded"].has_key(caller, key):
+            raise
+        return state["images"].plan(requested)
 
 
 async def _add_turn_with_files(

@@ -22,7 +22,7 @@ from app.api.http.forms import MAX_TEXT_BYTES, read_form
 from app.api.http.inline_images import InlineImage
 from app.api.http.preferences import needs_no_slot
 from app.api.http.state import RequestState, request_state
-from app.domain.errors import CallerDisconnected, CallerError, InvalidJson, TooLarge
+from app.domain.errors import CallerDisconnected, CallerError, InvalidJson, LimitReached, NotAllowed, TooLarge
 from app.lib.base64_json import Base64Extractor, TooManyMembers
 
 MAX_BETWEEN_STRINGS_BYTES = 4096
@@ -166,5 +166,7 @@ def _count_rejection(error: Exception, state: RequestState) -> None:
     if not state["generation_pending"] or isinstance(error, RequestValidationError):
         return
     rejection = as_service_error(error)
+    if isinstance(rejection, LimitReached | NotAllowed):
+        state["metrics"].record_limit(state["caller"].name, rejection.code)
     if not isinstance(rejection, CallerError | CallerDisconnected):
         state["metrics"].record_rejection(rejection.code)

@@ -19,11 +19,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app.api.http.error_conversion import as_service_error, method_not_allowed
+from app.api.http.limit_headers import limit_headers
 from app.api.http.paths import route_path
 from app.api.http.schema import request_field_names
 from app.domain.errors import (
     GenerationInProgress,
     Internal,
+    LimitReached,
     MethodNotAllowed,
     RangeNotSatisfiable,
     ServiceError,
@@ -194,6 +196,8 @@ def _headers(error: ServiceError) -> dict[str, str]:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allow
+    if isinstance(error, LimitReached):
+        headers |= limit_headers(error.allowance)
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
     return headers

@@ -3,6 +3,7 @@
 Handlers reach them through `dependencies.py`; middleware and responses call `request_state`.
 """
 
+from collections.abc import Mapping
 from typing import TypedDict, cast
 
 from starlette.types import Scope
@@ -15,7 +16,9 @@ from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
 from app.service.callers.administration import KeyAdministration
+from app.service.callers.bills import Reservation
 from app.service.callers.keys import KeyRegistry
+from app.service.callers.spending import CallerSpending
 from app.service.chats.service import ChatService
 from app.service.conversion import ImageConverter
 from app.service.generation.references import ReferenceValidator
@@ -41,6 +44,7 @@ class State(TypedDict):
     runs: GenerationRuns
     recorded: RecordedGenerations
     webhooks: WebhookDeliveries
+    spending: CallerSpending
     converter: ImageConverter
     scheduler: FairScheduler
     memory_trimmer: IdleMemoryTrimmer
@@ -58,10 +62,12 @@ class RequestState(State, total=False):
     """Set by `AuthenticationMiddleware`, except on public paths, for signed links and for administrators."""
     end_user_hash: str
     """Of the header `X-End-User`, for the log. Set by `AuthenticationMiddleware`."""
-    limit_headers: dict[str, str]
-    """What is left of the caller's limits, once they have been checked."""
     upload: UploadBody
     """Set by `ExtractingRoute` before the body is read."""
+    reservation: Reservation
+    """What the request has reserved of its caller's limits, if it has."""
+    limit_headers: Mapping[str, str]
+    """What is left of the caller's limits, for the response. Set where a request reserves."""
     generation_pending: bool
     """True while the request asks for an image and its generation has not begun. A failure in this time is counted as
     a rejection; a failure after it is counted as the outcome of the generation."""

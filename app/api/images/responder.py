@@ -8,6 +8,7 @@ from fastapi import Request, Response
 from app.api.generations.recorded_response import RecordedRequest, UrlOf, recorded_response
 from app.api.http.event_stream import EventStreamResponse, Job
 from app.api.http.generating import generate
+from app.api.http.limits import note_allowance, plan_within_limits, reserve
 from app.api.http.negotiation import AcceptedFormats
 from app.api.http.recording import Recording
 from app.api.http.state import request_state
@@ -21,10 +22,9 @@ from app.service.generation.plan import GenerationPlan
 from app.service.generation.run import GenerationRun
 
 
-async def respond(
-    request: Request, run: GenerationRun, plan: GenerationPlan, parsed: ParsedRequest, recording: Recording
-) -> Response:
+async def respond(request: Request, run: GenerationRun, parsed: ParsedRequest, recording: Recording) -> Response:
     """Generate the image of a request outside of a chat, recorded if need be. Arguments and errors as below."""
+    plan = await plan_within_limits(request.scope, parsed.generation, recording.options.idempotency_key)
     recorded = await respond_recorded(request, recording, parsed, plan)
     return recorded or await respond_plainly(request, run, plan, parsed.formats)
 
@@ -47,16 +47,21 @@ async def respond_plainly(
 
     Raises:
         Overloaded: the queue is full, or the service stops.
+        LimitReached: the request is over a limit of its caller.
         ServiceError: the generation failed, and no event stream has begun.
     """
     run.admit()
+    reservation = await reserve(request.scope, plan, [run])
     state = request_state(request.scope)
     state["generation_pending"] = False
     make = partial(generate, run, plan, request.scope, turn=turn)
     if formats.events:
         events = GenerationEvents(plan.model.id, with_url=formats.with_url)
         return EventStreamResponse([Job(run, make)], events, state["upload"])
-    return render(await make(request.receive), formats, run.fail)
+    generation = await make(request.receive)
+    if reservation is not None:
+        note_allowance(request.scope, reservation.allowance)
+    return render(generation, formats, run.fail)
 
 
 async def respond_recorded(
@@ -72,17 +77,22 @@ async def respond_recorded(
         request: of the caller; its body has been read.
         recording: of the request.
         parsed: the request.
-        plan: of a request outside of a chat.
+        plan: what to generate. For a turn it is needed only if the caller has limits.
         turn: of a request for a turn of a chat.
 
     Raises:
         ServiceError: the generation failed, or cannot begin.
     """
-    view = {"api": "images", "responseFormat": parsed.response_format}
+    state = request_state(request.scope)
+    caller = state["caller"]
     order = Order(
-        request_state(request.scope)["caller"], replace(parsed.generation, accepted_types=()), turn=turn, view=view
+        caller,
+        replace(parsed.generation, accepted_types=()),
+        turn=turn,
+        charge=state["images"].charge(plan, 1) if plan and caller.limits.need_reservation else None,
+        view={"api": "images", "responseFormat": parsed.response_format},
     )
-    model = plan.model.id if plan else parsed.generation.model
+    model = plan.model.id if plan and turn is None else parsed.generation.model
     presentation = _Presentation(parsed.formats, model, parsed.response_format == "url")
     return await recorded_response(
         request, recording, RecordedRequest(order, parsed.generation, presentation, parsed.webhook_url)

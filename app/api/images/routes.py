@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Request, Response
 
 from app.api.generations.response import RECORDED_RESPONSES
-from app.api.http.dependencies import ImagesDep, ReferencesDep, RunDep, caller, require_content_type
+from app.api.http.dependencies import ReferencesDep, RunDep, caller, require_content_type
 from app.api.http.generation_route import GenerationRoute
 from app.api.http.negotiation import FormatsDep
 from app.api.http.problem_responses import merge_responses
@@ -45,19 +45,17 @@ FormRequest = Annotated[ParsedRequest, Depends(_from_form)]
 
 
 @router.post("", dependencies=[Depends(require_content_type("application/json"))])
-async def generate(
-    parsed: JsonRequest, images: ImagesDep, request: Request, run: RunDep, recording: RecordingDep
-) -> Response:
+async def generate(parsed: JsonRequest, request: Request, run: RunDep, recording: RecordingDep) -> Response:
     """Generate an image from a prompt, and from reference images given inline."""
-    return await respond(request, run, images.plan(parsed.generation), parsed, recording)
+    return await respond(request, run, parsed, recording)
 
 
 @router.post("/with-references", dependencies=[Depends(require_content_type("multipart/form-data"))])
 async def generate_with_references(
-    parsed: FormRequest, images: ImagesDep, request: Request, run: RunDep, recording: RecordingDep
+    parsed: FormRequest, request: Request, run: RunDep, recording: RecordingDep
 ) -> Response:
     """Generate an image from a prompt and uploaded reference images: editing, compositing, consistent characters."""
-    return await respond(request, run, images.plan(parsed.generation), parsed, recording)
+    return await respond(request, run, parsed, recording)
 
 
 @router.post(
@@ -71,12 +69,10 @@ async def generate_with_references(
         }
     },
 )
-async def generate_with_search(
-    parsed: JsonRequest, images: ImagesDep, request: Request, run: RunDep, recording: RecordingDep
-) -> Response:
+async def generate_with_search(parsed: JsonRequest, request: Request, run: RunDep, recording: RecordingDep) -> Response:
     """Generate an image grounded in Google Search.
 
     Google requires you to show `grounding` to the author of the prompt.
     """
     parsed = replace(parsed, generation=replace(parsed.generation, google_search=True))
-    return await respond(request, run, images.plan(parsed.generation), parsed, recording)
+    return await respond(request, run, parsed, recording)

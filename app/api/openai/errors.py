@@ -37,6 +37,9 @@ _RULES = {
     "recitation": _Rule("moderation_blocked", "image_generation_user_error", 400),
     "no_image": _Rule("no_image", "image_generation_user_error", 400),
     "quota_exhausted": _Rule("rate_limit_exceeded", "rate_limit_error"),
+    "rate_limited": _Rule("rate_limit_exceeded", "rate_limit_error"),
+    "too_many_at_once": _Rule("rate_limit_exceeded", "rate_limit_error"),
+    "budget_exhausted": _Rule("insufficient_quota", "insufficient_quota"),
     "billing_exhausted": _Rule("insufficient_quota", "insufficient_quota"),
 }
 """Rules by the code of the error."""

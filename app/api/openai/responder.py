@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from app.api.generations.recorded_response import RecordedRequest, UrlOf, recorded_response
 from app.api.http.event_stream import EventStreamResponse, Job
 from app.api.http.generating import generate
+from app.api.http.limits import note_allowance, plan_within_limits, reserve
 from app.api.http.recording import Recording
 from app.api.http.state import request_state
 from app.api.openai.events import ImageEvents
@@ -40,11 +41,13 @@ async def respond(
     """
     state = request_state(request.scope)
     try:
-        plan = state["images"].plan(parsed.generation)
+        plan = await plan_within_limits(request.scope, parsed.generation, recording.options.idempotency_key)
     except InvalidRequest as error:
         raise parsed.with_field_names(error) from error
     _require_places(parsed.count, state["settings"])
-    order = Order(state["caller"], parsed.generation, parsed.count, view=parsed.view)
+    caller = state["caller"]
+    charge = state["images"].charge(plan, parsed.count) if caller.limits.need_reservation else None
+    order = Order(caller, parsed.generation, parsed.count, charge=charge, view=parsed.view)
     wanted = RecordedRequest(order, parsed.generation, _Presentation(parsed, request), parsed.webhook_url)
     try:
         recorded = await recorded_response(request, recording, wanted)
@@ -55,11 +58,14 @@ async def respond(
     runs = [begin() for _ in range(parsed.count)]
     for run in runs:
         run.admit()
+    reservation = await reserve(request.scope, plan, runs)
     state["generation_pending"] = False
     jobs = [Job(run, partial(generate, run, plan, request.scope)) for run in runs]
     if parsed.stream:
         return EventStreamResponse(jobs, ImageEvents(parsed), state["upload"])
     results = await _results(jobs, request)
+    if reservation is not None:
+        note_allowance(request.scope, reservation.allowance)
     _require_an_image(results, parsed, request)
     return render(results, parsed, partial(_fail, runs))
 

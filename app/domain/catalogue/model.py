@@ -78,14 +78,21 @@ class Model:
     prices: Prices = Prices()
     image_tokens: Mapping[str, Count] = field(default_factory=dict)
     """Output tokens of one image by image size. The ratio does not matter."""
+    text_tokens_bound: Count = 2000
+    """Thoughts and text of one response are normally fewer tokens."""
 
     def default_aspect_ratio(self) -> str | None:
         return "1:1" if "1:1" in self.aspect_ratios else None
 
-    def default_image_size(self) -> str | None:
-        """Return 2K, or the model's largest size below 2K."""
-        up_to_2k = [size for size in IMAGE_SIZES[:3] if size in self.image_sizes]
-        return up_to_2k[-1] if up_to_2k else None
+    def default_image_size(self, max_size: str | None = None) -> str | None:
+        """Return 2K, or the model's largest size below 2K. No size that is larger than `max_size` is returned."""
+        most = min(IMAGE_SIZES.index(size) for size in ("2K", max_size) if size in IMAGE_SIZES)
+        allowed = [size for size in IMAGE_SIZES[: most + 1] if size in self.image_sizes]
+        return allowed[-1] if allowed else None
+
+    def size_of(self, image_size: str | None) -> str | None:
+        """Return the size of an image: the one that the request names, or the model's only one. `None` if unknown."""
+        return image_size or (self.image_sizes[0] if len(self.image_sizes) == 1 else None)
 
     def cost(self, usage: Usage, queries: int) -> float | None:
         """Return the cost of a response in US dollars at list price; `None` if the model's image price is unknown.

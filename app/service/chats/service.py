@@ -10,6 +10,7 @@ from app.domain.errors import FieldError, InvalidRequest, StorageError, TurnNotF
 from app.domain.generation import Generation, GenerationRequest, Image
 from app.service.chats.history import ChatHistory
 from app.service.chats.turn import PendingTurn
+from app.service.generation.plan import GenerationPlan
 from app.service.generation.service import ImageService
 from app.service.leases import LeaseKeeper
 from app.store import Storage
@@ -129,6 +130,18 @@ class ChatService:
             raise TurnNotFound("There is no such turn." if turn is None else "This turn has no such upload.")
         return turn.references[position - 1].image
 
+    async def preview(self, chat_id: str, caller: Caller, turn: TurnRequest) -> GenerationPlan:
+        """Return what a turn would generate if it began now. It takes no lease.
+
+        Raises:
+            InvalidRequest, NotAcceptable, NotAllowed: as `ImageService.plan`.
+        """
+        store = await self._storage.chats()
+        chat, _ = await store.outline(chat_id, caller.owner)
+        turns = await store.turns.get_range(chat_id, caller.owner, 1, chat.last_turn)
+        history = ChatHistory(_turns_before(replace(chat, turns=tuple(turns)), turn.replace_turn))
+        return self._images.plan(_with_defaults(turn, chat.defaults), caller.limits, history)
+
     async def begin(self, chat_id: str, caller: Caller, turn: TurnRequest) -> PendingTurn:
         """Take the chat's lease and plan the turn. The caller of this method must close the turn.
 
@@ -149,7 +162,7 @@ class ChatService:
         self._leases.hold(holder)
         try:
             history = ChatHistory(_turns_before(chat, turn.replace_turn))
-            plan = self._images.plan(_with_defaults(turn, chat.defaults), history)
+            plan = self._images.plan(_with_defaults(turn, chat.defaults), caller.limits, history)
         except BaseException:
             await self._leases.release(holder)
             raise

@@ -10,7 +10,12 @@ from app.domain.generation import GenerationRequest, Reference, Role
 
 
 def validate_request(
-    request: GenerationRequest, model: Model, *, vertex: bool = False, continues_chat: bool = False
+    request: GenerationRequest,
+    model: Model,
+    *,
+    vertex: bool = False,
+    continues_chat: bool = False,
+    max_size: str | None = None,
 ) -> tuple[GenerationRequest, list[str]]:
     """Return the request as Gemini gets it, and warnings for the caller.
 
@@ -22,6 +27,7 @@ def validate_request(
         model: the model to ask.
         vertex: whether the model is asked on Vertex AI.
         continues_chat: whether the request continues a chat. Then the image keeps the ratio of the chat's last image.
+        max_size: largest size for a request that names none.
 
     Raises:
         InvalidRequest: names every field that the model does not support, and the values that it supports.
@@ -35,13 +41,18 @@ def validate_request(
     if request.thinking_level and model.thinking == "fixed":
         warnings.append(f"thinkingLevel has no effect: {model.id} always thinks.")
         request = replace(request, thinking_level=None)
-    size = request.image_size or model.default_image_size()
+    size = request.image_size or model.default_image_size(max_size)
     ratio = request.aspect_ratio or (None if request.references or continues_chat else model.default_aspect_ratio())
     return replace(request, aspect_ratio=ratio, image_size=size if model.sends_image_size else None), warnings
 
 
 def adapt_to_fallback(
-    request: GenerationRequest, model: Model, *, vertex: bool = False, continues_chat: bool = False
+    request: GenerationRequest,
+    model: Model,
+    *,
+    vertex: bool = False,
+    continues_chat: bool = False,
+    max_size: str | None = None,
 ) -> tuple[GenerationRequest, list[str]] | None:
     """Adapt a request that was validated for one model to the fallback model.
 
@@ -52,6 +63,7 @@ def adapt_to_fallback(
         model: the fallback model.
         vertex: whether it is asked on Vertex AI.
         continues_chat: as in `validate_request`.
+        max_size: as in `validate_request`.
 
     Returns:
         The request and warnings about the changes; `None` if the image would differ too much from the request.
@@ -66,7 +78,9 @@ def adapt_to_fallback(
         request = replace(request, include_thoughts=False)
         changed.append(f"{model.id} returns no thoughts.")
     try:
-        fitted, warnings = validate_request(request, model, vertex=vertex, continues_chat=continues_chat)
+        fitted, warnings = validate_request(
+            request, model, vertex=vertex, continues_chat=continues_chat, max_size=max_size
+        )
     except InvalidRequest:
         return None
     return fitted, [*changed, *warnings]

@@ -8,6 +8,7 @@ from typing import Protocol
 from app.domain.catalogue import Model
 from app.domain.errors import ServiceError
 from app.domain.generation import ChatContext, Generation, GenerationRequest
+from app.domain.limits import UNLIMITED, Limits
 from app.service.generation.output import require_acceptable, stored_as
 
 _RATIO_TOLERANCE = 0.05
@@ -43,6 +44,8 @@ class GenerationPlan:
     """For the caller."""
     history: History | None = None
     """`None` for a request outside of a chat."""
+    limits: Limits = UNLIMITED
+    """Of the caller."""
 
     @property
     def continues_chat(self) -> bool:

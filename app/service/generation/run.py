@@ -5,11 +5,8 @@ for is finished and stored; all other work is cancelled.
 """
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
-
-from pydantic.alias_generators import to_camel
 
 from app.domain.caller import Caller
 from app.domain.errors import (
@@ -21,15 +18,16 @@ from app.domain.errors import (
     ServiceError,
 )
 from app.domain.generation import Generation, Image
-from app.domain.progress import GenerationProgress, ProgressEvent, Stage
+from app.domain.progress import CallGuard, GenerationProgress, ProgressEvent, Stage
+from app.domain.spending import ImageCost
 from app.lib.byte_budget import Reservation
+from app.service.callers.bills import Bill
 from app.service.conversion import ImageConverter
+from app.service.generation.log import log_generation
 from app.service.generation.output import OutputConversion, needs_conversion
 from app.service.generation.plan import GenerationPlan
 from app.service.metrics import Metrics
 from app.service.resilience.admission import Admission, AdmissionController
-
-log = logging.getLogger(__name__)
 
 Generate = Callable[[Admission, GenerationProgress], Coroutine[Any, Any, Generation]]
 Work = asyncio.Task[Generation]
@@ -50,6 +48,7 @@ class GenerationRun:
         seconds: float,
         metrics: Metrics,
         log_error: Callable[[Exception], object],
+        bill: Bill,
         admission: Admission | None = None,
     ) -> None:
         """
@@ -61,6 +60,7 @@ class GenerationRun:
             seconds: time limit, from the end of the request's body to the image.
             metrics: where the generation is recorded.
             log_error: logs an error that no response can report.
+            bill: where the cost is booked.
             admission: a slot that the generation has already.
         """
         self._controller = controller
@@ -71,6 +71,8 @@ class GenerationRun:
         self._seconds = seconds
         self._metrics = metrics
         self._log_error = log_error
+        self.bill = bill
+        """Where the cost is booked. It can be replaced before `generate`."""
         self._admission = admission
         self._plan: GenerationPlan | None = None
         self._progress: GenerationProgress | None = None
@@ -78,6 +80,7 @@ class GenerationRun:
         self._failure: ServiceError | None = None
         self._disconnected_in: str | None = None
         self._detached: Work | None = None
+        self._has_image = False
 
     def admit(self, *, patient: bool = False) -> Admission:
         """Enter the queue, or take a free slot. A second call changes nothing.
@@ -102,7 +105,7 @@ class GenerationRun:
         listener: Callable[[ProgressEvent], None] | None = None,
         *,
         on_detach: Callable[[Work], None] | None = None,
-        before_call: Callable[[], Awaitable[None]] | None = None,
+        guard: CallGuard | None = None,
     ) -> Generation:
         """Generate the image while the caller is connected.
 
@@ -113,7 +116,7 @@ class GenerationRun:
             listener: receives progress events.
             on_detach: receives the running work if the caller disconnects after Gemini was asked. The work then goes
                 on without the caller. Without `on_detach` it is cancelled.
-            before_call: awaited before each call to Gemini. If it raises an error, Gemini is not called.
+            guard: decides on the calls to Gemini; by default the guard of the bill.
 
         Raises:
             CallerDisconnected, CallerTooSlow: the caller disconnected before the image was complete.
@@ -123,10 +126,10 @@ class GenerationRun:
         """
         admission = self.admit()
         self._plan = plan
-        self._progress = GenerationProgress(self._seconds, self._memory, listener, before_call)
+        self._progress = GenerationProgress(self._seconds, self._memory, listener, guard or self.bill.guard)
         try:
             with self._controller.delivering():
-                work = generate(admission, self._progress)
+                work = self._billed(generate(admission, self._progress))
                 generation = self._generation = await self._while_connected(work, caller_gone, on_detach)
                 plan.require_accepted(generation)
                 if needs_conversion(generation, plan.request):
@@ -142,6 +145,29 @@ class GenerationRun:
             raise
         self._progress.enter(Stage.RESPONSE)
         return generation
+
+    async def _billed(self, generating: Coroutine[Any, Any, Generation]) -> Generation:
+        """Book the cost once the generation has ended, also if it was cancelled."""
+        try:
+            generation = await generating
+            self._has_image = True
+            return generation
+        finally:
+            await self.bill.settle(self.cost)
+
+    @property
+    def cost(self) -> ImageCost:
+        """What the image has cost so far."""
+        progress, plan = self._progress, self._plan
+        if progress is None or plan is None:
+            return ImageCost("")
+        model = progress.answered_by or plan.model.id
+        return ImageCost(model, int(self._has_image), progress.tokens, progress.micro_usd, progress.unknown_calls)
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether a slot is granted, so that the generation can begin at once."""
+        return self._admission is not None and self._admission.is_granted
 
     @property
     def attempts(self) -> int:
@@ -242,6 +268,7 @@ class GenerationRun:
     def _finish(self) -> None:
         self._memory.resize(0)
         self._draft_memory.resize(0)
+        self.bill.close()
         if self._admission is not None:
             self._admission.release()
         progress, plan = self._progress, self._plan
@@ -249,32 +276,8 @@ class GenerationRun:
             return
         progress.enter(progress.stage)
         generation = self._generation
-        usage = progress.usage
         outcome = self._failure.code if self._failure else "ok"
         model = generation.model if generation else plan.model.id
-        log.info(
-            "generation",
-            extra={
-                "caller": self._caller.name,
-                "model": model,
-                "attempts": progress.attempts,
-                "outcome": outcome,
-                "disconnectedIn": self._disconnected_in,
-                "finishReason": generation.finish_reason
-                if generation
-                else getattr(self._failure, "finish_reason", None),
-                **{f"{stage}Ms": round(1000 * seconds) for stage, seconds in _by_stage(progress).items()},
-                "receivedBytes": progress.received_bytes,
-                "imageBytes": len(generation.image.content) if generation else None,
-                "tokens": usage and usage.total_tokens,
-                "costUsd": usage and usage.estimated_cost_usd,
-            },
-        )
-        self._metrics.record_generation(model, outcome, progress, usage, self._disconnected_in)
+        log_generation(self._caller.name, model, outcome, progress, generation, self._failure, self._disconnected_in)
+        self._metrics.record_generation(self._caller.name, model, outcome, progress, self._disconnected_in)
         self._generation = self._failure = None
-
-
-def _by_stage(progress: GenerationProgress) -> dict[str, float]:
-    """Return the seconds of each stage by the name of its log field, such as `firstByte`."""
-    names = {stage: to_camel(str(stage)) for stage in Stage}
-    return {name: progress.stage_seconds[stage] for stage, name in names.items() if stage in progress.stage_seconds}

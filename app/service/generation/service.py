@@ -1,5 +1,6 @@
 """Generate one image: resolve the model, check the request, wait for a slot, ask Gemini."""
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -9,14 +10,19 @@ from app.domain.errors import (
     Internal,
     InvalidRequest,
     InvalidThoughtSignature,
+    NotAllowed,
     ServiceError,
     StorageDamaged,
     UpstreamError,
     UpstreamTimeout,
 )
 from app.domain.generation import Generation, GenerationRequest
+from app.domain.limits import UNLIMITED, Limits
 from app.domain.progress import GenerationProgress, Stage, Started
+from app.domain.spending import Charge
 from app.gemini import GeminiClient
+from app.service.callers import permissions
+from app.service.callers.estimates import estimate_call
 from app.service.generation import capabilities
 from app.service.generation.output import is_acceptable, require_acceptable
 from app.service.generation.plan import (
@@ -48,15 +54,19 @@ class ImageService:
         self._fallback_model = fallback_model
         self._vertex = vertex
 
-    def plan(self, requested: GenerationRequest, history: History | None = None) -> GenerationPlan:
+    def plan(
+        self, requested: GenerationRequest, limits: Limits = UNLIMITED, history: History | None = None
+    ) -> GenerationPlan:
         """Check the request before anything is paid.
 
         Args:
             requested: what the caller sent.
+            limits: of the caller. Without a size in the request, the image is no larger than they allow.
             history: of the chat that the request continues.
 
         Raises:
             InvalidRequest: the model cannot do this.
+            NotAllowed: the caller may not ask for the model, or for an image of this size.
             NotAcceptable: the caller accepts neither the model's image type nor one that it can be converted to.
         """
         resolved = self._catalogue.resolve(requested.model or self._catalogue.default)
@@ -66,10 +76,20 @@ class ImageService:
             resolved.model,
             vertex=self._vertex,
             continues_chat=history is not None and not history.is_empty,
+            max_size=limits.max_size,
         )
-        plan = GenerationPlan(request, resolved.model, (*resolved.warnings, *warnings), history)
+        permissions.require_allowed(request, resolved.model, limits, self._catalogue)
+        plan = GenerationPlan(request, resolved.model, (*resolved.warnings, *warnings), history, limits)
+        if requested.fallback_model and (fallback := self._fallback_plan(plan)) is not None:
+            permissions.require_allowed(fallback.request, fallback.model, limits, self._catalogue)
         plan.with_context()  # only for the errors that it raises
         return plan
+
+    def charge(self, plan: GenerationPlan, count: int) -> Charge:
+        """Return what a request for so many images takes of its caller's limits."""
+        fallback = self._allowed_fallback_plan(plan)
+        estimates = [estimate_call(one) for one in (plan, fallback) if one is not None]
+        return Charge(count, max(estimates), plan.model.id)
 
     async def generate(self, plan: GenerationPlan, admission: Admission, progress: GenerationProgress) -> Generation:
         """Wait for the slot, then ask Gemini for the image.
@@ -97,7 +117,7 @@ class ImageService:
 
     async def _ask_candidates(self, plan: GenerationPlan, progress: GenerationProgress) -> Generation:
         """Ask the model; after some errors, ask again with less of the chat, or ask the fallback model."""
-        fallback = self._fallback_plan(plan)
+        fallback = self._allowed_fallback_plan(plan)
         shortage: ServiceError | None = None
         try:
             while True:
@@ -154,13 +174,31 @@ class ImageService:
             await progress.begin_call(plan.model.id)
             progress.notify(Started(plan.model.id, progress.attempts))
             try:
-                return await self._gemini.generate(plan.request, plan.model, progress)
+                generation = await self._gemini.generate(plan.request, plan.model, progress)
             except StorageDamaged:
                 progress.take_back(plan.model.id)
                 raise
-            except InvalidRequest as error:
-                # Gemini's client names the fields as JSON requests do; a form names them otherwise.
-                raise error.renamed({"referenceImages": plan.request.references_field}) from error
+            except GenerationRefused as error:
+                progress.note_usage(plan.model.id, error.usage)
+                raise
+            except ServiceError as error:
+                if not error.may_have_cost:
+                    progress.note_free_call()
+                if isinstance(error, InvalidRequest):
+                    # Gemini's client names the fields as JSON requests do; a form names them otherwise.
+                    raise error.renamed({"referenceImages": plan.request.references_field}) from error
+                raise
+            progress.note_usage(plan.model.id, generation.usage)
+            return generation
+
+    def _allowed_fallback_plan(self, plan: GenerationPlan) -> GenerationPlan | None:
+        """Return the plan for the fallback model; `None` without one that the caller may ask."""
+        fallback = self._fallback_plan(plan)
+        if fallback is not None:
+            with suppress(NotAllowed):
+                permissions.require_allowed(fallback.request, fallback.model, plan.limits, self._catalogue)
+                return fallback
+        return None
 
     def _fallback_plan(self, plan: GenerationPlan) -> GenerationPlan | None:
         """Return the plan for the fallback model; `None` without one that can make an equivalent image."""
@@ -172,14 +210,18 @@ class ImageService:
         if model.id == plan.model.id or not is_acceptable(model.output_type, plan.request):
             return None
         adapted = capabilities.adapt_to_fallback(
-            plan.request, model, vertex=self._vertex, continues_chat=plan.continues_chat
+            plan.request,
+            model,
+            vertex=self._vertex,
+            continues_chat=plan.continues_chat,
+            max_size=plan.limits.max_size,
         )
         if adapted is None:
             return None
         request, warnings = adapted
         reason = f"{plan.model.id} is out of capacity; {model.id} answered instead."
         warnings = [reason, *without_alias_warning(resolved.warnings, name), *warnings]
-        return GenerationPlan(request, model, tuple(warnings), plan.history)
+        return replace(plan, request=request, model=model, warnings=tuple(warnings))
 
 
 def _deadline_exceeded(progress: GenerationProgress) -> UpstreamTimeout:

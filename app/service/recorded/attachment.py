@@ -7,7 +7,7 @@ from collections.abc import Callable
 from app.domain.errors import GenerationCancelled, GenerationRefused
 from app.domain.generation import Generation
 from app.domain.progress import ProgressEvent
-from app.domain.recorded import GenerationStatus, Outcome, RecordedGeneration
+from app.domain.recorded import GenerationStatus, Outcome, RecordedGeneration, Submission
 from app.service.metrics import Metrics
 from app.service.recorded.watcher import StatusWatcher
 from app.service.recorded.work import Answer, Listener, Work
@@ -24,30 +24,28 @@ class Attachment:
 
     def __init__(
         self,
-        generation: RecordedGeneration,
+        submission: Submission,
         work: Work | None,
         *,
-        is_new: bool,
-        taken_over: bool,
         storage: Storage,
         watcher: StatusWatcher,
         metrics: Metrics,
     ) -> None:
         """
         Args:
-            generation: the row, as the request found it.
+            submission: the generation, as the request found it.
             work: the generation if this process runs it.
-            is_new: whether the request created it.
-            taken_over: whether the request repeats an earlier one by its retry count.
             storage: where generations are stored.
             watcher: waits for other processes.
             metrics: counts replays.
         """
-        self.id = generation.id
-        self.is_replay = not is_new
-        self._generation = generation
+        self.id = submission.generation.id
+        self.is_replay = not submission.is_new
+        self.allowance = submission.allowance
+        """What is left of the caller's limits, if the request has reserved."""
+        self._generation = submission.generation
         self._work = work
-        self._taken_over = taken_over
+        self._taken_over = submission.taken_over
         self._storage = storage
         self._watcher = watcher
         self._metrics = metrics

@@ -19,6 +19,7 @@ from app.domain.errors import (
 )
 from app.domain.generation import Generation
 from app.domain.recorded import Outcome, TurnToSave
+from app.service.callers.bills import RecordedBill
 from app.service.chats.service import ChatService, TurnRequest
 from app.service.chats.turn import PendingTurn
 from app.service.generation.plan import GenerationPlan
@@ -96,15 +97,17 @@ class Executor:
                 self._runs.begin(order.caller, self._seconds, admissions[place] if place < len(admissions) else None)
             )
         for run in work.runs:
+            if order.charge is not None:
+                run.bill = RecordedBill()
             run.admit(patient=work.is_async)
         await (await self._storage.generations()).blobs.require_writable()
         if order.turn is None:
-            return _Prepared(self._images.plan(order.request), None)
+            return _Prepared(self._images.plan(order.request, order.caller.limits), None)
         chat_id = order.turn.chat_id
         if chat_id is None:
             defaults = order.turn.defaults
             assert defaults is not None
-            self._images.plan(order.request)
+            self._images.plan(order.request, order.caller.limits)
             # A generation that is queued again must not create another chat.
             chat_id = work.id.replace("gen_", "chat_", 1)
             await self._chats.create(order.caller, defaults, order.request, chat_id)
@@ -142,7 +145,15 @@ class Executor:
 
     async def _generate_and_settle(self, work: Work, prepared: _Prepared) -> None:
         images = [
-            OrderedImage(work, place, prepared.plan, prepared.turn, images=self._images, ask=self.ask, keep=self.keep)
+            OrderedImage(
+                work,
+                place,
+                prepared.plan,
+                prepared.turn,
+                images=self._images,
+                guard=_Guard(self, work, place),
+                keep=self.keep,
+            )
             for place in range(work.order.count)
         ]
         outcomes = tuple(await asyncio.gather(*(image.outcome() for image in images)))
@@ -177,10 +188,13 @@ class Executor:
 
     async def _settle(self, work: Work, outcomes: tuple[Outcome, ...], *, is_converted: bool = True) -> None:
         attempts = sum(run.attempts for run in work.runs)
+        costs = [run.cost for run in work.runs]
 
         async def settle() -> None:
             store = await self._storage.generations()
-            await store.settle(work.id, work.holder, outcomes, attempts=attempts, is_converted=is_converted)
+            await store.settle(
+                work.id, work.holder, outcomes, attempts=attempts, is_converted=is_converted, costs=costs
+            )
 
         try:
             await persistently(settle)
@@ -208,6 +222,15 @@ class Executor:
                     raise
                 work.asked = True
 
+    async def allows_repetition(self, work: Work, place: int) -> bool:
+        """Reserve one more call for an image. Return whether the caller's budget allows it."""
+        if work.order.charge is None:
+            return True
+        try:
+            return await (await self._storage.callers()).extend(f"{work.id}.{place}")
+        except StorageError:
+            return False
+
     async def keep(self, work: Work, place: int, generation: Generation, turn: TurnToSave | None) -> Generation:
         """Store an answer of Gemini, also if the storage is away for a moment.
 
@@ -220,3 +243,18 @@ class Executor:
             return await store.keep_answer(work.id, place, generation, turn, partial(work.note_kept, place))
 
         return await persistently(keep)
+
+
+class _Guard:
+    """Decides on the calls to Gemini for one image."""
+
+    def __init__(self, executor: Executor, work: Work, place: int) -> None:
+        self._executor = executor
+        self._work = work
+        self._place = place
+
+    async def before_call(self) -> None:
+        await self._executor.ask(self._work)
+
+    async def allows_repetition(self) -> bool:
+        return await self._executor.allows_repetition(self._work, self._place)

@@ -1,7 +1,7 @@
 """One image of a recorded generation: it is generated once, and stored before anything else can go wrong."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from app.domain.errors import (
     StorageUnavailable,
 )
 from app.domain.generation import Generation
-from app.domain.progress import GenerationProgress, ProgressEvent
+from app.domain.progress import CallGuard, GenerationProgress, ProgressEvent
 from app.domain.recorded import Outcome, TurnToSave
 from app.lib import logs
 from app.service.chats.turn import PendingTurn
@@ -43,7 +43,7 @@ class OrderedImage:
         turn: PendingTurn | None,
         *,
         images: ImageService,
-        ask: Callable[[Work], Awaitable[None]],
+        guard: CallGuard,
         keep: Keep,
     ) -> None:
         """
@@ -53,7 +53,7 @@ class OrderedImage:
             plan: what to generate.
             turn: the turn of a chat that stores the image.
             images: generates the image.
-            ask: makes durable that Gemini is about to be asked.
+            guard: makes durable that Gemini is about to be asked.
             keep: stores Gemini's answer.
         """
         self._work = work
@@ -61,7 +61,7 @@ class OrderedImage:
         self._plan = plan
         self._turn = turn
         self._images = images
-        self._ask = ask
+        self._guard = guard
         self._keep = keep
         self._original: Generation | None = None
         self._keeping: asyncio.Task[Generation] | None = None
@@ -88,9 +88,7 @@ class OrderedImage:
             listener = partial(self._work.notify, self._place)
         run = self._work.runs[self._place]
         try:
-            return await run.generate(
-                self._plan, self._make, _never, listener, before_call=partial(self._ask, self._work)
-            )
+            return await run.generate(self._plan, self._make, _never, listener, guard=self._guard)
         except ServiceError as error:
             if self._kept is not None and isinstance(self._turn_error, CallerError):
                 warnings = (*self._kept.warnings, _TURN_LOST)

@@ -1,17 +1,12 @@
 """Counts queued and running generations of all replicas at regular times, for metrics."""
 
-import asyncio
-import logging
 import math
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
 
+from app.service.periodic import PeriodicTask
 from app.service.scraped_metrics import ScrapedMetric
 from app.store import Storage
-
-log = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 5.0
 _VALID_SECONDS = 20.0
@@ -29,7 +24,7 @@ _UNKNOWN = _Counts(math.nan, math.nan, math.nan)
 """The database does not answer."""
 
 
-class QueueMonitor:
+class QueueMonitor(PeriodicTask):
     """Counts while its block runs. A scrape reads the last counts, because it cannot wait for the database."""
 
     def __init__(self, storage: Storage, max_queued: int) -> None:
@@ -42,7 +37,7 @@ class QueueMonitor:
         self._max_queued = max_queued
         self._last = _Counts()
         self._counted_at = time.monotonic()
-        self._task: asyncio.Task[None] | None = None
+        super().__init__(self._count, _INTERVAL_SECONDS, "generations could not be counted")
 
     def metrics(self) -> list[ScrapedMetric]:
         """Return the metrics with the last counts. They are NaN while the database does not answer."""
@@ -71,25 +66,13 @@ class QueueMonitor:
     def _counts(self) -> _Counts:
         return self._last if time.monotonic() - self._counted_at < _VALID_SECONDS else _UNKNOWN
 
-    async def _count_regularly(self) -> None:
-        while True:
-            try:
-                if await self._storage.in_use():
-                    counts = await (await self._storage.generations()).counts()
-                    self._last = _Counts(counts.queued, counts.running, counts.oldest_queued_seconds)
-            except Exception as error:  # the next time may succeed
-                cause = getattr(error, "cause", repr(type(error)))
-                log.debug("generations could not be counted", extra={"cause": cause})
-                self._last = _UNKNOWN
+    async def _count(self) -> None:
+        try:
+            if await self._storage.in_use():
+                counts = await (await self._storage.generations()).counts()
+                self._last = _Counts(counts.queued, counts.running, counts.oldest_queued_seconds)
+        except BaseException:
+            self._last = _UNKNOWN
+            raise
+        finally:
             self._counted_at = time.monotonic()
-            await asyncio.sleep(_INTERVAL_SECONDS)
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._count_regularly())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task

@@ -8,7 +8,7 @@ from typing import Self
 
 from app.domain.caller import Caller
 from app.domain.errors import Internal, ServiceError
-from app.domain.recorded import GenerationStatus, NewGeneration, RecordedGeneration
+from app.domain.recorded import GenerationStatus, NewGeneration, RecordedGeneration, Submission
 from app.service.generation.runs import GenerationRuns
 from app.service.leases import LeaseKeeper
 from app.service.metrics import Metrics
@@ -83,6 +83,7 @@ class RecordedGenerations:
 
         Raises:
             IdempotencyKeyReused: another request had the same key.
+            LimitReached: the request is over a limit of its caller. Nothing is recorded.
             Overloaded: the queue is full, or the service stops. Nothing is recorded.
             ServiceError: the generation cannot begin. Nothing is recorded.
         """
@@ -91,7 +92,7 @@ class RecordedGenerations:
             await store.blobs.require_writable()
             submission = await store.submit(new)
             self._dispatcher.notify()
-            return self._attach(submission.generation, is_new=submission.is_new, taken_over=submission.taken_over)
+            return self._attach(submission)
         controller, order = self._runs.controller, new.order
         admissions: list[Admission] = []
         if controller.free_slots >= order.count:
@@ -104,7 +105,7 @@ class RecordedGenerations:
             if submission.is_new:
                 self._leases.hold(new.holder)
                 work = Work(new.id, new.holder, order, is_async=False, streams=streams, asked=new.asked)
-                attachment = self._attach(submission.generation, work, is_new=True)
+                attachment = self._attach(submission, work)
                 try:
                     await self._begin(work, admissions)
                 except BaseException:
@@ -115,16 +116,12 @@ class RecordedGenerations:
         finally:
             for admission in admissions:
                 admission.release()
-        return self._attach(submission.generation, is_new=False, taken_over=submission.taken_over)
+        return self._attach(submission)
 
-    def _attach(
-        self, generation: RecordedGeneration, work: Work | None = None, *, is_new: bool, taken_over: bool = False
-    ) -> Attachment:
+    def _attach(self, submission: Submission, work: Work | None = None) -> Attachment:
         return Attachment(
-            generation,
-            work or self._works.get(generation.id),
-            is_new=is_new,
-            taken_over=taken_over,
+            submission,
+            work or self._works.get(submission.generation.id),
             storage=self._storage,
             watcher=self._watcher,
             metrics=self._metrics,

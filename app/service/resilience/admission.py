@@ -182,7 +182,7 @@ class AdmissionController:
     def give_up(self, admission: "Admission") -> None:
         """See `Admission.release`."""
         granted = admission.granted
-        if granted.done() and not granted.cancelled() and granted.exception() is None:
+        if admission.is_granted:
             self._granted -= 1
             self._fill_slots()
         else:
@@ -262,6 +262,11 @@ class Admission:
         """Whether it waits longer than the queue's own limit."""
         self.granted = granted
         """Done when the slot is granted; holds `Overloaded` when the request is evicted or the service stops."""
+
+    @property
+    def is_granted(self) -> bool:
+        """Whether the slot is granted, so that `slot` does not wait."""
+        return self.granted.done() and not self.granted.cancelled() and self.granted.exception() is None
 
     @asynccontextmanager
     async def slot(self, max_wait: float = inf) -> AsyncGenerator[None]:

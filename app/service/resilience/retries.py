@@ -103,6 +103,8 @@ class Retrier:
                 wait = self._backoff(error, number)
                 if not self._may_retry(error, wait, progress, has_fallback):
                     raise
+                if is_ambiguous and not await progress.allows_repetition():
+                    raise
                 self.ambiguous_retries += is_ambiguous
                 progress.notify(Retrying(progress.attempts + 1, round(wait, 3), error.code))
                 progress.enter(Stage.RETRY)

@@ -1,0 +1,63 @@
+"""Limits of the caller at the edges: what it may ask for, and reserving before a generation begins."""
+
+from collections.abc import Sequence
+
+from starlette.types import Scope
+
+from app.api.http.limit_headers import limit_headers
+from app.api.http.state import request_state
+from app.domain.errors import NotAllowed
+from app.domain.generation import GenerationRequest
+from app.domain.limits import Allowance
+from app.service.callers.bills import Reservation
+from app.service.generation.plan import GenerationPlan
+from app.service.generation.run import GenerationRun
+
+
+async def plan_within_limits(scope: Scope, requested: GenerationRequest, idempotency_key: str | None) -> GenerationPlan:
+    """Return the plan of a request outside of a chat.
+
+    Raises:
+        NotAllowed: the caller may not ask for this now, and has not asked for it before with the same key.
+        InvalidRequest, NotAcceptable: as `ImageService.plan`.
+    """
+    state = request_state(scope)
+    try:
+        return state["images"].plan(requested, state["caller"].limits)
+    except NotAllowed:
+        if not idempotency_key or not await state["recorded"].has_key(state["caller"], idempotency_key):
+            raise
+        return state["images"].plan(requested)
+
+
+async def reserve(scope: Scope, plan: GenerationPlan, runs: Sequence[GenerationRun]) -> Reservation | None:
+    """Reserve what a request may cost, if its caller has limits. The runs book the real cost. A second call for the
+    same request returns the same reservation.
+
+    Args:
+        scope: of the request.
+        plan: what to generate.
+        runs: one for each image. They have slots, or positions in the queue.
+
+    Raises:
+        RateLimited, TooManyAtOnce, BudgetExhausted: the request is over a limit.
+        StorageUnavailable, StorageFull: nobody can decide.
+    """
+    state = request_state(scope)
+    caller = state["caller"]
+    if not caller.limits.need_reservation:
+        return None
+    if "reservation" in state:
+        return state["reservation"]
+    charge = state["images"].charge(plan, len(runs))
+    reservation = await state["spending"].reserve(caller, charge, has_slot=all(run.has_slot for run in runs))
+    state["reservation"] = reservation
+    for run, bill in zip(runs, reservation.bills, strict=True):
+        run.bill = bill
+    note_allowance(scope, reservation.allowance)
+    return reservation
+
+
+def note_allowance(scope: Scope, allowance: Allowance) -> None:
+    """Let the response say what is left of the caller's limits."""
+    request_state(scope)["limit_headers"] = limit_headers(allowance)

@@ -1,0 +1,142 @@
+"""What callers spend: reservations before Gemini is asked, the real cost afterwards, and how much that was.
+
+A caller without limits costs no transaction: its usage is collected and written every few seconds.
+"""
+
+import logging
+import secrets
+from collections import defaultdict
+from contextlib import AsyncExitStack
+from datetime import UTC, date, datetime
+from functools import partial
+from typing import Self
+
+from app.domain.caller import Caller
+from app.domain.limit_check import allowance_of
+from app.domain.limits import Period
+from app.domain.spending import CallerUsage, Charge, ImageCost, UsageRow
+from app.service.callers.bills import Bill, NotedBill, Reservation
+from app.service.leases import LeaseKeeper
+from app.service.periodic import PeriodicTask
+from app.store import Storage
+
+log = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 5.0
+
+_Entry = tuple[str, str, str | None]
+"""Owner, model and end user."""
+
+
+class CallerSpending:
+    def __init__(self, storage: Storage, leases: LeaseKeeper) -> None:
+        """
+        Args:
+            storage: where reservations and usage are stored.
+            leases: of this process.
+        """
+        self._storage = storage
+        self._leases = leases
+        self._noted: defaultdict[_Entry, list[int]] = defaultdict(lambda: [0, 0, 0])
+        self._reservations: set[Reservation] = set()
+        self._stack = AsyncExitStack()
+
+    async def reserve(self, caller: Caller, charge: Charge, *, has_slot: bool) -> Reservation:
+        """Decide on a request, and reserve what it may cost.
+
+        Args:
+            caller: who asks. It has limits.
+            charge: what the request takes.
+            has_slot: whether Gemini is asked at once. If not, the rows are marked when that happens.
+
+        Raises:
+            RateLimited, TooManyAtOnce, BudgetExhausted: the request is over a limit. Nothing is reserved.
+            StorageUnavailable, StorageFull: nobody can decide.
+        """
+        store = await self._storage.callers()
+        id_, holder = f"res_{secrets.token_hex(16)}", self._leases.name()
+        allowance = await store.reserve(caller, charge, id_, holder, asked=has_slot)
+        self._leases.hold(holder)
+        reservation: Reservation
+
+        def end() -> None:
+            self._leases.forget(holder)
+            self._reservations.discard(reservation)
+
+        reservation = Reservation(self._storage, id_, charge, allowance, asked=has_slot, on_end=end)
+        self._reservations.add(reservation)
+        return reservation
+
+    def unreserved(self, caller: Caller) -> Bill:
+        """Return the bill of an image of a caller without limits."""
+        return NotedBill(partial(self._note, caller))
+
+    def _note(self, caller: Caller, cost: ImageCost) -> None:
+        if not cost.is_free:
+            noted = self._noted[caller.owner, cost.model, caller.end_user]
+            for index, value in enumerate((cost.images, cost.tokens, cost.micro_usd)):
+                noted[index] += value
+
+    async def usage(self, caller: Caller, first: date | None = None, last: date | None = None) -> CallerUsage:
+        """Return what the caller has used, and what is left of its limits.
+
+        Args:
+            caller: who asks.
+            first: first day (UTC) of the period; by default the first day of this month.
+            last: last day; by default today.
+        """
+        today = datetime.now(UTC).date()
+        first, last = first or Period.MONTH.first_day(datetime.now(UTC)), last or today
+        if not await self._storage.in_use():
+            rows = self._noted_rows(caller, today) if first <= today <= last else ()
+            return CallerUsage(first, last, rows, (), 0, allowance_of(caller.limits, None))
+        await self.flush()
+        store = await self._storage.callers()
+        standing = await store.standing(caller.owner, caller.limits)
+        return CallerUsage(
+            first,
+            last,
+            tuple(await store.usage(caller.owner, first, last)),
+            tuple(await store.end_users(caller.owner, first, last)),
+            standing.reserved,
+            allowance_of(caller.limits, standing),
+        )
+
+    def _noted_rows(self, caller: Caller, today: date) -> tuple[UsageRow, ...]:
+        """Return the usage of this process, which has no database."""
+        return tuple(
+            UsageRow(today, model, *noted) for (owner, model, _), noted in self._noted.items() if owner == caller.owner
+        )
+
+    async def flush(self) -> None:
+        """Write the usage of callers without limits.
+
+        Raises:
+            StorageUnavailable, StorageFull: it is kept for the next time.
+        """
+        if not self._noted or not await self._storage.in_use():
+            return
+        noted, self._noted = self._noted, defaultdict(lambda: [0, 0, 0])
+        entries = {entry: (images, tokens, cost) for entry, (images, tokens, cost) in noted.items()}
+        try:
+            await (await self._storage.callers()).record(entries)
+        except BaseException:
+            for entry, values in noted.items():
+                for index, value in enumerate(values):
+                    self._noted[entry][index] += value
+            raise
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(
+            PeriodicTask(self.flush, _FLUSH_SECONDS, "the usage of callers could not be written")
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+        for reservation in tuple(self._reservations):
+            await reservation.wait_settled()
+        try:
+            await self.flush()
+        except Exception as error:
+            log.warning("the usage of callers is lost", extra={"cause": getattr(error, "cause", repr(type(error)))})

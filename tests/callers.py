@@ -1,0 +1,50 @@
+"""Callers with keys in the database, for tests."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from app.domain.api_key import NewSecret, digest_of, hint_of, make_secret
+from app.domain.limits import Budget, Limits, Rate
+from app.settings import Settings
+from app.store import Storage
+from tests.conftest import settings_for
+from tests.storages import Overrides
+
+
+async def add_key(storage: Overrides | Settings, name: str = "web", *, track_users: bool = False, **limits: Any) -> str:
+    """Store a caller, and return its secret.
+
+    Args:
+        storage: settings of the storage.
+        name: of the caller.
+        track_users: as in `CallerStore.add`.
+        **limits: fields of `Limits`; `rate` and `budget` as text.
+    """
+    for field, parse in (("rate", Rate.parse), ("budget", Budget.parse)):
+        if field in limits:
+            limits[field] = parse(limits[field])
+    settings = storage if isinstance(storage, Settings) else settings_for("http://127.0.0.1:1", **storage)
+    secret = make_secret()
+    stores = Storage(settings)
+    try:
+        new = NewSecret(digest_of(secret), hint_of(secret))
+        await (await stores.callers()).add(name, Limits(**limits), new, track_users=track_users)
+    finally:
+        await stores.aclose()
+    return secret
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    """Wait until the condition is true.
+
+    Raises:
+        TimeoutError: it is not, after that time.
+    """
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.02)
