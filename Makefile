@@ -17,7 +17,7 @@ run: .venv/run.stamp ## serve on HOST and PORT (127.0.0.1:8000): on Gemini with 
 emulator: .venv/run.stamp ## serve only the emulator of the Gemini API, on EMULATOR_PORT (9000)
 	@$(BIN)/python -m app.emulator --port $(EMULATOR_PORT)
 
-test: .venv/dev.stamp ## run the tests that every change needs; two minutes on two cores
+test: .venv/dev.stamp ## run every test that needs no key
 	$(BIN)/python -m pytest -n 4
 
 test-slow: .venv/dev.stamp ## 2,000 generations with every failure, overload, crashes, rolling restarts, PostgreSQL and S3; twelve minutes

@@ -181,6 +181,8 @@ _OTHER_FAILURES = """
 | the same with `UPSTREAM_ATTEMPTS=1` | the model's failure; the fallback's image only while the circuit breaker stops calls to the model | 1 |
 | Gemini rejects a chat's thought signatures | the image, made with the chat's earlier images as references; `warnings` say so | 2 of the three; with `UPSTREAM_ATTEMPTS=1` 502 `upstream_error` |
 | more failures than the retry budget allows (`RETRY_BUDGET`: one retry for five calls) | the result of the first call | 1 |
+| the call may have been billed, and the caller's budget does not have a second one | the failure of the first call | 1 |
+| the request is over [a limit of its caller](callers.md#over-a-limit) | 429 `rate_limited`, `too_many_at_once` or `budget_exhausted`, with `Retry-After`; 403 `not_allowed` | none |
 | all slots are in use (`MAX_IN_FLIGHT`) | the image after a wait in the queue; immediately 503 `overloaded` with `Retry-After` if the queue is full or too slow | none while waiting |
 | the caller disconnects | nothing; slot, connection and memory are released immediately | no further ones; Google may bill a call that has begun |
 | the service receives SIGTERM | running generations are finished and delivered; new requests get 503 `overloaded` | |

@@ -558,12 +558,12 @@ async def test_a_lease_is_renewed_during_a_generation(serve: Serve, gemini: Emul
     Two replicas share the chat. The generation takes longer than a lease.
     """
     gemini.hold()
-    async with serve(**storage, chat_lease_seconds=2) as here, serve(**storage, chat_lease_seconds=2) as there:
+    async with serve(**storage, chat_lease_seconds=1) as here, serve(**storage, chat_lease_seconds=1) as there:
         chat = await begin(here)
         first = asyncio.create_task(chat.say("A cat"))
         await wait_for_calls(gemini)
         codes = []
-        for _ in range(12):
+        for _ in range(8):
             codes.append((await Chat(there, chat.url).say("A dog")).status_code)
             await asyncio.sleep(0.2)
         gemini.release()

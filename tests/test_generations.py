@@ -178,7 +178,7 @@ async def test_a_long_poll_ends_with_the_generation(client: httpx2.AsyncClient, 
     assert response.json()["status"] == "succeeded"
     assert response.headers["preference-applied"] == "wait=20"
     assert "retry-after" not in response.headers
-    assert time.monotonic() - began < 15, "less than the time of the poll"
+    assert time.monotonic() - began < 5
 
 
 async def test_a_long_poll_ends_after_its_time(client: httpx2.AsyncClient, gemini: Emulator) -> None:

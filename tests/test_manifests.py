@@ -34,9 +34,11 @@ LAST_RESPONSES_SECONDS = 40
 CLOUD_RUN_BODY_BYTES = 32 * MIB
 CLOUD_RUN_SECONDS_AFTER_SIGTERM = 10
 
+CALLERS = {"SERVICE_API_KEYS": "web:0123456789abcdef0123456789abcdef"}
+
 SECRETS = {
     "GEMINI_API_KEY": "a-key",
-    "SERVICE_API_KEYS": "web:0123456789abcdef0123456789abcdef",
+    "ADMIN_API_KEY": "0123456789abcdef0123456789abcdef",
     "DATABASE_URL": "postgresql://user:password@host/name",
 }
 
@@ -111,7 +113,7 @@ def bytes_of(quantity: str) -> int:
 
 
 def environments() -> dict[str, dict[str, str]]:
-    secrets = {"base": SECRETS, "overlays/demo": {}, "overlays/production": SECRETS}
+    secrets = {"base": SECRETS | CALLERS, "overlays/demo": {}, "overlays/production": SECRETS}
     found = {target: literals(target) | secrets[target] for target in KUSTOMIZATIONS}
     return found | {"cloudrun": cloud_run_settings()}
 
@@ -339,7 +341,7 @@ SERVICES = ["service-a", "service-b", "demo"]
 @pytest.mark.parametrize("name", SERVICES)
 def test_compose_uses_only_existing_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {
-        variable: SECRETS.get(variable, str(value or ""))
+        variable: (SECRETS | CALLERS).get(variable, str(value or ""))
         for variable, value in compose()[name]["environment"].items()
         if not variable.startswith("AWS_")
     }

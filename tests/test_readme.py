@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.programs import require
 from tests.storages import free_port
 
 ROOT = Path(__file__).parent.parent
+CALLERS = ROOT / "docs" / "callers.md"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 DOCUMENTS = (
     *PAGES,
@@ -29,22 +32,26 @@ DOCUMENTS = (
 SERVICE, EMULATOR = "http://127.0.0.1:8000", "http://127.0.0.1:9000"
 
 
-def snippets(language: str, words: str) -> list[str]:
+def snippets(language: str, words: str, pages: Iterable[Path] = PAGES) -> list[str]:
     """Return the snippets in `language` that contain `words`."""
-    text = "\n".join(page.read_text() for page in PAGES)
+    text = "\n".join(page.read_text() for page in pages)
     return [snippet for snippet in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if words in snippet]
 
 
-async def run(folder: Path, *command: str) -> str:
+async def run(folder: Path, *command: str, **environment: str) -> str:
     running = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     output, _ = await asyncio.wait_for(running.communicate(), 60)
     assert running.returncode == 0, output.decode()
     return output.decode()
 
 
-@pytest.mark.parametrize("snippet", snippets("sh", "curl"))
+@pytest.mark.parametrize("snippet", snippets("sh", "curl", [page for page in PAGES if page != CALLERS]))
 async def test_commands_can_be_pasted(
     client: httpx2.AsyncClient, gemini: Emulator, gemini_url: str, tmp_path: Path, snippet: str
 ) -> None:

@@ -102,7 +102,7 @@ async def test_a_failed_turn_is_reported_before_its_lease_is_released(
             after = await chat.say("A cat")
 
     assert failed.status_code != 503
-    assert seconds < 10, "far less than the lease"
+    assert seconds < 0.3 + LOCK_WAIT_SECONDS + 2
     assert after.json()["turn"] == 1
 
 
@@ -110,7 +110,7 @@ async def test_many_requests_wait_for_a_lock_at_the_same_time(
     serve: Serve, gemini: Emulator, storage_with_short_lock_wait: Overrides
 ) -> None:
     """
-    Eight writers together take less time than eight waits, although their leases must be released too.
+    Eight writers together take less than half of eight waits, although their leases must be released too.
     """
     async with serve(**storage_with_short_lock_wait) as client:
         chat = await begin(client)
@@ -124,7 +124,7 @@ async def test_many_requests_wait_for_a_lock_at_the_same_time(
             seconds = time.monotonic() - started
 
     assert {one.status_code for one in found} == {503}
-    assert seconds < 7 * LOCK_WAIT_SECONDS
+    assert seconds < 4 * LOCK_WAIT_SECONDS
     assert not gemini.calls
 
 
@@ -136,11 +136,11 @@ async def test_a_new_service_reports_a_locked_database_after_one_wait(serve: Ser
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("CREATE TABLE other (x)")
         other.execute("BEGIN EXCLUSIVE")
-        async with serve(data_dir=tmp_path, database_url=f"sqlite:///{file}?timeout=2") as client:
+        async with serve(data_dir=tmp_path, database_url=f"sqlite:///{file}?timeout=1") as client:
             response, seconds = await timed(client.get("/chats"))
             other.execute("ROLLBACK")
             after = await client.get("/chats")
 
     assert storage_problem(response) == (503, "storage_unavailable", "database")
-    assert seconds < 4, "the time of two waits"
+    assert seconds < 2, "the time of two waits"
     assert after.status_code == 200
