@@ -46,5 +46,5 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -
         TimeoutError: it is not, after that time.
     """
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.02)
