@@ -26,6 +26,7 @@ from app.api.http.state import State
 from app.api.http.uploads import UploadLimiter
 from app.api.images import routes
 from app.api.keys import routes as admin_routes
+from app.api.keys import usage
 from app.api.openai import errors as openai_errors
 from app.api.openai import models as openai_models
 from app.api.openai import routes as openai_routes
@@ -227,6 +228,7 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
         generation_routes.router,
         generation_routes.links_router,
         models.router,
+        usage.router,
         openai_routes.router,
         openai_models.router,
         operations.router,

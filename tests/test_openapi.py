@@ -50,7 +50,8 @@ async def document(client: httpx2.AsyncClient) -> dict[str, Any]:
 
 async def test_every_route_is_documented(document: dict[str, Any]) -> None:
     assert set(document["paths"]) == {
-        *IMAGE_ROUTES, *CHAT_ROUTES, *GENERATION_ROUTES, *OPENAI_ROUTES, "/models", "/healthz", "/readyz", "/metrics"
+        *IMAGE_ROUTES, *CHAT_ROUTES, *GENERATION_ROUTES, *OPENAI_ROUTES,
+        "/models", "/usage", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
 
 

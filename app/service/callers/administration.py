@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from app.domain.api_key import UNCHANGED, CallerRecord, NewSecret, Unchanged, digest_of, hint_of, make_secret
 from app.domain.caller import UNKEYED_NAMES, Caller
 from app.domain.errors import KeyNotFound
-from app.domain.limit_check import allowance_of
 from app.domain.limits import UNLIMITED, Limits
 from app.domain.spending import BudgetState, CallerUsage
+from app.service.callers.usage import stored_usage
 
 if TYPE_CHECKING:
     from app.store.callers import CallerStore
@@ -121,7 +121,7 @@ class KeyAdministration:
             if name not in static_names:
                 raise
             limits = UNLIMITED
-        return await _usage(store, Caller(name, keyed=True, limits=limits), first, last)
+        return await stored_usage(store, Caller(name, keyed=True, limits=limits), first, last)
 
     async def usage_of_all(self, first: date, last: date, static_names: Collection[str] = ()) -> dict[str, CallerUsage]:
         """Return what each caller has used, by name. Callers without keys are in it if they have used anything."""
@@ -130,9 +130,9 @@ class KeyAdministration:
         limits |= {record.name: record.limits for record in await store.all()}
         found = {}
         for name in sorted(limits):
-            found[name] = await _usage(store, Caller(name, keyed=True, limits=limits[name]), first, last)
+            found[name] = await stored_usage(store, Caller(name, keyed=True, limits=limits[name]), first, last)
         for caller in (Caller(name) for name in UNKEYED_NAMES if name not in found):
-            if (usage := await _usage(store, caller, first, last)).rows:
+            if (usage := await stored_usage(store, caller, first, last)).rows:
                 found[caller.name] = usage
         return found
 
@@ -149,15 +149,3 @@ async def _with_budgets(store: "CallerStore", records: Sequence[CallerRecord]) -
 
 def _new(secret: str, expires_in: float | None) -> NewSecret:
     return NewSecret(digest_of(secret), hint_of(secret), expires_in)
-
-
-async def _usage(store: "CallerStore", caller: Caller, first: date, last: date) -> CallerUsage:
-    standing = await store.standing(caller.owner, caller.limits)
-    return CallerUsage(
-        first,
-        last,
-        tuple(await store.usage(caller.owner, first, last)),
-        tuple(await store.end_users(caller.owner, first, last)),
-        standing.reserved,
-        allowance_of(caller.limits, standing),
-    )

@@ -13,9 +13,9 @@ from typing import Self
 
 from app.domain.caller import Caller
 from app.domain.limit_check import allowance_of
-from app.domain.limits import Period
 from app.domain.spending import CallerUsage, Charge, ImageCost, UsageRow
 from app.service.callers.bills import Bill, NotedBill, Reservation
+from app.service.callers.usage import stored_usage
 from app.service.leases import LeaseKeeper
 from app.service.periodic import PeriodicTask
 from app.store import Storage
@@ -77,30 +77,20 @@ class CallerSpending:
             for index, value in enumerate((cost.images, cost.tokens, cost.micro_usd)):
                 noted[index] += value
 
-    async def usage(self, caller: Caller, first: date | None = None, last: date | None = None) -> CallerUsage:
+    async def usage(self, caller: Caller, first: date, last: date) -> CallerUsage:
         """Return what the caller has used, and what is left of its limits.
 
         Args:
             caller: who asks.
-            first: first day (UTC) of the period; by default the first day of this month.
-            last: last day; by default today.
+            first: first day (UTC) of the period.
+            last: last day, which is included.
         """
-        today = datetime.now(UTC).date()
-        first, last = first or Period.MONTH.first_day(datetime.now(UTC)), last or today
         if not await self._storage.in_use():
+            today = datetime.now(UTC).date()
             rows = self._noted_rows(caller, today) if first <= today <= last else ()
             return CallerUsage(first, last, rows, (), 0, allowance_of(caller.limits, None))
         await self.flush()
-        store = await self._storage.callers()
-        standing = await store.standing(caller.owner, caller.limits)
-        return CallerUsage(
-            first,
-            last,
-            tuple(await store.usage(caller.owner, first, last)),
-            tuple(await store.end_users(caller.owner, first, last)),
-            standing.reserved,
-            allowance_of(caller.limits, standing),
-        )
+        return await stored_usage(await self._storage.callers(), caller, first, last)
 
     def _noted_rows(self, caller: Caller, today: date) -> tuple[UsageRow, ...]:
         """Return the usage of this process, which has no database."""
