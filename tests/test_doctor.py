@@ -10,6 +10,7 @@ import pytest
 
 from app.emulator import Emulator
 from app.server.doctor import run_checks
+from tests.callers import add_key
 from tests.conftest import settings_for
 from tests.test_start import ROOT
 
@@ -128,3 +129,15 @@ async def test_a_model_that_google_will_switch_off_is_a_warning(
 
     assert works
     assert "warning  models       Google may switch off gemini-2.5-flash-image from 2026-10-02" in said
+
+
+async def test_keys_that_are_required_and_do_not_exist_are_a_warning(
+    gemini: Emulator, gemini_url: str, tmp_path: Path
+) -> None:
+    _, without = await run_doctor(gemini_url, tmp_path, require_keys=True)
+    await add_key({"data_dir": tmp_path})
+    _, with_one = await run_doctor(gemini_url, tmp_path, require_keys=True)
+
+    assert "warning  keys" in without
+    assert "python -m app keys add" in without
+    assert "ok       keys         1 of 1 callers" in with_one

@@ -11,9 +11,10 @@ import pytest
 
 from app.domain.api_key import make_secret
 from app.emulator import Emulator
+from tests.callers import add_key
 from tests.conftest import Serve
 from tests.keys_command import keys
-from tests.storages import Overrides
+from tests.storages import Overrides, postgres
 from tests.test_admin_keys import ADMIN
 
 BODY = {"prompt": "x", "imageSize": "1K"}
@@ -75,30 +76,39 @@ async def test_keys_that_were_seen_need_no_database(serve: Serve, gemini: Emulat
 
 
 @pytest.mark.slow
-async def test_keys_that_were_seen_are_served_while_the_database_stays_away(
-    serve: Serve, gemini: Emulator, tmp_path: Path
-) -> None:
-    async with serve(data_dir=tmp_path, **WITH_KEYS) as client:
-        seen = await made(client, "web")
-        await status(client, seen)
-        break_database(tmp_path)
-        await asyncio.sleep(10)
-        served = await status(client, seen)
+async def test_keys_are_read_again_when_the_database_is_back(serve: Serve, gemini: Emulator, tmp_path: Path) -> None:
+    """
+    A revocation while the service cannot read is felt within ten seconds after it can.
+    """
+    with postgres() as server:
+        storage: Overrides = {"data_dir": tmp_path, "database_url": server.database()}
+        async with serve(**storage, **WITH_KEYS) as client:
+            seen, unseen = await made(client, "web"), await made(client, "other")
+            await status(client, seen)
+            server.stop()
+            refused = await status(client, unseen)
+            await asyncio.sleep(10)
+            served = await status(client, seen)
+            server.start()
+            await until_status(client, unseen, 200)
+            await client.delete("/admin/keys/web", headers={"X-API-Key": ADMIN})
+            await until_status(client, seen, 401)
 
-    assert served == 200
+    assert (refused, served) == (503, 200)
 
 
 async def test_changes_are_felt_on_every_replica_within_ten_seconds(
-    serve: Serve, gemini: Emulator, tmp_path: Path
+    serve: Serve, gemini: Emulator, storage: Overrides, tmp_path: Path
 ) -> None:
-    settings: Overrides = {"data_dir": tmp_path, **WITH_KEYS, "service_api_keys": f"batch:{STATIC}"}
+    settings: Overrides = {**storage, **WITH_KEYS, "service_api_keys": f"batch:{STATIC}"}
+    environment = {"DATABASE_URL": storage["database_url"]} if "database_url" in storage else {}
     async with serve(**settings) as here, serve(**settings) as there:
         revoked, rotated, expiring = [
             await made(here, "revoked"), await made(here, "rotated"), await made(here, "expiring", expires="1s")
         ]  # fmt: skip
         before = [await status(one, key) for one in (here, there) for key in (revoked, rotated, expiring)]
         await here.delete("/admin/keys/revoked", headers={"X-API-Key": ADMIN})
-        other = await keys(tmp_path, "rotate", "rotated", "--overlap", "1s")
+        other = await keys(tmp_path, "rotate", "rotated", "--overlap", "1s", **environment)
         at_once = [await status(one, {"X-API-Key": other.secret}) for one in (here, there)]
         during_overlap = await status(there, rotated)
         await asyncio.gather(
@@ -138,6 +148,18 @@ async def test_a_name_is_the_same_caller_in_the_settings_and_in_the_database(
         of_another = await client.get(chat, headers=await made(client, "other"))
 
     assert (found.status_code, of_another.status_code) == (200, 404)
+
+
+async def test_limits_in_the_database_hold_for_a_name_in_the_settings(
+    serve: Serve, gemini: Emulator, tmp_path: Path
+) -> None:
+    storage: Overrides = {"data_dir": tmp_path}
+    await add_key(storage, "web", rate="1/day")
+    async with serve(**storage, service_api_keys=f"web:{STATIC}") as client:
+        answers = [await client.post("/generate-image", json=BODY, headers={"X-API-Key": STATIC}) for _ in range(2)]
+
+    assert [one.status_code for one in answers] == [200, 429]
+    assert answers[1].json()["code"] == "rate_limited"
 
 
 async def test_secrets_and_end_users_are_in_no_log_and_no_metric(

@@ -18,7 +18,9 @@ from app.settings import Settings
 router = APIRouter(
     prefix="/models",
     tags=["models"],
-    responses=problem_responses(errors.Unauthorized, errors.ForbiddenOrigin, errors.ForbiddenHost),
+    responses=problem_responses(
+        errors.Unauthorized, errors.ForbiddenOrigin, errors.ForbiddenHost, errors.StorageUnavailable
+    ),
     dependencies=[Depends(caller)],
 )
 

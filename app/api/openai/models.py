@@ -14,7 +14,7 @@ from app.domain.errors import ModelNotFound
 router = APIRouter(
     prefix="/v1/models",
     tags=["openai"],
-    responses=error_responses(401, 403),
+    responses=error_responses(401, 403, 503),
     dependencies=[Depends(caller)],
 )
 
