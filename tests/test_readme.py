@@ -16,7 +16,7 @@ import pytest
 
 from app.emulator import Emulator
 from app.service.webhooks.message import WebhookSigner
-from tests.conftest import image_file
+from tests.conftest import Serve, image_file
 from tests.programs import require
 from tests.storages import free_port
 
@@ -68,6 +68,30 @@ async def test_commands_can_be_pasted(
     images = re.findall(r"-o (\S+)", commands)
     assert all((tmp_path / image).read_bytes().startswith(b"\xff\xd8") for image in images)
     assert "urn:gemini-images:problem" not in output
+
+
+async def test_the_commands_for_keys_can_be_pasted(serve_alone: Serve, gemini: Emulator, tmp_path: Path) -> None:
+    """
+    The commands and the service share a database.
+    """
+    require("curl", "curl")
+    admin_key = "0123456789abcdef"
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "DATA_DIR": str(tmp_path),
+        "ADMIN_API_KEY": admin_key,
+    }
+    async with serve_alone(admin_api_key=admin_key, require_keys=True) as client:
+        outputs = [
+            await run(tmp_path, "bash", "-euc", snippet.replace(SERVICE, str(client.base_url)), **environment)
+            for snippet in snippets("sh", "", [CALLERS])
+        ]
+        listed = (await client.get("/admin/keys", headers={"X-API-Key": admin_key})).json()["keys"]
+
+    assert {key["name"]: key["state"] for key in listed} == {"web": "revoked", "poster": "valid", "mobile": "revoked"}
+    assert (tmp_path / "poster.jpg").read_bytes().startswith(b"\xff\xd8")
+    assert re.search(r'"caller": ?"poster".*"images": ?1,', outputs[1])
 
 
 @pytest.mark.parametrize("snippet", snippets("python", "urllib"))
