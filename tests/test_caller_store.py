@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from app.domain.errors import (
 from app.domain.limits import UNLIMITED, Allowance, Budget, Limits, Period, Rate
 from app.domain.spending import BudgetState, Charge, EndUserRow, ImageCost
 from app.store.callers import CallerStore
+from tests.callers import standing_of, usage_of
 from tests.conftest import Serve
 from tests.recorded import ANNA, BOB
 from tests.storages import Overrides
@@ -70,15 +71,15 @@ def count(found: list[Any], kind: type[Any]) -> int:
 
 
 async def spent_and_reserved(store: CallerStore, limits: Limits, owner: str = ANNA.owner) -> tuple[int, int]:
-    standing = await store.standing(owner, limits)
+    standing = await standing_of(store, owner, limits)
     return standing.spent, standing.reserved
 
 
 async def days(store: CallerStore, owner: str = ANNA.owner) -> list[tuple[Any, ...]]:
     """Return the rows of usage, with how many days ago they are."""
     today = datetime.now(UTC).date()
-    rows = await store.usage(owner, today - timedelta(days=400), today + timedelta(days=1))
-    return [((today - row.date).days, row.model, row.images, row.tokens, row.micro_usd) for row in rows]
+    found = await usage_of(store, owner, from_days_ago=400, to_days_ago=-1)
+    return [((today - row.date).days, row.model, row.images, row.tokens, row.micro_usd) for row in found.rows]
 
 
 async def test_a_key_is_read_as_it_was_written(storage: Overrides) -> None:
@@ -261,9 +262,9 @@ async def test_a_refused_request_takes_nothing(storage: Overrides) -> None:
                 await store.reserve(ANNA, Charge(4, 1, "a-model"), "r", "here", asked=True)
             with pytest.raises(BudgetExhausted):
                 await store.reserve(ANNA, Charge(3, UNIT, "a-model"), "r", "here", asked=True)
-        before = await store.standing(ANNA.owner, limits)
+        before = await standing_of(store, ANNA.owner, limits)
         left = await store.reserve(ANNA, Charge(2, UNIT, "a-model"), "r", "here", asked=True)
-        after = await store.standing(ANNA.owner, limits)
+        after = await standing_of(store, ANNA.owner, limits)
 
     assert too_many.value.allowance.requests_left == 2
     assert (before.tat, before.running, before.reserved) == (None, 0, 0)
@@ -280,7 +281,7 @@ async def test_the_limits_are_those_of_the_database(storage: Overrides) -> None:
         unknown = await store.reserve(stale, Charge(2, UNIT, "a-model"), "b", "here", asked=True)
         await add(store, Limits(concurrent=3))
         known = await store.reserve(stale, CHARGE, "c", "here", asked=True)
-        standing = await store.standing("anonymous", UNLIMITED)
+        standing = await standing_of(store, "anonymous", UNLIMITED)
 
     assert nobody == unknown == Allowance(UNLIMITED)
     assert known.places_left == 0
@@ -300,13 +301,12 @@ async def test_an_image_is_settled_once(storage: Overrides) -> None:
         await store.settle("r.2", NOTHING)
         found = await days(store)
         after = await spent_and_reserved(store, limits)
-        today = datetime.now(UTC).date()
-        users = await store.end_users(caller.owner, today, today)
+        users = (await usage_of(store, caller.owner)).end_users
 
     assert found == [(0, "a-model", 1, 1120, 134_567 + 2 * UNIT), (0, "another", 0, 20, 40)]
     assert before == (134_607 + 2 * UNIT, UNIT)
     assert after == (134_607 + 2 * UNIT, 0)
-    assert users == [EndUserRow("u1", 1, 1140, 134_607 + 2 * UNIT)]
+    assert users == (EndUserRow("u1", 1, 1140, 134_607 + 2 * UNIT),)
 
 
 async def test_what_was_reserved_is_given_back(storage: Overrides) -> None:
@@ -419,13 +419,12 @@ async def test_simultaneous_bookings_add_up(storage: Overrides) -> None:
             *(stores[one % 2].record(dict(orders[one // 2 % 2](entries.items()))) for one in range(40))
         )
         found = [await days(stores[0], owner) for owner in (ANNA.owner, BOB.owner, "key:nobody")]
-        today = datetime.now(UTC).date()
-        users = await stores[0].end_users(ANNA.owner, today, today)
-        earlier = await stores[0].usage(ANNA.owner, date(2000, 1, 1), today - timedelta(days=1))
+        users = (await usage_of(stores[0], ANNA.owner)).end_users
+        earlier = (await usage_of(stores[0], ANNA.owner, from_days_ago=9_000, to_days_ago=1)).rows
 
     assert found == [[(0, "a", 80, 800, 8_000), (0, "b", 80, 800, 8_000)]] * 2 + [[]]
-    assert users == [EndUserRow("u1", 80, 800, 8_000)]
-    assert earlier == []
+    assert users == (EndUserRow("u1", 80, 800, 8_000),)
+    assert earlier == ()
 
 
 async def test_budgets_are_listed_with_what_is_used_of_them(storage: Overrides) -> None:

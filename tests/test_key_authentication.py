@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -11,7 +9,7 @@ import pytest
 
 from app.domain.api_key import make_secret
 from app.emulator import Emulator
-from tests.callers import add_key
+from tests.callers import add_key, break_database
 from tests.conftest import Serve
 from tests.keys_command import keys
 from tests.storages import Overrides, postgres
@@ -39,12 +37,6 @@ async def until_status(client: httpx2.AsyncClient, key: dict[str, str], wanted: 
     async with asyncio.timeout(10):
         while await status(client, key) != wanted:  # noqa: ASYNC110 - the service says it to nobody else
             await asyncio.sleep(0.2)
-
-
-def break_database(folder: Path) -> None:
-    """Let every look-up of a key fail from now on."""
-    with closing(sqlite3.connect(folder / "chats.db", timeout=10)) as connection:
-        connection.execute("ALTER TABLE api_keys RENAME TO gone")
 
 
 async def test_a_typing_error_is_refused_without_a_look_up(serve: Serve, tmp_path: Path) -> None:

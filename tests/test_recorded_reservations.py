@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -28,6 +27,7 @@ from app.domain.recorded import NewGeneration, Outcome, Submission
 from app.domain.spending import Charge, ImageCost
 from app.store.callers import CallerStore
 from app.store.generations import GenerationStore
+from tests.callers import standing_of, usage_of
 from tests.recorded import ANNA, answer, new, open_generations
 from tests.storages import Overrides
 from tests.stored_chats import execute, open_storage
@@ -59,13 +59,13 @@ async def end_leases(storage: Overrides) -> None:
 
 async def sums(callers: CallerStore) -> tuple[int, int, int]:
     """Return Anna's running images, and what she has reserved and spent."""
-    standing = await callers.standing(ANNA.owner, LIMITS)
+    standing = await standing_of(callers, ANNA.owner, LIMITS)
     return standing.running, standing.reserved, standing.spent
 
 
 async def usage(callers: CallerStore) -> list[tuple[str, int, int, int]]:
-    today = datetime.now(UTC).date()
-    return [(row.model, row.images, row.tokens, row.micro_usd) for row in await callers.usage(ANNA.owner, today, today)]
+    found = await usage_of(callers, ANNA.owner)
+    return [(row.model, row.images, row.tokens, row.micro_usd) for row in found.rows]
 
 
 async def test_a_new_generation_reserves_and_its_repetitions_do_not(storage: Overrides) -> None:
@@ -137,8 +137,7 @@ async def test_a_generation_is_settled_with_its_costs_once(storage: Overrides) -
             outcomes: list[Outcome] = [made, ContentBlocked("no")]
             await store.settle(one.id, "here", outcomes, attempts=3, is_converted=True, costs=costs)
         found = await usage(callers)
-        today = datetime.now(UTC).date()
-        users = [(row.end_user, row.micro_usd) for row in await callers.end_users(ANNA.owner, today, today)]
+        users = [(row.end_user, row.micro_usd) for row in (await usage_of(callers, ANNA.owner)).end_users]
         after = await sums(callers)
 
     assert found == [("a-model", 1, 8, 123_463 + UNIT)]

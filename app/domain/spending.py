@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from datetime import date
 
 from app.domain.generation import Usage
-from app.domain.limits import MICRO_USD, Allowance, Budget
+from app.domain.limit_check import allowance_of
+from app.domain.limits import MICRO_USD, Allowance, Budget, Limits, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,13 @@ class CallerUsage:
     end_users: tuple[EndUserRow, ...]
     reserved: int
     """Micro-dollars that are reserved now."""
-    allowance: Allowance
+    limits: Limits
+    standing: Standing | None
+    """`None` without a database, in which nothing can be counted."""
+
+    @property
+    def allowance(self) -> Allowance:
+        return allowance_of(self.limits, self.standing)
 
     @property
     def images(self) -> int:

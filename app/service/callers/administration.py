@@ -11,7 +11,6 @@ from app.domain.caller import UNKEYED_NAMES, Caller
 from app.domain.errors import KeyNotFound
 from app.domain.limits import UNLIMITED, Limits
 from app.domain.spending import BudgetState, CallerUsage
-from app.service.callers.usage import stored_usage
 
 if TYPE_CHECKING:
     from app.store.callers import CallerStore
@@ -121,7 +120,7 @@ class KeyAdministration:
             if name not in static_names:
                 raise
             limits = UNLIMITED
-        return await stored_usage(store, Caller(name, keyed=True, limits=limits), first, last)
+        return await store.usage(Caller(name, keyed=True).owner, limits, first, last)
 
     async def usage_of_all(self, first: date, last: date, static_names: Collection[str] = ()) -> dict[str, CallerUsage]:
         """Return what each caller has used, by name. Callers without keys are in it if they have used anything."""
@@ -130,9 +129,9 @@ class KeyAdministration:
         limits |= {record.name: record.limits for record in await store.all()}
         found = {}
         for name in sorted(limits):
-            found[name] = await stored_usage(store, Caller(name, keyed=True, limits=limits[name]), first, last)
+            found[name] = await store.usage(Caller(name, keyed=True).owner, limits[name], first, last)
         for caller in (Caller(name) for name in UNKEYED_NAMES if name not in found):
-            if (usage := await stored_usage(store, caller, first, last)).rows:
+            if (usage := await store.usage(caller.owner, UNLIMITED, first, last)).rows:
                 found[caller.name] = usage
         return found
 

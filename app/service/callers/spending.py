@@ -12,10 +12,8 @@ from functools import partial
 from typing import Self
 
 from app.domain.caller import Caller
-from app.domain.limit_check import allowance_of
 from app.domain.spending import CallerUsage, Charge, ImageCost, UsageRow
 from app.service.callers.bills import Bill, NotedBill, Reservation
-from app.service.callers.usage import stored_usage
 from app.service.leases import LeaseKeeper
 from app.service.periodic import PeriodicTask
 from app.store import Storage
@@ -88,9 +86,9 @@ class CallerSpending:
         if not await self._storage.in_use():
             today = datetime.now(UTC).date()
             rows = self._noted_rows(caller, today) if first <= today <= last else ()
-            return CallerUsage(first, last, rows, (), 0, allowance_of(caller.limits, None))
+            return CallerUsage(first, last, rows, (), 0, caller.limits, None)
         await self.flush()
-        return await stored_usage(await self._storage.callers(), caller, first, last)
+        return await (await self._storage.callers()).usage(caller.owner, caller.limits, first, last)
 
     def _noted_rows(self, caller: Caller, today: date) -> tuple[UsageRow, ...]:
         """Return the usage of this process, which has no database."""

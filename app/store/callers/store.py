@@ -6,8 +6,8 @@ from typing import Any
 
 from app.domain.api_key import UNCHANGED, CallerRecord, KnownCaller, NewSecret, Unchanged
 from app.domain.caller import Caller
-from app.domain.limits import Allowance, Limits, Standing
-from app.domain.spending import BudgetState, Charge, EndUserRow, ImageCost, UsageRow
+from app.domain.limits import Allowance, Limits
+from app.domain.spending import BudgetState, CallerUsage, Charge, ImageCost
 from app.store.callers.keys import KeyRows
 from app.store.callers.reservations import Reservations
 from app.store.callers.usage import Amounts, UsageRows
@@ -159,17 +159,9 @@ class CallerStore:
         """
         await self._usage.record(entries)
 
-    async def usage(self, owner: str, first: date, last: date) -> list[UsageRow]:
-        """Return the owner's usage from the first to the last day, by date and model."""
-        return await self._usage.rows(owner, first, last)
-
-    async def end_users(self, owner: str, first: date, last: date) -> list[EndUserRow]:
-        """Return the usage of the owner's end users from the first to the last day, by end user."""
-        return await self._usage.end_users(owner, first, last)
-
-    async def standing(self, owner: str, limits: Limits) -> Standing:
-        """Return what an owner has running, reserved and spent in the current period of the budget."""
-        return await self._usage.standing(owner, limits)
+    async def usage(self, owner: str, limits: Limits, first: date, last: date) -> CallerUsage:
+        """Return what an owner has used from the first to the last day, and what is reserved now, of one moment."""
+        return await self._usage.read(owner, limits, first, last)
 
     async def budgets(self) -> list[BudgetState]:
         """Return the budgets of all callers that have one, by name."""

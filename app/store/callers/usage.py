@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
-from sqlalchemy import case, func, literal, select
+from sqlalchemy import String, bindparam, case, func, literal, select
 from sqlalchemy.engine import Connection
 
-from app.domain.limits import Budget, Limits, Period, Standing
-from app.domain.spending import BudgetState, EndUserRow, UsageRow
+from app.domain.limits import Budget, Limits, Period
+from app.domain.spending import BudgetState, CallerUsage, EndUserRow, UsageRow
 from app.store.callers.booking import Booking, Entry
 from app.store.callers.reservations import Reservations
 from app.store.callers.rows import OWNER_PREFIX
@@ -26,6 +26,24 @@ class UsageRows:
         self._reserved = reserved
         self._booking = Booking(database)
         self._now = select(database.now)
+        of = bindparam("of", type_=String)
+        days = bindparam("first", type_=String), bindparam("last", type_=String)
+        by_model, by_user = usage.c, end_user_usage.c
+        self._by_model = (
+            select(by_model.date, by_model.model, by_model.images, by_model.tokens, by_model.micro_usd)
+            .where(by_model.owner == of, by_model.date.between(*days))
+            .order_by(by_model.date, by_model.model)
+        )
+        sums = func.sum(by_user.images), func.sum(by_user.tokens), func.sum(by_user.micro_usd)
+        self._by_end_user = (
+            select(by_user.end_user, *sums)
+            .where(by_user.owner == of, by_user.date.between(*days))
+            .group_by(by_user.end_user)
+            .order_by(by_user.end_user)
+        )
+        self._tat = select(callers.c.tat).where(literal(OWNER_PREFIX) + callers.c.name == of)
+        amount = reservations.c.unit_micro_usd * reservations.c.units
+        self._all_reserved = select(func.sum(amount)).where(reservations.c.owner == of)
 
     async def record(self, entries: Mapping[tuple[str, str, str | None], Amounts]) -> None:
         def transaction(connection: Connection) -> None:
@@ -37,34 +55,23 @@ class UsageRows:
 
         await self._database.write(transaction, durable=False)
 
-    async def rows(self, owner: str, first: date, last: date) -> list[UsageRow]:
-        days = usage.c.date.between(first.isoformat(), last.isoformat())
-        columns = usage.c.date, usage.c.model, usage.c.images, usage.c.tokens, usage.c.micro_usd
-        query = select(*columns).where(usage.c.owner == owner, days).order_by(usage.c.date, usage.c.model)
+    async def read(self, owner: str, limits: Limits, first: date, last: date) -> CallerUsage:
+        period = {"of": owner, "first": first.isoformat(), "last": last.isoformat()}
 
-        def transaction(connection: Connection) -> list[UsageRow]:
-            return [UsageRow(date.fromisoformat(day), *rest) for day, *rest in connection.execute(query)]
-
-        return await self._database.read(transaction)
-
-    async def end_users(self, owner: str, first: date, last: date) -> list[EndUserRow]:
-        columns = end_user_usage.c
-        days = columns.date.between(first.isoformat(), last.isoformat())
-        sums = func.sum(columns.images), func.sum(columns.tokens), func.sum(columns.micro_usd)
-        query = select(columns.end_user, *sums).where(columns.owner == owner, days)
-        by_user = query.group_by(columns.end_user).order_by(columns.end_user)
-
-        def transaction(connection: Connection) -> list[EndUserRow]:
-            return [EndUserRow(user, *map(int, amounts)) for user, *amounts in connection.execute(by_user)]
-
-        return await self._database.read(transaction)
-
-    async def standing(self, owner: str, limits: Limits) -> Standing:
-        tat = select(callers.c.tat).where(literal(OWNER_PREFIX) + callers.c.name == owner)
-
-        def transaction(connection: Connection) -> Standing:
+        def transaction(connection: Connection) -> CallerUsage:
+            rows = connection.execute(self._by_model, period)
+            users = connection.execute(self._by_end_user, period)
             now = connection.execute(self._now).scalar_one()
-            return self._reserved.standing(connection, owner, limits, connection.execute(tat).scalar(), now)
+            tat = connection.execute(self._tat, {"of": owner}).scalar()
+            return CallerUsage(
+                first,
+                last,
+                tuple(UsageRow(date.fromisoformat(day), *rest) for day, *rest in rows),
+                tuple(EndUserRow(user, *map(int, amounts)) for user, *amounts in users),
+                int(connection.execute(self._all_reserved, {"of": owner}).scalar() or 0),
+                limits,
+                self._reserved.standing(connection, owner, limits, tat, now),
+            )
 
         return await self._database.read(transaction)
 
