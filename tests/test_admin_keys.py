@@ -91,6 +91,7 @@ async def test_the_routes_are_documented_with_their_own_key(serve: Serve, tmp_pa
         ({"name": "a:b"}, "name"),
         ({}, "name"),
         ({"name": "web", "rat": "60/min"}, "rat"),
+        ({"name": "web", "rat": None}, "rat"),
         ({"name": "web", "rate": "often"}, "rate"),
         ({"name": "web", "concurrent": 0}, "concurrent"),
         ({"name": "web", "budget": "-1/day"}, "budget"),
@@ -122,3 +123,10 @@ async def test_a_key_that_exists_or_does_not_is_a_problem(admin: httpx2.AsyncCli
     assert (exists.status_code, exists.json()["code"]) == (409, "key_exists")
     assert found.json()["name"] == "Büro 2"
     assert {(one.status_code, one.json()["code"]) for one in unknown} == {(404, "key_not_found")}
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"{", b"[" * 100_000, b""])
+async def test_a_body_that_is_not_json_is_refused(admin: httpx2.AsyncClient, body: bytes) -> None:
+    refused = await admin.post("/admin/keys", content=body, headers={"Content-Type": "application/json"})
+
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_json")

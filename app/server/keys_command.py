@@ -125,7 +125,7 @@ async def _set(arguments: argparse.Namespace, keys: KeyAdministration, _: Settin
 
 
 async def _rotate(arguments: argparse.Namespace, keys: KeyAdministration, _: Settings) -> None:
-    rotation = _parsed(KeyRotation, {"overlap": arguments.overlap})
+    rotation = _parsed(KeyRotation, {} if arguments.overlap is None else {"overlap": arguments.overlap})
     key, secret = await keys.rotate(arguments.name, rotation.overlap)
     _print_secret(key, secret, as_json=arguments.json)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from app.api.http.schema import Flag, NullIsAbsent, RequestModel, no_flag, upper
+from app.api.http.schema import Flag, RequestModel, no_flag, upper
 from app.domain.api_key import UNCHANGED, Unchanged, require_name
 from app.domain.catalogue import MODEL_ID_PATTERN
 from app.domain.limits import Budget, Limits, Rate
@@ -100,7 +100,7 @@ class KeyOptions(RequestModel):
         }
 
 
-class KeyCreate(KeyOptions, NullIsAbsent):
+class KeyCreate(KeyOptions):
     """A new key."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "web", "rate": "60/min", "budget": "20/month"}]})
@@ -134,7 +134,7 @@ class KeyChange(KeyOptions):
         return self.expires if "expires" in self.model_fields_set else UNCHANGED
 
 
-class KeyRotation(RequestModel, NullIsAbsent):
+class KeyRotation(RequestModel):
     """How a secret is replaced."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"overlap": "24h"}]})
