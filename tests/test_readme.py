@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -29,6 +30,9 @@ DOCUMENTS = (
     *sorted(ROOT.glob("deploy/**/*.md")),
     *sorted(ROOT.glob("docs/*/*.md")),
 )
+SECONDS = 180
+"""Limit of time for one snippet. A busy machine takes seconds to start Python, and one snippet starts it five times."""
+
 SERVICE, EMULATOR = "http://127.0.0.1:8000", "http://127.0.0.1:9000"
 
 
@@ -45,8 +49,14 @@ async def run(folder: Path, *command: str, **environment: str) -> str:
         env={**os.environ, **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
     )
-    output, _ = await asyncio.wait_for(running.communicate(), 60)
+    try:
+        output, _ = await asyncio.wait_for(running.communicate(), SECONDS)
+    except TimeoutError:
+        os.killpg(running.pid, signal.SIGKILL)  # bash has processes of its own
+        await running.wait()
+        raise
     assert running.returncode == 0, output.decode()
     return output.decode()
 
