@@ -37,7 +37,9 @@ def check_limits(limits: Limits, standing: Standing, count: int, micro_usd: int)
         wait = arrival - standing.now - limits.rate.interval * (limits.rate.requests - 1)
         if wait > _TOLERANCE:
             raise RateLimited(
-                f"This key may send {limits.rate} requests.", retry_after=max(1, ceil(wait)), allowance=before
+                f"This key may send {limits.rate.requests} requests per {limits.rate.unit}.",
+                retry_after=max(1, ceil(wait)),
+                allowance=before,
             )
         tat = arrival + limits.rate.interval
     if limits.concurrent is not None and standing.running + count > limits.concurrent:
