@@ -3,9 +3,7 @@
 import asyncio
 import base64
 import json
-import os
 import random
-import signal
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,8 +15,8 @@ import pytest
 
 from app.emulator import Emulator, Fault, served
 from tests.conftest import STORAGES, image_file, noise_jpeg
-from tests.processes import process
-from tests.storages import S3_ENVIRONMENT, Overrides, free_port
+from tests.fleet import Fleet
+from tests.storages import Overrides
 from tests.stored_chats import fetched
 
 pytestmark = pytest.mark.slow
@@ -52,47 +50,6 @@ class Order:
     @property
     def is_over(self) -> bool:
         return self.is_interrupted or self.delivered is not None
-
-
-@dataclass
-class Fleet:
-    """Two replicas behind fixed ports."""
-
-    gemini_url: str
-    storage: dict[str, Any]
-    chance: random.Random
-    ports: tuple[int, int]
-    kills: int = 0
-    running: list[Any] = field(default_factory=list)
-    services: list[asyncio.subprocess.Process] = field(default_factory=list)
-
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.chance.choice(self.ports)}"
-
-    async def start(self) -> None:
-        for port in self.ports:
-            self.running.append(self._replica(port))
-            self.services.append((await self.running[-1].__aenter__())[0])
-
-    async def kill_forever(self) -> None:
-        """Kill one replica after the other, and start it again."""
-        while True:
-            await asyncio.sleep(KILL_EVERY_SECONDS)
-            which = self.kills % 2
-            self.services[which].send_signal(signal.SIGKILL)
-            self.kills += 1
-            await self.running[which].__aexit__(None, None, None)
-            self.running[which] = self._replica(self.ports[which])
-            self.services[which] = (await self.running[which].__aenter__())[0]
-
-    async def stop(self) -> None:
-        for one in self.running:
-            await one.__aexit__(None, None, None)
-
-    def _replica(self, port: int) -> Any:
-        return process(
-            self.gemini_url, **self.storage, port=port, chat_lease_seconds=LEASE_SECONDS, max_in_flight=60,
-        )  # fmt: skip
 
 
 async def order(client: httpx2.AsyncClient, fleet: Fleet, one: Order) -> None:
@@ -185,37 +142,25 @@ async def test_no_image_is_paid_twice_or_lost_while_replicas_are_killed(storage:
     for one in orders:
         encoded = base64.b64encode(one.image).decode()
         emulator.faults.append(Fault(prompt=one.prompt, image_base64=encoded, delay_seconds=chance.uniform(0.2, 1.2)))
-    storage |= {name.lower(): value for name, value in S3_ENVIRONMENT.items()}
-    storage["aws_endpoint_url"] = os.environ["AWS_ENDPOINT_URL"]
-
-    killing: list[asyncio.Task[None]] = []
 
     async with (
         served(emulator) as gemini_url,
         httpx2.AsyncClient(timeout=60, trust_env=False, limits=httpx2.Limits(max_connections=None)) as client,
+        Fleet(gemini_url, storage, chance, {"chat_lease_seconds": LEASE_SECONDS, "max_in_flight": 60}) as fleet,
     ):
-        fleet = Fleet(gemini_url, storage, chance, (free_port(), free_port()))
-        try:
-            await fleet.start()
-            killing.append(asyncio.create_task(fleet.kill_forever()))
+        fleet.kill_every(KILL_EVERY_SECONDS)
 
-            async def later(one: Order) -> None:
-                await asyncio.sleep(SECONDS * one.number / REQUESTS)
-                await order(client, fleet, one)
+        async def later(one: Order) -> None:
+            await asyncio.sleep(SECONDS * one.number / REQUESTS)
+            await order(client, fleet, one)
 
-            async with asyncio.timeout(SECONDS + 120):
-                await asyncio.gather(*map(later, orders))
-            killing[0].cancel()
-            await asyncio.gather(*killing, return_exceptions=True)
-            await asyncio.sleep(2 * LEASE_SECONDS + 1)
-            left = await fetched(
-                storage, "SELECT id, status, asked_at FROM generations WHERE status IN ('queued', 'running')"
-            )
-        finally:
-            for task in killing:
-                task.cancel()
-            await asyncio.gather(*killing, return_exceptions=True)
-            await fleet.stop()
+        async with asyncio.timeout(SECONDS + 120):
+            await asyncio.gather(*map(later, orders))
+        await fleet.stop_killing()
+        await asyncio.sleep(2 * LEASE_SECONDS + 1)
+        left = await fetched(
+            storage, "SELECT id, status, asked_at FROM generations WHERE status IN ('queued', 'running')"
+        )
 
     calls = Counter(_prompt(call.body) for call in emulator.calls)
     delivered = [one for one in orders if one.delivered]
