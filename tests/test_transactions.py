@@ -11,8 +11,8 @@ import pytest
 
 from app.emulator import Emulator, Fault
 from tests.callers import add_key, bearer
-from tests.conftest import Serve, image_file
-from tests.storages import Overrides, Postgres
+from tests.conftest import STORAGES, Serve, image_file
+from tests.storages import Overrides
 from tests.stored_chats import fetched
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
@@ -64,18 +64,13 @@ async def test_a_request_writes_twice_if_it_has_to_be_counted_and_never_otherwis
     assert 0 <= count - expected * REQUESTS <= 2 + seconds
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("storage", STORAGES[1:], indirect=True)
 async def test_a_request_of_a_caller_without_limits_takes_no_transaction(
-    serve_alone: Serve,
-    gemini: Emulator,
-    tmp_path: Path,
-    _postgres: Postgres,
-    bucket: str,  # noqa: PT019 - used
+    serve_alone: Serve, gemini: Emulator, storage: Overrides
 ) -> None:
     """
     Reads count too. What the service does in the background is measured before, and subtracted.
     """
-    storage: Overrides = {"database_url": _postgres.database(), "blob_url": bucket, "data_dir": tmp_path}
     free = await add_key(storage, "free")
     limited = await add_key(storage, "limited", budget="99/day", rate="999/s", concurrent=9)
     per_request = {}
