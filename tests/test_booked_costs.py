@@ -22,7 +22,8 @@ REFUSAL = Fault(finish_reason="IMAGE_SAFETY", finish_message="Unable to show the
 def micro_usd(document: dict[str, Any]) -> int:
     """Return the cost that an answer names."""
     usage = document["usage"]
-    return round(usage.get("estimatedCostUsd", usage.get("estimated_cost_usd")) * 1_000_000)
+    dollars: float = usage.get("estimatedCostUsd", usage.get("estimated_cost_usd"))
+    return round(dollars * 1_000_000)
 
 
 class Customer:
@@ -110,7 +111,7 @@ async def test_what_is_booked_is_what_the_answers_say(
 
         async def is_quiet() -> bool:
             used.update((await client.get("/usage", headers=bearer(secret))).json())
-            return used["reservedUsd"] == 0 and used["images"] >= customer.images
+            return bool(used["reservedUsd"] == 0 and used["images"] >= customer.images)
 
         await until(is_quiet)
 
