@@ -230,10 +230,10 @@ def _orders(chance: random.Random) -> list[Order]:
     orders = []
     for number in range(REQUESTS):
         kind, name = chance.choice(KINDS), chance.choice([*KEYS])
-        script = scripts[number] if number % 3 == 0 else None
-        if script is STALL:
+        met = scripts[number] if number % 3 == 0 else None
+        if met is STALL:
             kind = "time limit"
-        orders.append(Order(number, kind, name, script))
+        orders.append(Order(number, kind, name, met))
     return orders
 
 
