@@ -74,7 +74,9 @@ def as_service_errors(progress: GenerationProgress) -> Iterator[None]:
         safety = RetrySafety.NEVER if isinstance(exc.__cause__, ssl.SSLCertVerificationError) else RetrySafety.SAFE
         raise UpstreamError("The service could not connect to Gemini.", cause=_names(exc)).with_retry(safety) from exc
     except MemoryBudgetTimeout as exc:
-        raise Overloaded(str(exc), retry_after=10) from exc
+        # In this stage Gemini has responded, and may bill for it.
+        may_have_cost = progress.stage is Stage.MEMORY_WAIT
+        raise Overloaded(str(exc), retry_after=10, may_have_cost=may_have_cost) from exc
     except ResponseTooLarge as exc:
         raise UpstreamInvalidResponse("Gemini's response is larger than this service accepts.", cause=str(exc)) from exc
     except httpx2.DecodingError as exc:
