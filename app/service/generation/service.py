@@ -128,12 +128,15 @@ class ImageService:
                         raise
                     raise shortage from None  # the caller's request is valid for the model that the caller named
                 except (UpstreamError, StorageDamaged) as error:
-                    if (history := self._reduced_history(plan, error, progress)) is not None:
-                        plan = replace(plan, history=history)
-                    elif fallback is not None and self._fallback_helps(error, progress):
-                        plan, fallback, shortage = fallback, None, error
-                    else:
+                    history = self._reduced_history(plan, error, progress)
+                    if history is None and not (fallback is not None and self._fallback_helps(error, progress)):
                         raise
+                    if error.may_have_cost and not await progress.allows_repetition():
+                        raise
+                    if history is not None:
+                        plan = replace(plan, history=history)
+                    elif fallback is not None:
+                        plan, fallback, shortage = fallback, None, error
         finally:
             shortage = None  # its traceback refers to this frame: a reference cycle
 

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from app.domain.caller import Caller
 from app.domain.generation import Generation, GenerationRequest
-from app.domain.limits import Limits
+from app.domain.limits import Budget, Limits
 from app.domain.recorded import NewGeneration, Order, Outcome, TurnOrder, TurnToSave
 from app.domain.spending import Charge
 from app.store import serialization
@@ -104,19 +104,25 @@ def image_count(text: str) -> int:
 
 
 def _dump_caller(caller: Caller) -> dict[str, Any]:
-    """Return the caller without the limits that apply to requests only, which has been decided."""
+    """Return the caller without its rate and its concurrency, which were decided on when it was submitted."""
     limits = caller.limits
     return {
         "name": caller.name,
         "keyed": caller.keyed,
         "maxSize": limits.max_size,
         "models": list(limits.models),
+        "budget": limits.budget and str(limits.budget),
         "endUser": caller.end_user,
     }
 
 
 def _load_caller(document: dict[str, Any]) -> Caller:
-    limits = Limits(max_size=document.get("maxSize"), models=tuple(document.get("models", ())))
+    budget = document.get("budget")
+    limits = Limits(
+        budget=Budget.parse(budget) if budget else None,
+        max_size=document.get("maxSize"),
+        models=tuple(document.get("models", ())),
+    )
     return Caller(document["name"], document["keyed"], limits, document.get("endUser"))
 
 
