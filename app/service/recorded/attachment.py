@@ -16,6 +16,9 @@ from app.store import Storage
 _LOOK_SECONDS = 5.0
 """Time after which a waiting request looks for the answer itself: the process that made it may be dead."""
 
+_SETTLING_SECONDS = 1.0
+"""How long a response waits until what it has reserved is booked. A working database takes milliseconds."""
+
 log = logging.getLogger(__name__)
 
 
@@ -115,9 +118,13 @@ class Attachment:
         return self._generation.created_at
 
     async def kept(self) -> None:
-        """Wait until the images survive the end of this process."""
-        if self._work is not None:
-            await asyncio.shield(self._work.kept)
+        """Wait until the images survive the end of this process, and until what they have reserved is free for the
+        caller's next request. If booking takes longer than a second, the response ends first."""
+        if self._work is None:
+            return
+        await asyncio.shield(self._work.kept)
+        if self._work.order.charge is not None:
+            await asyncio.wait({self._work.settled}, timeout=_SETTLING_SECONDS)
 
     async def settled(self) -> None:
         """Wait until the answer is stored, or storing it has failed for good."""
