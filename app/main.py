@@ -154,8 +154,9 @@ async def open_services(
         storage = await stack.enter_async_context(aclosing(Storage(settings)))
         keys = await stack.enter_async_context(KeyRegistry(storage, settings))
         leases = await stack.enter_async_context(aclosing(LeaseKeeper(storage, settings.chat_lease_seconds)))
-        chats = await stack.enter_async_context(aclosing(ChatService(images, storage, leases)))
         spending = await stack.enter_async_context(CallerSpending(storage, leases))
+        # Closed before `spending`: turns whose callers have left are booked when they end.
+        chats = await stack.enter_async_context(aclosing(ChatService(images, storage, leases)))
         runs = GenerationRuns(admission, responses, converter, metrics, reporter.report, spending)
         webhooks = WebhookDeliveries(storage, settings, webhook_api.webhook_document(storage, settings), metrics)
         executor = Executor(images, chats, runs, storage, leases, metrics, settings.deadline_seconds)

@@ -29,6 +29,7 @@ from tests.storages import Overrides
 from tests.stored_chats import execute, fetched, open_storage
 
 UNIT = 130_000
+TODAY = datetime.now(UTC).date()
 CHARGE = Charge(1, UNIT, "a-model")
 NOTHING = ImageCost("a-model")
 LIMITS = Limits(Rate(60, "min"), 4, Budget(20_000_000, Period.DAY), "2K", ("a-model", "flash"))
@@ -408,7 +409,7 @@ async def test_many_reservations_of_dead_processes_are_reaped(storage: Overrides
 
 async def test_simultaneous_bookings_add_up(storage: Overrides) -> None:
     entries = {
-        (owner, model, user): (1, 10, 100)
+        (owner, TODAY, model, user): (1, 10, 100)
         for owner in (ANNA.owner, BOB.owner)
         for model in ("a", "b")
         for user in ("u1", None)
@@ -435,7 +436,9 @@ async def test_budgets_are_listed_with_what_is_used_of_them(storage: Overrides) 
         await add(store, name="carl")
         await store.reserve(ANNA, CHARGE, "a", "here", asked=True)
         await store.reserve(BOB, Charge(2, UNIT, "a-model"), "b", "here", asked=True)
-        await store.record({(ANNA.owner, "a-model", None): (1, 10, 70), (BOB.owner, "a-model", None): (1, 10, 80)})
+        await store.record(
+            {(ANNA.owner, TODAY, "a-model", None): (1, 10, 70), (BOB.owner, TODAY, "a-model", None): (1, 10, 80)}
+        )
         now = await store.budgets()
         await execute(storage, "UPDATE usage SET date = '2020-01-31'")
         await execute(storage, "UPDATE reservations SET date = '2020-01-31'")

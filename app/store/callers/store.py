@@ -151,11 +151,11 @@ class CallerStore:
             reaped += batch
         return reaped
 
-    async def record(self, entries: Mapping[tuple[str, str, str | None], Amounts]) -> None:
-        """Add to today's usage of callers who reserve nothing.
+    async def record(self, entries: Mapping[tuple[str, date, str, str | None], Amounts]) -> None:
+        """Add to the usage of callers who reserve nothing.
 
         Args:
-            entries: images, tokens and micro-dollars, by owner, model and end user.
+            entries: images, tokens and micro-dollars, by owner, day (UTC), model and end user.
         """
         await self._usage.record(entries)
 

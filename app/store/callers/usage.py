@@ -45,15 +45,12 @@ class UsageRows:
         amount = reservations.c.unit_micro_usd * reservations.c.units
         self._all_reserved = select(func.sum(amount)).where(reservations.c.owner == of)
 
-    async def record(self, entries: Mapping[tuple[str, str, str | None], Amounts]) -> None:
-        def transaction(connection: Connection) -> None:
-            today = self._today(connection).isoformat()
-            self._booking.book(
-                connection,
-                [Entry(owner, today, model, user, *amounts) for (owner, model, user), amounts in entries.items()],
-            )
-
-        await self._database.write(transaction, durable=False)
+    async def record(self, entries: Mapping[tuple[str, date, str, str | None], Amounts]) -> None:
+        booked = [
+            Entry(owner, day.isoformat(), model, user, *amounts)
+            for (owner, day, model, user), amounts in entries.items()
+        ]
+        await self._database.write(lambda connection: self._booking.book(connection, booked), durable=False)
 
     async def read(self, owner: str, limits: Limits, first: date, last: date) -> CallerUsage:
         period = {"of": owner, "first": first.isoformat(), "last": last.isoformat()}
