@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,12 @@ class Running:
 
 
 def on_core(core: int, command: list[str]) -> list[str]:
-    return ["taskset", "-c", str(core), *command]
+    return on_cores([core], command)
+
+
+def on_cores(cores: Iterable[int], command: list[str]) -> list[str]:
+    """Return the command on these cores, also if another `on_core` runs it."""
+    return ["taskset", "-c", ",".join(map(str, cores)), *command]
 
 
 @asynccontextmanager
