@@ -97,6 +97,7 @@ async def test_the_routes_are_documented_with_their_own_key(serve: Serve, tmp_pa
         ({"name": "web", "budget": "-1/day"}, "budget"),
         ({"name": "web", "maxSize": "8K"}, "maxSize"),
         ({"name": "web", "models": ["a/b"]}, "models[0]"),
+        ({"name": "web", "models": []}, "models"),
         ({"name": "web", "expires": 0}, "expires"),
     ],
 )

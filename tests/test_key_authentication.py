@@ -172,6 +172,18 @@ async def test_secrets_and_end_users_are_in_no_log_and_no_metric(
         assert hidden not in written + metrics + listed
 
 
+async def test_spaces_around_the_values_of_headers_mean_nothing(serve: Serve, tmp_path: Path) -> None:
+    async with serve(data_dir=tmp_path, service_api_keys=f"batch:{STATIC}") as client:
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        head = f"GET /models HTTP/1.1\r\nHost: x\r\nX-API-Key: {STATIC} \r\nX-End-User:\tanna\t\r\n\r\n"
+        writer.write(head.encode())
+        status_line = await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+        await writer.wait_closed()
+
+    assert status_line.startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("user", ["", "a b", "a" * 65, "Zoë"])
 async def test_an_end_user_has_1_to_64_visible_characters(client: httpx2.AsyncClient, user: str) -> None:
     refused = await client.get("/models", headers={b"X-End-User": user.encode()})

@@ -146,6 +146,14 @@ async def test_an_invalid_environment_is_reported_and_the_process_exits(
             {"GEMINI_API_KEY": "k", "HOST": "0.0.0.0", "SERVICE_API_KEYS": "web:a"},
             ["SERVICE_API_KEYS", "16", "openssl"],
         ),
+        (
+            {"GEMINI_API_KEY": "k", "SERVICE_API_KEYS": "web:sesame,batch:sesame"},
+            ["SERVICE_API_KEYS", "secret number 2", "another name"],
+        ),
+        (
+            {"GEMINI_API_KEY": "k", "SERVICE_API_KEYS": "web:sesame", "ADMIN_API_KEY": "sesame"},
+            ["ADMIN_API_KEY", "a key of their own"],
+        ),
         ({"GEMINI_API_KEY": "k", "HOST": "no.such.host.invalid"}, ["HOST"]),
         ({"GEMINI_API_KEY": "k", "DEFAULT_MODEL": "Nano Banana"}, ["DEFAULT_MODEL", "id"]),
         ({"GEMINI_API_KEY": "k", "FALLBACK_MODEL": "a/b"}, ["FALLBACK_MODEL", "id"]),

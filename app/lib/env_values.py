@@ -52,6 +52,8 @@ def parse_named_secrets(value: Any) -> Any:
             raise ValueError(f"secret number {len(pairs) + 1} {error}")
         if not name.isprintable():
             raise ValueError(f"name number {len(pairs) + 1} has characters that cannot be printed")
+        if any(other["secret"] == secret and other["name"] != name for other in pairs):
+            raise ValueError(f"secret number {len(pairs) + 1} is also the secret of another name")
         pairs.append({"name": name, "secret": secret})
     return pairs
 

@@ -98,9 +98,21 @@ def require_startable(settings: Settings, host: str | None = None) -> None:
     Raises:
         UnsafeConfiguration: the message has one line for each reason, and each line names the variables to set.
     """
-    reasons = [settings.missing_credentials, *(_unsafe_access(settings, host) if host is not None else ())]
+    reasons = [
+        settings.missing_credentials,
+        _shared_admin_key(settings),
+        *(_unsafe_access(settings, host) if host is not None else ()),
+    ]
     if any(reasons):
         raise UnsafeConfiguration("\n".join(filter(None, reasons)))
+
+
+def _shared_admin_key(settings: Settings) -> str | None:
+    if settings.admin_api_key in [key.secret for key in settings.service_api_keys]:
+        return (
+            "ADMIN_API_KEY is also the secret of a caller in SERVICE_API_KEYS. Give administrators a key of their own."
+        )
+    return None
 
 
 def _unsafe_access(settings: Settings, host: str) -> Iterator[str]:

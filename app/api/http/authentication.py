@@ -31,6 +31,9 @@ _DOCS = ("/", "/docs", "/openapi.json")
 
 _ADMIN = "/admin"
 
+_WHITESPACE = " \t"
+"""Around the value of a header it means nothing (RFC 9110, section 5.5)."""
+
 _END_USER = re.compile("[!-~]{1,64}")
 
 
@@ -99,8 +102,8 @@ def _offered_keys(headers: Headers) -> list[str]:
     """Return the keys of a request. All headers are read: a gateway in front may use Authorization for a token of its
     own."""
     scheme, _, presented = headers.get("authorization", "").partition(" ")
-    bearer = presented.strip() if scheme.lower() == "bearer" else ""
-    return [key for key in (bearer, *(headers.get(name, "") for name in KEY_HEADERS)) if key]
+    bearer = presented.strip(_WHITESPACE) if scheme.lower() == "bearer" else ""
+    return [key for key in (bearer, *(headers.get(name, "").strip(_WHITESPACE) for name in KEY_HEADERS)) if key]
 
 
 def _require_any(offered: list[str]) -> None:
@@ -114,7 +117,7 @@ def _end_user(scope: Scope) -> str | None:
     Raises:
         InvalidRequest: the name is too long, or has characters that are not visible.
     """
-    named = Headers(scope=scope).getlist("x-end-user")
+    named = [name.strip(_WHITESPACE) for name in Headers(scope=scope).getlist("x-end-user")]
     if not named:
         return None
     if len(named) > 1 or not _END_USER.fullmatch(named[0]):

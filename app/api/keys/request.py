@@ -37,6 +37,12 @@ def _no_duplicates(models: list[str]) -> list[str]:
     return [*dict.fromkeys(models)]
 
 
+def _not_empty(models: list[str]) -> list[str]:
+    if not models:
+        raise ValueError("names no model; null allows all")
+    return models
+
+
 def _seconds(value: Any) -> Any:
     seconds = parse_duration(no_flag(value))
     if isinstance(seconds, str):
@@ -75,6 +81,7 @@ _Models = Annotated[
     list[Annotated[str, Field(pattern=MODEL_ID_PATTERN)]],
     Field(max_length=_MAX_MODELS),
     AfterValidator(_no_duplicates),
+    AfterValidator(_not_empty),
 ]
 _Expires = Annotated[_Duration, AfterValidator(_positive)]
 
