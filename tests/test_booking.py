@@ -121,6 +121,7 @@ async def test_a_turn_whose_caller_has_left_is_booked_while_the_service_stops(
 async def spending_on(storage: Storage) -> AsyncGenerator[CallerSpending]:
     await storage.callers()  # open it before a test locks the database
     async with aclosing(LeaseKeeper(storage, 60)) as leases, CallerSpending(storage, leases) as spending:
+        await asyncio.sleep(0.05)  # for its first flush, of nothing
         yield spending
 
 
@@ -138,6 +139,7 @@ async def test_usage_is_written_once_although_its_writing_is_cancelled(tmp_path:
                 await asyncio.sleep(0.1)
                 other.execute("COMMIT")
             await spending.flush()
+            await asyncio.sleep(0.5)  # for a transaction that goes on
         used = await usage_of(await opened.callers(), WEB.owner)
 
     assert [(row.images, row.tokens, row.micro_usd) for row in used.rows] == [(1, 10, 100)]

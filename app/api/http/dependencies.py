@@ -28,7 +28,9 @@ from app.service.resilience.admission import AdmissionController
 from app.settings import Settings
 
 # The middleware has checked the key already. These two put the key into the OpenAPI document.
-_Bearer = Annotated[object, Security(HTTPBearer(auto_error=False, description="A key from SERVICE_API_KEYS."))]
+_Bearer = Annotated[
+    object, Security(HTTPBearer(auto_error=False, description="A key: `python -m app keys add`, or SERVICE_API_KEYS."))
+]
 _Header = Annotated[object, Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
 
 
