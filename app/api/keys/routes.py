@@ -57,7 +57,7 @@ async def _administration(request: Request) -> KeyAdministration:
 
 
 _Keys = Annotated[KeyAdministration, Depends(_administration)]
-_Name = Annotated[str, Path(description="Name of the key.", max_length=255)]
+_Name = Annotated[str, Path(description="Name of the key.", max_length=255, pattern=r"^[^\x00]+$")]
 _NotFound = problem_responses(errors.KeyNotFound)
 _json = Depends(require_content_type("application/json"))
 
