@@ -166,3 +166,18 @@ async def test_a_reservation_that_is_cancelled_while_it_is_made_is_given_back(tm
 
     assert rows == []
     assert used.spent == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "calls"), [(Fault(status=400), 0), (Fault(reset="in_body", times=2), 2)], ids=["free", "unknown"]
+)
+async def test_a_failure_says_what_it_has_left_of_the_budget(
+    serve_alone: Serve, gemini: Emulator, tmp_path: Path, fault: Fault, calls: int
+) -> None:
+    secret = await add_key({"data_dir": tmp_path}, budget="5/day")
+    gemini.faults.append(fault)
+    async with serve_alone() as client:
+        failed = await client.post("/generate-image", json=ASK, headers=bearer(secret))
+
+    assert failed.status_code in (422, 502)
+    assert float(failed.headers["x-budget-remaining-usd"]) == pytest.approx(5 - calls * ESTIMATE, abs=1e-4)

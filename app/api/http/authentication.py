@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.cors import AllowedOrigins, is_loopback_authority
+from app.api.http.limit_headers import limit_headers
 from app.api.http.paths import PROBE_PATHS, route_path
 from app.api.http.problems import Reporter
 from app.api.http.signed_links import has_signature, readable_from_any_page
@@ -127,11 +128,15 @@ def _end_user(scope: Scope) -> str | None:
 
 
 def _with_limit_headers(scope: Scope, send: Send) -> Send:
-    """Return a `send` that adds the headers on what is left of the caller's limits, if they were checked."""
+    """Return a `send` that adds the headers on what is left of the caller's limits, if the request has reserved."""
+    state = request_state(scope)
 
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(request_state(scope).get("limit_headers", {}))
+            reservation = state.get("reservation")
+            allowance = state.get("allowance") if reservation is None else reservation.allowance
+            if allowance is not None:
+                MutableHeaders(scope=message).update(limit_headers(allowance))
         await send(message)
 
     return with_headers

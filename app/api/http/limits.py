@@ -4,12 +4,9 @@ from collections.abc import Sequence
 
 from starlette.types import Scope
 
-from app.api.http.limit_headers import limit_headers
 from app.api.http.state import request_state
 from app.domain.errors import NotAllowed
 from app.domain.generation import GenerationRequest
-from app.domain.limits import Allowance
-from app.service.callers.bills import Reservation
 from app.service.generation.plan import GenerationPlan
 from app.service.generation.run import GenerationRun
 
@@ -30,9 +27,9 @@ async def plan_within_limits(scope: Scope, requested: GenerationRequest, idempot
         return state["images"].plan(requested)
 
 
-async def reserve(scope: Scope, plan: GenerationPlan, runs: Sequence[GenerationRun]) -> Reservation | None:
+async def reserve(scope: Scope, plan: GenerationPlan, runs: Sequence[GenerationRun]) -> None:
     """Reserve what a request may cost, if its caller has limits. The runs book the real cost. A second call for the
-    same request returns the same reservation.
+    same request changes nothing.
 
     Args:
         scope: of the request.
@@ -45,19 +42,10 @@ async def reserve(scope: Scope, plan: GenerationPlan, runs: Sequence[GenerationR
     """
     state = request_state(scope)
     caller = state["caller"]
-    if not caller.limits.need_reservation:
-        return None
-    if "reservation" in state:
-        return state["reservation"]
+    if not caller.limits.need_reservation or "reservation" in state:
+        return
     charge = state["images"].charge(plan, len(runs))
     reservation = await state["spending"].reserve(caller, charge, has_slot=all(run.has_slot for run in runs))
     state["reservation"] = reservation
     for run, bill in zip(runs, reservation.bills, strict=True):
         run.bill = bill
-    note_allowance(scope, reservation.allowance)
-    return reservation
-
-
-def note_allowance(scope: Scope, allowance: Allowance) -> None:
-    """Let the response say what is left of the caller's limits."""
-    request_state(scope)["limit_headers"] = limit_headers(allowance)

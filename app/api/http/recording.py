@@ -17,7 +17,6 @@ from app.api.generations.links import base_url, generation_path
 from app.api.http import preferences
 from app.api.http.delivery import Delivery
 from app.api.http.dependencies import SecondsDep
-from app.api.http.limits import note_allowance
 from app.api.http.paths import route_path
 from app.api.http.preferences import RecordingOptions
 from app.api.http.response_writer import wait_until_gone
@@ -140,7 +139,7 @@ class Recording:
         upload = self._state["upload"]
         self.attachment = await self._state["recorded"].submit(wanted, streams=self._streams)
         if self.attachment.allowance is not None:
-            note_allowance(self._request.scope, self.attachment.allowance)
+            self._state["allowance"] = self.attachment.allowance
         upload.retain()
         self.attachment.on_end(upload.release)
         self._state["generation_pending"] = False

@@ -3,7 +3,6 @@
 Handlers reach them through `dependencies.py`; middleware and responses call `request_state`.
 """
 
-from collections.abc import Mapping
 from typing import TypedDict, cast
 
 from starlette.types import Scope
@@ -12,6 +11,7 @@ from app.api.http.problems import Reporter
 from app.api.http.uploads import UploadBody, UploadLimiter
 from app.domain.caller import Caller
 from app.domain.catalogue import Catalogue
+from app.domain.limits import Allowance
 from app.lib.byte_budget import ByteBudget
 from app.lib.event_loop_scheduler import FairScheduler
 from app.lib.idle_trim import IdleMemoryTrimmer
@@ -66,8 +66,8 @@ class RequestState(State, total=False):
     """Set by `ExtractingRoute` before the body is read."""
     reservation: Reservation
     """What the request has reserved of its caller's limits, if it has."""
-    limit_headers: Mapping[str, str]
-    """What is left of the caller's limits, for the response. Set where a request reserves."""
+    allowance: Allowance
+    """What is left of the caller's limits, if a recorded generation has reserved."""
     generation_pending: bool
     """True while the request asks for an image and its generation has not begun. A failure in this time is counted as
     a rejection; a failure after it is counted as the outcome of the generation."""

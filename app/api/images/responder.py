@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from app.api.generations.recorded_response import RecordedRequest, UrlOf, recorded_response
 from app.api.http.event_stream import EventStreamResponse, Job
 from app.api.http.generating import generate
-from app.api.http.limits import note_allowance, plan_within_limits, reserve
+from app.api.http.limits import plan_within_limits, reserve
 from app.api.http.negotiation import AcceptedFormats
 from app.api.http.recording import Recording
 from app.api.http.state import request_state
@@ -51,7 +51,7 @@ async def respond_plainly(
         ServiceError: the generation failed, and no event stream has begun.
     """
     run.admit()
-    reservation = await reserve(request.scope, plan, [run])
+    await reserve(request.scope, plan, [run])
     state = request_state(request.scope)
     state["generation_pending"] = False
     make = partial(generate, run, plan, request.scope, turn=turn)
@@ -59,8 +59,6 @@ async def respond_plainly(
         events = GenerationEvents(plan.model.id, with_url=formats.with_url)
         return EventStreamResponse([Job(run, make)], events, state["upload"])
     generation = await make(request.receive)
-    if reservation is not None:
-        note_allowance(request.scope, reservation.allowance)
     return render(generation, formats, run.fail)
 
 

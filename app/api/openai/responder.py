@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from app.api.generations.recorded_response import RecordedRequest, UrlOf, recorded_response
 from app.api.http.event_stream import EventStreamResponse, Job
 from app.api.http.generating import generate
-from app.api.http.limits import note_allowance, plan_within_limits, reserve
+from app.api.http.limits import plan_within_limits, reserve
 from app.api.http.recording import Recording
 from app.api.http.state import request_state
 from app.api.openai.events import ImageEvents
@@ -58,14 +58,12 @@ async def respond(
     runs = [begin() for _ in range(parsed.count)]
     for run in runs:
         run.admit()
-    reservation = await reserve(request.scope, plan, runs)
+    await reserve(request.scope, plan, runs)
     state["generation_pending"] = False
     jobs = [Job(run, partial(generate, run, plan, request.scope)) for run in runs]
     if parsed.stream:
         return EventStreamResponse(jobs, ImageEvents(parsed), state["upload"])
     results = await _results(jobs, request)
-    if reservation is not None:
-        note_allowance(request.scope, reservation.allowance)
     _require_an_image(results, parsed, request)
     return render(results, parsed, partial(_fail, runs))
 
