@@ -30,6 +30,7 @@ from app.api.keys import usage
 from app.api.openai import errors as openai_errors
 from app.api.openai import models as openai_models
 from app.api.openai import routes as openai_routes
+from app.api.web.routes import playground_router
 from app.gemini import GeminiClient
 from app.lib import logs
 from app.lib.byte_budget import ByteBudget
@@ -238,6 +239,8 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
         routers.append(admin_routes.router)
     if settings.metrics_access != "off":
         routers.append(operations.metrics_router)
+    if settings.playground_access == "open":
+        routers.append(playground_router(settings))
     for router in routers:
         app.include_router(
             router,

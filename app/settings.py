@@ -181,6 +181,9 @@ class Settings(BaseSettings):
     count as one and share one list of chats."""
     docs_access: Literal["open", "key", "off"] = "open"
     """Access to `/docs` and `/openapi.json`: `open` to all, `key` for callers with a key, `off` for none."""
+    playground_access: Literal["open", "off"] = "open"
+    """Access to the playground at `/`: `open` serves the page to all, `off` is a 404. What the page sends still needs a
+    key where keys are set."""
     metrics_access: Literal["open", "key", "off"] = "key"
     """Access to `/metrics`: `open`, `key` or `off`. If no keys are set, `key` admits every caller that the service
     accepts."""

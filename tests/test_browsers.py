@@ -157,13 +157,6 @@ async def test_probes_may_send_head_requests(client: httpx2.AsyncClient, path: s
     assert (await client.head(path)).status_code == 200
 
 
-async def test_the_root_redirects_to_the_docs(client: httpx2.AsyncClient) -> None:
-    response = await client.get("/", follow_redirects=True)
-
-    assert response.url.path == "/docs"
-    assert response.status_code == 200
-
-
 async def test_the_docs_load_nothing_from_other_hosts(client: httpx2.AsyncClient) -> None:
     page = await client.get("/docs")
 

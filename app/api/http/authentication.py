@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.cors import AllowedOrigins, is_loopback_authority
 from app.api.http.limit_headers import limit_headers
-from app.api.http.paths import PROBE_PATHS, route_path
+from app.api.http.paths import PROBE_PATHS, is_playground, route_path
 from app.api.http.problems import Reporter
 from app.api.http.signed_links import has_signature, readable_from_any_page
 from app.api.http.state import request_state
@@ -28,7 +28,7 @@ _FROM_PROXY = re.compile(r"forwarded|via|x-real-ip|x-forwarded(-.*)?")
 KEY_HEADERS = ("x-api-key", "api-key")
 """Headers other than `Authorization` that can have the key. Clients of Azure send `api-key`."""
 
-_DOCS = ("/", "/docs", "/openapi.json")
+_DOCS = ("/docs", "/openapi.json")
 
 _ADMIN = "/admin"
 
@@ -67,7 +67,7 @@ class AuthenticationMiddleware:
         await self.app(scope, receive, _with_limit_headers(scope, send) if caller.limits.need_reservation else send)
 
     def _is_public(self, path: str) -> bool:
-        if path in PROBE_PATHS:
+        if path in PROBE_PATHS or is_playground(path):
             return True
         if path == "/metrics":
             return self._settings.metrics_access == "open"

@@ -6,7 +6,6 @@ from typing import Any
 import fastapi_swagger
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
@@ -49,10 +48,6 @@ def install(app: FastAPI, *, keyed: bool, form: type[BaseModel]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
     files = str(resources.files(fastapi_swagger) / "resources")
     app.mount("/docs/assets", StaticFiles(directory=files), name="docs-assets")
-
-    @app.get("/", include_in_schema=False)
-    async def root(request: Request) -> Response:
-        return RedirectResponse(request.scope.get("root_path", "").rstrip("/") + "/docs")
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:

@@ -1,0 +1,1 @@
+"""The playground at `/`: a page on which people try the API."""

@@ -1,0 +1,19 @@
+/** Base64 to a blob, in slices, so that an image of many megabytes does not freeze the page. */
+
+const SLICE = 1024 * 1024; // characters; a multiple of four, which is three bytes
+
+/**
+ * @param {string} base64
+ * @param {string} type the media type of the blob
+ * @returns {Promise<Blob>}
+ */
+export async function toBlob(base64, type) {
+  /** @type {BlobPart[]} */
+  const parts = [];
+  for (let start = 0; start < base64.length; start += SLICE) {
+    const binary = atob(base64.slice(start, start + SLICE));
+    parts.push(Uint8Array.from(binary, (character) => character.charCodeAt(0)));
+    await new Promise((resolve) => setTimeout(resolve));
+  }
+  return new Blob(parts, { type });
+}
