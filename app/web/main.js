@@ -1,0 +1,32 @@
+/** The page: its parts, and what happens between them. */
+
+import { Client, Problem } from "./api/client.js";
+import { find } from "./dom.js";
+import { Playground } from "./playground.js";
+import { KeyForm } from "./key/key.js";
+import { ErrorMessage } from "./error.js";
+
+/** @import { Models } from "./types.js" */
+
+const client = new Client();
+const keys = new KeyForm(client);
+const error = new ErrorMessage();
+
+async function start() {
+  error.clear();
+  try {
+    /** @type {Models} */
+    const models = await client.json("models");
+    await keys.accept();
+    new Playground(client, models, error).start();
+    find("playground", HTMLElement).hidden = false;
+    find("stage", HTMLElement).before(find("error", HTMLElement)); // beside the form, from now on
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    error.show(problem);
+  }
+}
+
+keys.onKey = start;
+if (document.documentElement.dataset.keys === "required" && !client.key) keys.ask();
+else await start();
