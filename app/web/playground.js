@@ -43,6 +43,7 @@ export class Playground {
     this.form.onChange = () => this.#update();
     this.references.onChange = () => this.#update();
     this.chat.onChange = () => this.#update();
+    this.chat.onOther = () => this.#progress.clear();
     this.chat.onError = (problem) => this.error.show(problem);
     this.chat.onSay = (sentence) => this.#progress.say(sentence);
     takeFiles((files) => this.#add(files));
@@ -73,7 +74,7 @@ export class Playground {
     find("reference-problem", HTMLElement).textContent = problem;
     this.#code.show({
       origin: new URL(".", document.baseURI).href.replace(/\/$/, ""),
-      body: { ...this.form.body() },
+      body: { ...this.form.body(), prompt: this.form.prompt || this.form.example },
       references: [...this.references.all, ...this.chat.codeReferences],
       keyNeeded: document.documentElement.dataset.keys === "required",
       ...(this.form.model.outputType && { outputType: this.form.model.outputType }),
@@ -125,11 +126,11 @@ export class Playground {
     if (signal.aborted) {
       this.#progress.end(this.chat.isOpen ? this.chat.cancelled() : "Cancelled. No picture is made.");
     } else if (error instanceof Problem) {
-      this.#progress.end("There is no picture.");
+      this.#progress.end("There is no new picture.");
       this.error.show(error);
       this.chat.failed();
     } else {
-      this.#progress.end("There is no picture.");
+      this.#progress.end("There is no new picture.");
       throw error;
     }
   }

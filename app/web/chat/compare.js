@@ -43,6 +43,8 @@ export class Comparison {
       const label = select.selectedOptions[0]?.textContent ?? "";
       fill(holder, session.preview(Number(select.value), PREVIEW_WIDTH), `${id === "before" ? "Before" : "After"}: ${label}`);
     }
+    const { width, height } = session.size(Number(this.#before.value));
+    find("compare-stack", HTMLElement).style.aspectRatio = `${width} / ${height}`;
     this.#place();
   }
 

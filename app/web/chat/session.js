@@ -91,6 +91,15 @@ export class ChatSession {
     return this.client.image(`chats/${this.chat?.id}/turns/1/references/${this.#startPlace}?width=${width}`);
   }
 
+  /**
+   * @param {number} turn 0 for the picture with which the chat begins
+   * @returns {{width: number, height: number}} in pixels
+   */
+  size(turn) {
+    if (turn === 0) return this.start ?? this.turns[0]?.references[this.#startPlace - 1] ?? { width: 1, height: 1 };
+    return this.turns.find((one) => one.turn === turn)?.image ?? { width: 1, height: 1 };
+  }
+
   /** Whether the chat begins with a picture that was made before. */
   get hasStart() {
     return this.start !== null || this.#startPlace > 0;

@@ -17,8 +17,12 @@ import { Thread } from "./thread.js";
 
 const POLL_MS = 2000;
 
+const CHANGE_EXAMPLE = "Make it night, keep everything else";
+
 export class ChatView {
   onChange = () => {};
+  /** Called when another picture is shown, or none, without a request for one. */
+  onOther = () => {};
   /** @type {(problem: Error) => void} */
   onError = () => {};
   /** @type {(sentence: string) => void} */
@@ -26,6 +30,7 @@ export class ChatView {
   /** @type {ChatSession | null} */
   #session = null;
   #thread = new Thread();
+  #example = "";
 
   /**
    * @param {Client} client
@@ -39,6 +44,7 @@ export class ChatView {
     this.result = result;
     this.references = references;
     this.gallery = new Gallery(client);
+    this.#example = form.example;
   }
 
   get isOpen() {
@@ -93,7 +99,8 @@ export class ChatView {
    * @returns {string} a sentence that says so
    */
   cancelled() {
-    this.#followUp();
+    if (!this.#session?.chat) return "Cancelled. No picture is made.";
+    this.#followUp(this.#session, this.#session.latest?.turn ?? 0);
     return "Not waiting any longer. The picture is being made and paid for already: it will be in the gallery.";
   }
 
@@ -102,17 +109,21 @@ export class ChatView {
     if (this.#session?.chat) this.#do(() => this.#refresh());
   }
 
-  /** Look until the turn is over that nobody waits for. */
-  async #followUp() {
-    const session = this.#session;
-    if (!session?.chat) return;
+  /**
+   * Look until the turn is over that nobody waits for.
+   *
+   * @param {ChatSession} session
+   * @param {number} before the latest turn before it
+   */
+  async #followUp(session, before) {
     do {
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
       await session.refresh().catch(() => {});
-    } while (session.chat.turnInProgress);
+    } while (session.chat?.turnInProgress);
     if (session === this.#session) this.#thread.show(session);
     await this.gallery.refresh();
-    this.onSay(session.latest ? "The picture that you did not wait for is in the gallery." : "No picture was made.");
+    const isMade = (session.latest?.turn ?? 0) > before;
+    this.onSay(isMade ? "The picture that you did not wait for is in the gallery." : "No picture was made.");
   }
 
   async #refresh() {
@@ -162,8 +173,7 @@ export class ChatView {
     const session = this.#session;
     const picture = await session?.picture(turn);
     if (!picture || session !== this.#session) return;
-    this.result.show(picture);
-    this.onChange();
+    this.#display(picture);
     this.onSay(`Turn ${turn.turn} is shown.`);
   }
 
@@ -176,14 +186,22 @@ export class ChatView {
     const image = { url: "", mimeType: blob.type, width: bitmap.width, height: bitmap.height };
     bitmap.close();
     this.#leave();
-    this.result.show(pictureOf({ ...result, image }, `Picture of ${new Date(createdAt).toLocaleString()}`, blob));
+    this.#display(pictureOf({ ...result, image }, `Picture of ${new Date(createdAt).toLocaleString()}`, blob));
     find("result", HTMLElement).scrollIntoView({ block: "nearest" });
+  }
+
+  /** @param {Picture} picture */
+  #display(picture) {
+    this.onOther();
+    this.result.show(picture);
+    this.onChange();
   }
 
   /** @param {ChatSession} session */
   #enter(session) {
     this.#session = session;
     this.#thread.show(session);
+    this.form.example = CHANGE_EXAMPLE;
     find("chat-banner", HTMLElement).hidden = false;
     this.onChange();
   }
@@ -194,7 +212,9 @@ export class ChatView {
     this.#thread.hide();
     this.result.hide();
     find("chat-banner", HTMLElement).hidden = true;
+    this.form.example = this.#example;
     this.form.prompt = "";
+    this.onOther();
     this.form.focusPrompt();
     this.onChange();
   }

@@ -59,6 +59,15 @@ export class RequestForm {
     this.onChange();
   }
 
+  /** @param {string} example shown while the prompt is empty */
+  set example(example) {
+    this.#prompt.placeholder = example;
+  }
+
+  get example() {
+    return this.#prompt.placeholder;
+  }
+
   focusPrompt() {
     this.#prompt.focus();
   }
@@ -128,7 +137,7 @@ export class RequestForm {
   #offer() {
     const { model } = this;
     const ratios = model.aspectRatios.map((ratio) => ({ value: ratio, label: ratio, picture: ratioShape(ratio) }));
-    const same = { value: SAME, label: "As picture", picture: sameShape() };
+    const same = { value: SAME, label: "Same", picture: sameShape() };
     this.#ratios.show(this.#hasPictures ? [same, ...ratios] : ratios, this.ratio || SAME);
     const sizes = model.imageSizes.map((size, place) => ({ value: size, label: size, picture: sizeShape(place) }));
     this.#sizes.show(sizes, this.size);

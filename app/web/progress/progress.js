@@ -20,12 +20,9 @@ export class Progress {
    * @param {string} sentence
    */
   begin(sentence) {
+    this.clear();
     this.#began = performance.now();
-    this.#status.textContent = sentence;
-    this.#thoughts.replaceChildren();
-    clear(this.#drafts);
-    find("thought-field", HTMLElement).hidden = true;
-    find("draft-field", HTMLElement).hidden = true;
+    this.say(sentence);
     find("stage", HTMLElement).classList.add("working");
     this.#tick();
     clearInterval(this.#timer);
@@ -42,6 +39,15 @@ export class Progress {
     find("stage", HTMLElement).classList.remove("working");
     this.#elapsed.textContent = "";
     this.say(sentence);
+  }
+
+  /** Forget the last request. */
+  clear() {
+    this.say("");
+    this.#thoughts.replaceChildren();
+    clear(this.#drafts);
+    find("thought-field", HTMLElement).hidden = true;
+    find("draft-field", HTMLElement).hidden = true;
   }
 
   /** @param {string} sentence */
