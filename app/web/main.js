@@ -20,7 +20,7 @@ async function start() {
     await keys.accept();
     new Playground(client, models, error).start();
     find("playground", HTMLElement).hidden = false;
-    find("stage", HTMLElement).before(find("error", HTMLElement)); // beside the form, from now on
+    find("reference-field", HTMLElement).after(find("error", HTMLElement)); // beside what it is about, from now on
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     error.show(problem);

@@ -23,8 +23,8 @@ _SUGGESTIONS_POLICY = (
 """Google's search suggestions have styles of their own. This document shows them; it has no origin and no cookies."""
 
 _DEMO_NOTICE = (
-    '<p class="notice" role="note"><strong>This is a demo.</strong> A built-in emulator draws simple pictures. '
-    "Nothing is sent to Google, and nothing costs money. The amounts are what Gemini would charge.</p>"
+    '<aside class="notice" aria-label="Demo"><strong>This is a demo.</strong> A built-in emulator draws simple '
+    "pictures. Nothing is sent to Google, and nothing costs money. The amounts are what Gemini would charge.</aside>"
 )
 
 

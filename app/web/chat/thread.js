@@ -39,14 +39,15 @@ export class Thread {
   #item(session, turn) {
     const cost = turn.usage?.estimatedCostUsd;
     const picture = turn.image ? this.#pictureButton(session, turn) : element("p", { class: "refusal" }, reason(turn));
-    return element(
-      "li",
+    const group = element(
+      "div",
       { class: "turn", role: "group", "aria-label": `Turn ${turn.turn}` },
       picture,
       element("p", { class: "turn-prompt" }, turn.prompt),
       element("p", { class: "turn-facts" }, `Turn ${turn.turn}${cost == null ? "" : ` · ${dollars(cost)}`}`),
       element("button", { type: "button", click: () => this.onFork(turn.turn) }, "Fork from here"),
     );
+    return element("li", {}, group);
   }
 
   /**
@@ -66,13 +67,14 @@ function startItem(session) {
   const holder = element("div", { class: "preview" });
   fill(holder, session.preview(0, PREVIEW_WIDTH), session.start?.prompt ?? "The first picture");
   const text = session.start?.prompt ?? "";
-  return element(
-    "li",
+  const group = element(
+    "div",
     { class: "turn", role: "group", "aria-label": "Start" },
     holder,
     element("p", { class: "turn-prompt" }, text),
     element("p", { class: "turn-facts" }, "Start"),
   );
+  return element("li", {}, group);
 }
 
 /**

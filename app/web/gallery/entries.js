@@ -16,7 +16,7 @@ import { dateTime, dollars } from "../format.js";
  * @property {string} title
  * @property {string} facts
  * @property {boolean} canOpen
- * @property {(client: Client, holder: HTMLElement) => void} preview puts a picture into an element
+ * @property {(client: Client, holder: HTMLElement) => Promise<void>} preview puts a picture into an element
  */
 
 const PREVIEW_WIDTH = 320;
@@ -45,7 +45,7 @@ export function chatEntry({ id, title, updatedAt, lastTurn, turnInProgress, esti
     title: title ?? "Chat",
     facts: `${dateTime(updatedAt)} · ${state} · ${dollars(estimatedCostUsd)}`,
     canOpen: true,
-    preview: (client, holder) => void showLatest(client, id, holder),
+    preview: (client, holder) => showLatest(client, id, holder),
   };
 }
 
@@ -64,8 +64,8 @@ export function generationEntry({ id, createdAt, status, result, problem }) {
     title: `Picture of ${dateTime(createdAt)}`,
     facts: `${result?.model ?? "Image"}${state}${cost == null ? "" : ` · ${dollars(cost)}`}`,
     canOpen: hasImage,
-    preview: (client, holder) => {
-      if (hasImage) fill(holder, client.image(`generations/${id}/image?width=${PREVIEW_WIDTH}`), "");
+    preview: async (client, holder) => {
+      if (hasImage) await fill(holder, client.image(`generations/${id}/image?width=${PREVIEW_WIDTH}`), "");
       else holder.replaceChildren(element("span", { class: "missing" }, problem?.detail ?? STATES[status]));
     },
   };
@@ -81,6 +81,6 @@ export function generationEntry({ id, createdAt, status, result, problem }) {
 async function showLatest(client, id, holder) {
   const chat = await readChat(client, id).catch(() => null);
   const turn = chat?.turns.findLast(({ image }) => image);
-  if (turn) return fill(holder, client.image(`chats/${id}/turns/${turn.turn}/image?width=${PREVIEW_WIDTH}`), "");
-  holder.replaceChildren(element("span", { class: "missing" }, "no picture yet"));
+  if (turn) await fill(holder, client.image(`chats/${id}/turns/${turn.turn}/image?width=${PREVIEW_WIDTH}`), "");
+  else holder.replaceChildren(element("span", { class: "missing" }, "no picture yet"));
 }

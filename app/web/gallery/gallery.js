@@ -76,15 +76,18 @@ export class Gallery {
     const picture = entry.canOpen
       ? element("button", { type: "button", class: "preview", "aria-label": `Open ${title}`, click: open })
       : element("div", { class: "preview" });
-    const item = element(
-      "li",
+    let loading = Promise.resolve();
+    const remove = () => loading.then(() => this.#delete(entry, item)); // a deleted picture cannot be loaded
+    const group = element(
+      "div",
       { class: "entry", role: "group", "aria-label": title },
       picture,
       element("p", { class: "entry-title" }, title),
       element("p", { class: "entry-facts" }, facts),
-      element("button", { type: "button", class: "quiet", click: () => this.#delete(entry, item) }, "Delete"),
+      element("button", { type: "button", class: "quiet", click: remove }, "Delete"),
     );
-    whenVisible(item, () => preview(this.client, picture));
+    const item = element("li", {}, group);
+    whenVisible(item, () => (loading = preview(this.client, picture)));
     return item;
   }
 

@@ -104,8 +104,8 @@ export class ReferenceList {
    */
   #item(entry, place) {
     const number = place + 1;
-    const item = element(
-      "li",
+    const group = element(
+      "div",
       {
         class: "reference",
         role: "group",
@@ -126,7 +126,7 @@ export class ReferenceList {
         this.#button("Remove", "×", false, () => this.#remove(place)),
       ),
     );
-    return item;
+    return element("li", {}, group);
   }
 
   /** @param {Entry} entry */
