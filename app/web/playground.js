@@ -4,6 +4,7 @@ import { generateImage } from "./api/images.js";
 import { Problem } from "./api/client.js";
 import { ChatView } from "./chat/view.js";
 import { find } from "./dom.js";
+import { EarlierPictures } from "./earlier/earlier.js";
 import { dollars, duration } from "./format.js";
 import { showEstimate } from "./form/estimate.js";
 import { RequestForm } from "./form/form.js";
@@ -21,6 +22,7 @@ export class Playground {
   #generate = find("generate", HTMLButtonElement);
   #cancel = find("cancel", HTMLButtonElement);
   #code = new CodePanel();
+  #earlier = new EarlierPictures();
   #progress = new Progress();
   #result = new Result();
   /** @type {AbortController | null} */
@@ -46,6 +48,7 @@ export class Playground {
     this.chat.onOther = () => this.#progress.clear();
     this.chat.onError = (problem) => this.error.show(problem);
     this.chat.onSay = (sentence) => this.#progress.say(sentence);
+    this.#earlier.onShow = (picture) => this.chat.showInstead(picture);
     takeFiles((files) => this.#add(files));
     find("request", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
@@ -115,7 +118,9 @@ export class Playground {
     const body = this.form.body();
     const references = this.references.all;
     if (this.chat.isOpen) return this.chat.send(body, references, listener, signal);
-    return generateImage(this.client, body, references, listener, signal);
+    const picture = await generateImage(this.client, body, references, listener, signal);
+    this.#earlier.add(picture);
+    return picture;
   }
 
   /**
@@ -150,6 +155,6 @@ export class Playground {
     if (isBusy) this.#cancel.hidden = false;
     else if (document.activeElement === this.#cancel) this.#generate.focus();
     this.#cancel.hidden = !isBusy;
-    for (const id of ["chat", "gallery"]) find(id, HTMLElement).inert = isBusy;
+    for (const id of ["chat", "gallery", "earlier"]) find(id, HTMLElement).inert = isBusy;
   }
 }

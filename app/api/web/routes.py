@@ -1,5 +1,6 @@
 """The routes of the playground: the page, and the files that it loads. All of them are public."""
 
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -22,6 +23,9 @@ _SUGGESTIONS_POLICY = (
 )
 """Google's search suggestions have styles of their own. This document shows them; it has no origin and no cookies."""
 
+_NO_MODULES = ("types.js", "suggestions/frame.js")
+"""Types in comments, and the script of the frame."""
+
 _DEMO_NOTICE = (
     '<aside class="notice" aria-label="Demo"><strong>This is a demo.</strong> A built-in emulator draws simple '
     "pictures. Nothing is sent to Google, and nothing costs money. The amounts are what Gemini would charge.</aside>"
@@ -32,7 +36,7 @@ def playground_router(settings: Settings) -> APIRouter:
     """Return the routes. The files are read once, here."""
     router = APIRouter(include_in_schema=False)
     files = read_files(Path(str(resources.files("app") / "web")))
-    page = _page(files.pop("index.html"), settings)
+    page = _page(files.pop("index.html"), files, settings)
 
     @router.api_route("/", methods=["GET", "HEAD"])
     async def playground(request: Request) -> Response:
@@ -49,9 +53,14 @@ def playground_router(settings: Settings) -> APIRouter:
     return router
 
 
-def _page(file: StaticFile, settings: Settings) -> StaticFile:
-    """Return the page with what it must know before its first request to the API."""
+def _page(file: StaticFile, files: Iterable[str], settings: Settings) -> StaticFile:
+    """Return the page with what it must know before its first request to the API, and the names of its modules.
+
+    With their names the browser loads all modules at once, not one import after the other.
+    """
+    modules = sorted(path for path in files if path.endswith(".js") and path not in _NO_MODULES)
     values = {
+        "modules": "\n    ".join(f'<link rel="modulepreload" href="web/{path}">' for path in modules),
         "keys": "required" if settings.service_api_keys else "none",
         "docs": "open" if settings.docs_access == "open" else "closed",
         "notice": _DEMO_NOTICE if settings.demo else "",

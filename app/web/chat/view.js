@@ -2,7 +2,7 @@
 
 import { pictureOf } from "../api/images.js";
 import { find } from "../dom.js";
-import { fileName } from "../format.js";
+import { dateTime, fileName } from "../format.js";
 import { Gallery } from "../gallery/gallery.js";
 import { ChatSession } from "./session.js";
 import { Thread } from "./thread.js";
@@ -185,8 +185,17 @@ export class ChatView {
     const bitmap = await createImageBitmap(blob);
     const image = { url: "", mimeType: blob.type, width: bitmap.width, height: bitmap.height };
     bitmap.close();
+    this.showInstead(pictureOf({ ...result, image }, `Picture of ${dateTime(createdAt)}`, blob));
+  }
+
+  /**
+   * Show a picture that belongs to no chat.
+   *
+   * @param {Picture} picture
+   */
+  showInstead(picture) {
     this.#leave();
-    this.#display(pictureOf({ ...result, image }, `Picture of ${new Date(createdAt).toLocaleString()}`, blob));
+    this.#display(picture);
     find("result", HTMLElement).scrollIntoView({ block: "nearest" });
   }
 
