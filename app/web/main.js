@@ -12,19 +12,33 @@ const client = new Client();
 const keys = new KeyForm(client);
 const error = new ErrorMessage();
 
+/** @type {Playground | null} */
+let playground = null;
+
 async function start() {
   error.clear();
   try {
     /** @type {Models} */
     const models = await client.json("models");
     await keys.accept();
-    new Playground(client, models, error).start();
-    find("playground", HTMLElement).hidden = false;
-    find("reference-field", HTMLElement).after(find("error", HTMLElement)); // beside what it is about, from now on
+    playground ??= open(models);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     error.show(problem);
   }
+}
+
+/**
+ * @param {Models} models
+ * @returns {Playground}
+ */
+function open(models) {
+  const opened = new Playground(client, models, error);
+  opened.onDone = () => keys.refreshBudget();
+  opened.start();
+  find("playground", HTMLElement).hidden = false;
+  find("reference-field", HTMLElement).after(find("error", HTMLElement)); // beside what it is about, from now on
+  return opened;
 }
 
 keys.onKey = start;

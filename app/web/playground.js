@@ -19,6 +19,8 @@ import { Result } from "./result/result.js";
 /** @import { Models, Picture } from "./types.js" */
 
 export class Playground {
+  /** Called when a request for a picture is over. */
+  onDone = () => {};
   #generate = find("generate", HTMLButtonElement);
   #cancel = find("cancel", HTMLButtonElement);
   #code = new CodePanel();
@@ -106,6 +108,7 @@ export class Playground {
       this.#fail(error, running.signal);
     } finally {
       this.#setRunning(null);
+      this.onDone();
     }
   }
 
@@ -114,11 +117,10 @@ export class Playground {
    * @returns {Promise<Picture>}
    */
   async #request(signal) {
-    const listener = this.#progress.listener((id) => this.form.models.models.find((one) => one.id === id)?.name ?? id);
-    const body = this.form.body();
+    const listener = this.#progress.listener((id) => this.form.nameOf(id));
     const references = this.references.all;
-    if (this.chat.isOpen) return this.chat.send(body, references, listener, signal);
-    const picture = await generateImage(this.client, body, references, listener, signal);
+    if (this.chat.isOpen) return this.chat.send(this.form.turnBody(), references, listener, signal);
+    const picture = await generateImage(this.client, this.form.body(), references, listener, signal);
     this.#earlier.add(picture);
     return picture;
   }

@@ -23,7 +23,6 @@
 
 /**
  * @typedef {object} Limits
- * @property {number} promptChars
  * @property {number} referenceBytes
  * @property {number} referencesBytes
  * @property {number} referencePixels

@@ -61,7 +61,7 @@ def _page(file: StaticFile, files: Iterable[str], settings: Settings) -> StaticF
     modules = sorted(path for path in files if path.endswith(".js") and path not in _NO_MODULES)
     values = {
         "modules": "\n    ".join(f'<link rel="modulepreload" href="web/{path}">' for path in modules),
-        "keys": "required" if settings.service_api_keys else "none",
+        "keys": "required" if settings.keys_required else "none",
         "docs": "open" if settings.docs_access == "open" else "closed",
         "notice": _DEMO_NOTICE if settings.demo else "",
     }

@@ -163,6 +163,7 @@ export class ChatView {
   async #open(id) {
     const session = await ChatSession.open(this.client, id);
     this.#enter(session);
+    this.form.choose(session.latest?.model ?? "");
     if (session.latest) await this.#showTurn(session.latest);
     find("result", HTMLElement).scrollIntoView({ block: "nearest" });
     this.form.focusPrompt();

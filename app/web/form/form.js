@@ -2,6 +2,7 @@
 
 import { find } from "../dom.js";
 import { typeName } from "../format.js";
+import { offeredModels } from "./offered.js";
 import { RadioGroup } from "./radios.js";
 import { ratioShape, sameShape, sizeShape } from "./shapes.js";
 
@@ -28,11 +29,9 @@ export class RequestForm {
 
   /** @param {Models} models */
   constructor(models) {
-    this.models = models;
-    const offered = models.models.filter(({ status, id }) => status === "active" || id === models.default);
-    const choices = offered.map(({ id, name }) => ({ value: id, label: name, detail: id }));
-    this.#models.show(choices, models.default);
-    this.#prompt.maxLength = models.limits.promptChars;
+    this.default = models.default;
+    this.offered = offeredModels(models);
+    this.#showModels();
     const changed = () => this.onChange();
     for (const field of [this.#googleSearch, this.#imageSearch, this.#thoughts, this.#drafts]) {
       field.addEventListener("change", changed);
@@ -44,10 +43,29 @@ export class RequestForm {
 
   /** @returns {Model} */
   get model() {
-    const id = this.#chosen.model || this.models.default;
-    const found = this.models.models.find((model) => model.id === id);
-    if (!found) throw new Error(`The service does not describe its model ${id}.`);
-    return found;
+    const id = this.#chosen.model || this.default;
+    return /** @type {Model} */ (this.offered.find((model) => model.id === id));
+  }
+
+  /**
+   * Choose a model, if it is offered.
+   *
+   * @param {string} id
+   */
+  choose(id) {
+    if (!this.offered.some((model) => model.id === id)) return;
+    this.#chosen.model = id;
+    this.#showModels();
+    this.#offer();
+    this.onChange();
+  }
+
+  /**
+   * @param {string} id
+   * @returns {string} the name of a model
+   */
+  nameOf(id) {
+    return this.offered.find((model) => model.id === id)?.name ?? id;
   }
 
   get prompt() {
@@ -111,7 +129,7 @@ export class RequestForm {
     const level = model.thinkingLevels.includes(this.#thinking.value) ? this.#thinking.value : "";
     return {
       prompt: this.prompt,
-      ...(model.id !== this.models.default && { model: model.id }),
+      ...(model.id !== this.default && { model: model.id }),
       ...(ratio && !isDefaultRatio && { aspectRatio: ratio }),
       ...(this.size && this.size !== model.defaultImageSize && { imageSize: this.size }),
       ...(this.googleSearch && { googleSearch: true }),
@@ -121,6 +139,25 @@ export class RequestForm {
       ...(this.#drafts.checked && { includeDrafts: true }),
       ...(this.#format.value && { outputFormat: this.#format.value }),
     };
+  }
+
+  /** @returns {RequestBody} for a chat, which may have other defaults than the API */
+  turnBody() {
+    const { model, size } = this;
+    const level = model.defaultThinkingLevel;
+    return {
+      model: model.id,
+      ...(size && { imageSize: size }),
+      googleSearch: this.googleSearch,
+      imageSearch: this.imageSearch,
+      ...(level && { thinkingLevel: level }),
+      ...this.body(),
+    };
+  }
+
+  #showModels() {
+    const choices = this.offered.map(({ id, name }) => ({ value: id, label: name, detail: name === id ? "" : id }));
+    this.#models.show(choices, this.model.id);
   }
 
   /**

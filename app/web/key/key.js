@@ -1,9 +1,11 @@
 /** The API key, where the service needs one, and what is left of its budget. */
 
 import { find } from "../dom.js";
-import { dollars } from "../format.js";
 
 /** @import { Client } from "../api/client.js" */
+
+/** @type {Record<string, string>} */
+const PERIODS = { day: " today", month: " this month" };
 
 export class KeyForm {
   /** @type {() => Promise<void>} Called when the user has given a key. */
@@ -11,12 +13,13 @@ export class KeyForm {
   #form = find("key-form", HTMLFormElement);
   #input = find("api-key", HTMLInputElement);
   #current = find("current-key", HTMLElement);
+  #period = "";
 
   /** @param {Client} client */
   constructor(client) {
     this.client = client;
     client.onUnauthorized = () => this.ask();
-    client.onBudget = (remaining) => this.#showBudget(remaining, "");
+    client.onBudget = (remaining) => this.#showBudget(remaining);
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       client.key = this.#input.value.trim();
@@ -34,7 +37,6 @@ export class KeyForm {
     this.client.key = "";
     this.#form.hidden = false;
     this.#current.hidden = true;
-    document.body.classList.add("without-key");
     this.#input.focus();
   }
 
@@ -43,18 +45,21 @@ export class KeyForm {
     if (!this.client.key) return;
     this.#form.hidden = true;
     this.#current.hidden = false;
-    document.body.classList.remove("without-key");
-    const usage = await this.client.json("usage").catch(() => null);
-    const budget = usage?.limits?.budget;
-    if (budget) this.#showBudget(budget.remainingUsd, budget.per);
+    await this.refreshBudget();
   }
 
-  /**
-   * @param {number | null | undefined} remaining
-   * @param {string} [per]
-   */
-  #showBudget(remaining, per) {
-    if (typeof remaining !== "number") return;
-    find("budget", HTMLElement).textContent = `${dollars(remaining)} left${per ? ` this ${per}` : ""}`;
+  /** Read what is left of the budget. */
+  async refreshBudget() {
+    if (!this.client.key) return;
+    const usage = await this.client.json("usage").catch(() => null);
+    const budget = usage?.limits?.budget;
+    if (typeof budget?.remainingUsd !== "number") return;
+    this.#period = PERIODS[budget.per] ?? "";
+    this.#showBudget(budget.remainingUsd);
+  }
+
+  /** @param {number} remaining in US dollars */
+  #showBudget(remaining) {
+    find("budget", HTMLElement).textContent = `$${remaining.toFixed(2)} left${this.#period}`;
   }
 }
