@@ -1,7 +1,7 @@
 /** Two pictures of a chat in one place; a slider moves the border between them. */
 
 import { clear, find } from "../dom.js";
-import { fill } from "./thread.js";
+import { fill } from "../preview.js";
 
 /** @import { ChatSession } from "./session.js" */
 

@@ -1,7 +1,8 @@
 /** The turns of a chat, with their pictures. */
 
-import { blobImage, clear, element, find } from "../dom.js";
+import { clear, element, find } from "../dom.js";
 import { dollars } from "../format.js";
+import { fill } from "../preview.js";
 import { Comparison } from "./compare.js";
 
 /** @import { ChatSession } from "./session.js" */
@@ -75,22 +76,6 @@ function startItem(session) {
     element("p", { class: "turn-facts" }, "Start"),
   );
   return element("li", {}, group);
-}
-
-/**
- * Put a picture into an element as soon as it is there.
- *
- * @param {HTMLElement} holder
- * @param {Promise<Blob>} loading
- * @param {string} alt
- */
-export async function fill(holder, loading, alt) {
-  try {
-    const blob = await loading;
-    if (holder.isConnected) holder.replaceChildren(blobImage(blob, { alt }));
-  } catch {
-    holder.replaceChildren(element("span", { class: "missing" }, "not available"));
-  }
 }
 
 /** @param {TurnRead} turn */

@@ -1,9 +1,9 @@
 /** What the gallery shows of a chat and of a recorded generation. */
 
 import { readChat } from "../api/chats.js";
-import { fill } from "../chat/thread.js";
 import { element } from "../dom.js";
 import { dateTime, dollars } from "../format.js";
+import { fill } from "../preview.js";
 
 /** @import { Client } from "../api/client.js" */
 /** @import { ChatSummary, RecordedRead } from "../types.js" */

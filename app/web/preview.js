@@ -1,0 +1,19 @@
+/** Small pictures that are loaded from the service. */
+
+import { blobImage, element } from "./dom.js";
+
+/**
+ * Put a picture into an element as soon as it is there.
+ *
+ * @param {HTMLElement} holder
+ * @param {Promise<Blob>} loading
+ * @param {string} alt
+ */
+export async function fill(holder, loading, alt) {
+  try {
+    const blob = await loading;
+    if (holder.isConnected) holder.replaceChildren(blobImage(blob, { alt }));
+  } catch {
+    holder.replaceChildren(element("span", { class: "missing" }, "not available"));
+  }
+}
