@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from app.domain.chat import Chat as Chats
 from app.domain.chat import ChatDefaults, Turn, TurnState
@@ -103,6 +104,14 @@ async def test_a_service_deletes_expired_chats_by_itself(serve: Serve, gemini: E
             await asyncio.sleep(0.05)
 
     assert found.status_code == 404
+
+
+async def test_a_service_cleans_up_only_at_its_interval(serve_alone: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    async with serve_alone(chat_cleanup_interval_seconds=1, log_format="json") as client:
+        await begin(client)
+        await asyncio.sleep(2.5)
+
+    assert 1 <= capfd.readouterr().err.count('"message": "cleanup"') <= 4
 
 
 async def test_a_cleanup_deletes_partial_files(tmp_path: Path) -> None:

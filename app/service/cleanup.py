@@ -18,7 +18,7 @@ class StorageCleanup(PeriodicTask):
             seconds: average time between two cleanups.
         """
         self._storage = storage
-        self._seconds = seconds
+        self._interval = seconds
         super().__init__(self._run_if_in_use, 0, "cleanup failed")
 
     async def run(self) -> None:
@@ -37,6 +37,6 @@ class StorageCleanup(PeriodicTask):
 
     async def _run_if_in_use(self) -> None:
         # Replicas start together, so they vary the time.
-        await asyncio.sleep(self._seconds * random.uniform(0.8, 1.2))  # noqa: S311
+        await asyncio.sleep(self._interval * random.uniform(0.8, 1.2))  # noqa: S311
         if await self._storage.in_use():
             await self.run()
