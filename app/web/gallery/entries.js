@@ -45,7 +45,7 @@ export function chatEntry({ id, title, updatedAt, lastTurn, turnInProgress, esti
     title: title ?? "Chat",
     facts: `${dateTime(updatedAt)} · ${state} · ${dollars(estimatedCostUsd)}`,
     canOpen: true,
-    preview: (client, holder) => showLatest(client, id, holder),
+    preview: (client, holder) => showLatest(client, id, title ?? "Chat", holder),
   };
 }
 
@@ -65,7 +65,7 @@ export function generationEntry({ id, createdAt, status, result, problem }) {
     facts: `${result?.model ?? "Image"}${state}${cost == null ? "" : ` · ${dollars(cost)}`}`,
     canOpen: hasImage,
     preview: async (client, holder) => {
-      if (hasImage) await fill(holder, client.image(`generations/${id}/image?width=${PREVIEW_WIDTH}`), "");
+      if (hasImage) await fill(holder, client.image(`generations/${id}/image?width=${PREVIEW_WIDTH}`), dateTime(createdAt));
       else holder.replaceChildren(element("span", { class: "missing" }, problem?.detail ?? STATES[status]));
     },
   };
@@ -76,11 +76,12 @@ export function generationEntry({ id, createdAt, status, result, problem }) {
  *
  * @param {Client} client
  * @param {string} id
+ * @param {string} alt
  * @param {HTMLElement} holder
  */
-async function showLatest(client, id, holder) {
+async function showLatest(client, id, alt, holder) {
   const chat = await readChat(client, id).catch(() => null);
   const turn = chat?.turns.findLast(({ image }) => image);
-  if (turn) await fill(holder, client.image(`chats/${id}/turns/${turn.turn}/image?width=${PREVIEW_WIDTH}`), "");
+  if (turn) await fill(holder, client.image(`chats/${id}/turns/${turn.turn}/image?width=${PREVIEW_WIDTH}`), alt);
   else holder.replaceChildren(element("span", { class: "missing" }, "no picture yet"));
 }

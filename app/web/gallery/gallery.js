@@ -9,6 +9,8 @@ import { chatEntry, generationEntry } from "./entries.js";
 /** @import { Client } from "../api/client.js" */
 /** @import { Entry } from "./entries.js" */
 
+const LOADED_AT_ONCE = 8;
+
 export class Gallery {
   /** @type {(id: string) => void} Called when the user opens a chat. */
   onChat = () => {};
@@ -43,7 +45,7 @@ export class Gallery {
       const entries = await this.#read(fromStart);
       if (version !== this.#version) return; // a later call has taken over
       if (fromStart) clear(this.#list);
-      this.#list.append(...entries.map((entry) => this.#item(entry)));
+      this.#list.append(...entries.map((entry, place) => this.#item(entry, fromStart && place < LOADED_AT_ONCE)));
       this.#more.hidden = !this.#cursors.chats && !this.#cursors.generations;
       this.#describe();
     } catch (error) {
@@ -69,8 +71,11 @@ export class Gallery {
     ].sort((one, other) => other.time.localeCompare(one.time));
   }
 
-  /** @param {Entry} entry */
-  #item(entry) {
+  /**
+   * @param {Entry} entry
+   * @param {boolean} atOnce load its picture now, not when it comes into sight
+   */
+  #item(entry, atOnce) {
     const { title, facts, preview } = entry;
     const open = () => (entry.kind === "chat" ? this.onChat(entry.id) : this.onGeneration(entry.id));
     const picture = entry.canOpen
@@ -87,7 +92,9 @@ export class Gallery {
       element("button", { type: "button", class: "quiet", click: remove }, "Delete"),
     );
     const item = element("li", {}, group);
-    whenVisible(item, () => (loading = preview(this.client, picture)));
+    const load = () => (loading = preview(this.client, picture));
+    if (atOnce) load();
+    else whenVisible(item, load);
     return item;
   }
 
