@@ -70,6 +70,7 @@ async def test_the_installed_command_serves_stores_chats_and_runs_the_doctor(ins
         image = await client.post("/generate-image", json={"prompt": "x"}, headers={"Accept": "image/*"})
         chat = await client.post("/chats", json={"prompt": "A cat", "imageSize": "1K"})
         documentation = await client.get("/docs")
+        playground = await client.get("/web/main.js")
     doctor = await done(tmp_path, installed, "doctor", DEMO="true")
     migrated = await done(tmp_path, installed, "migrate")
     refused = await done(tmp_path, installed)
@@ -77,6 +78,7 @@ async def test_the_installed_command_serves_stores_chats_and_runs_the_doctor(ins
     assert image.content.startswith(b"\xff\xd8")
     assert chat.status_code == 201
     assert documentation.status_code == 200
+    assert playground.status_code == 200
     assert (tmp_path / "data/chats.db").exists()
     assert doctor[0] == 0, doctor[1]
     assert migrated[0] == 0, migrated[1]
