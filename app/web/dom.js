@@ -68,7 +68,9 @@ export function blobImage(blob, attributes) {
  */
 export function clear(parent) {
   for (const image of parent.querySelectorAll("img")) {
-    if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
+    const release = () => URL.revokeObjectURL(image.src);
+    if (image.complete) release();
+    else for (const end of ["load", "error"]) image.addEventListener(end, release); // the browser is still reading it
   }
   parent.replaceChildren();
 }

@@ -28,6 +28,8 @@ async def check_basics(containers: Containers, service: httpx2.AsyncClient) -> N
     await containers.podman("healthcheck", "run", "service")
     image = await service.post("/generate-image", json={"prompt": "A lighthouse", "imageSize": "1K"})
     assert image.is_success, image.text
+    playground = await service.get("/web/main.js")
+    assert playground.is_success, playground.text
     chat = (await service.post("/chats", json={"prompt": "A cat", "imageSize": "1K"})).headers["location"]
     turn = await service.post(f"{chat}/turns", json={"prompt": "Blue, please"})
     assert turn.json()["turn"] == 2, turn.text
