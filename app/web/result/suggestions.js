@@ -7,23 +7,45 @@ import { element, find } from "../dom.js";
 
 const MOST_PIXELS = 600;
 
+/** Loaded with the first suggestions, and used again for the next ones. */
+class SuggestionsFrame {
+  #html = "";
+  #isLoaded = false;
+  #frame = element("iframe", {
+    title: "Google Search suggestions",
+    sandbox: "allow-scripts allow-popups allow-popups-to-escape-sandbox",
+    src: new URL("web/suggestions/frame.html", document.baseURI).href,
+    load: () => this.#fill(),
+  });
+
+  /** @param {HTMLElement} holder */
+  constructor(holder) {
+    holder.append(this.#frame);
+    addEventListener("message", ({ source, data }) => {
+      if (source !== this.#frame.contentWindow || typeof data?.height !== "number") return;
+      this.#frame.style.height = `${Math.min(data.height, MOST_PIXELS)}px`;
+    });
+  }
+
+  /** @param {string} html */
+  show(html) {
+    this.#html = html;
+    if (this.#isLoaded) this.#fill();
+  }
+
+  #fill() {
+    this.#isLoaded = true;
+    this.#frame.contentWindow?.postMessage({ html: this.#html }, "*"); // the frame has no origin that could be named
+  }
+}
+
+/** @type {SuggestionsFrame | null} */
+let frame = null;
+
 /** @param {string} html as Google sent it; empty if there is none */
 export function showSuggestions(html) {
   const holder = find("suggestions", HTMLElement);
   holder.hidden = !html;
-  holder.replaceChildren();
-  if (!html) return;
-  const frame = element("iframe", {
-    title: "Google Search suggestions",
-    sandbox: "allow-scripts allow-popups allow-popups-to-escape-sandbox",
-    src: new URL("web/suggestions/frame.html", document.baseURI).href,
-    load: () => frame.contentWindow?.postMessage({ html }, "*"), // the frame has no origin that could be named
-  });
-  const resize = (/** @type {MessageEvent} */ event) => {
-    if (!frame.isConnected) return removeEventListener("message", resize);
-    if (event.source !== frame.contentWindow || typeof event.data?.height !== "number") return;
-    frame.style.height = `${Math.min(event.data.height, MOST_PIXELS)}px`;
-  };
-  addEventListener("message", resize);
-  holder.append(frame);
+  if (html) frame ??= new SuggestionsFrame(holder);
+  frame?.show(html);
 }

@@ -3,11 +3,13 @@
  * this document lets nothing in it run. Links open in a new tab.
  */
 
+const tellHeight = () => parent.postMessage({ height: document.documentElement.offsetHeight }, "*");
+
 addEventListener("message", (event) => {
   const holder = document.getElementById("suggestions");
   if (event.source !== parent || typeof event.data?.html !== "string" || !holder) return;
   holder.innerHTML = event.data.html;
-  const tell = () => parent.postMessage({ height: document.documentElement.offsetHeight }, "*");
-  new ResizeObserver(tell).observe(document.documentElement);
-  tell();
+  tellHeight();
 });
+
+new ResizeObserver(tellHeight).observe(document.documentElement);
