@@ -22,7 +22,7 @@ class SuggestionsFrame {
   constructor(holder) {
     holder.append(this.#frame);
     addEventListener("message", ({ source, data }) => {
-      if (source !== this.#frame.contentWindow || typeof data?.height !== "number") return;
+      if (source !== this.#frame.contentWindow || !(data?.height > 0)) return; // while it is hidden it has no height
       this.#frame.style.height = `${Math.min(data.height, MOST_PIXELS)}px`;
     });
   }
