@@ -85,3 +85,15 @@ async def test_the_service_runs_with_a_private_umask(gemini_url: str, tmp_path: 
         status = Path(f"/proc/{service.pid}/status").read_text()
 
     assert "Umask:\t0077\n" in status
+
+
+@pytest.mark.usefixtures("default_umask")
+async def test_a_file_that_is_no_database_keeps_its_permissions(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "important.txt"
+    file.write_text("Other programs read this.")
+    async with serve(data_dir=tmp_path / "data", database_url=f"sqlite:///{file}") as client:
+        response = await client.post("/chats", json={})
+
+    assert response.status_code == 503
+    assert f"{file.stat().st_mode & 0o777:o}" == "644"
+    assert file.read_text() == "Other programs read this."

@@ -35,6 +35,8 @@ _MIN_BUSY_SECONDS = 0.1
 
 _NOT_DURABLE = "; SET LOCAL synchronous_commit = off"
 
+_SQLITE_HEADER = b"SQLite format 3\0"
+
 _CONNECT_SECONDS = 5
 _CONNECTIONS = 30
 """Most connections, and most threads for transactions."""
@@ -154,9 +156,10 @@ class Database:
 
 
 def _make_private(file: Path) -> None:
-    """Make an SQLite file that only this user may read. SQLite gives its other files the same permissions.
+    """Make an SQLite file that only this user may read, and close an existing one to other users.
 
-    If the file cannot be made now, the first transaction tries again and reports the error.
+    A file that is no database keeps its permissions: the URL may name it by mistake. If the file cannot be made now,
+    the first transaction tries again and reports the error.
 
     Raises:
         OSError: the file's folder cannot be made.
@@ -164,7 +167,10 @@ def _make_private(file: Path) -> None:
     make_private_folder(file.parent)
     with suppress(OSError):
         make_private_file(file)
-    close_to_others(file.with_name(file.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
+        with file.open("rb") as opened:
+            is_database = opened.read(len(_SQLITE_HEADER)) in (b"", _SQLITE_HEADER)
+        if is_database:
+            close_to_others(file.with_name(file.name + suffix) for suffix in ("", "-wal", "-shm", "-journal"))
 
 
 def _disconnect(used: list[Any]) -> None:

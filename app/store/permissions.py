@@ -36,14 +36,13 @@ def make_private_folder(folder: Path) -> None:
 
 
 def make_private_file(file: Path) -> None:
-    """Make the file if it does not exist, so that only this user may read it.
+    """Make the file if it does not exist, so that only this user may read it. An existing one is not changed.
 
     Raises:
         OSError: the file cannot be made.
     """
     with suppress(FileExistsError):
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE))
-    close_to_others([file])
 
 
 def close_to_others(paths: Iterable[Path]) -> None:
