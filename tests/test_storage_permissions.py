@@ -94,6 +94,6 @@ async def test_a_file_that_is_no_database_keeps_its_permissions(serve: Serve, tm
     async with serve(data_dir=tmp_path / "data", database_url=f"sqlite:///{file}") as client:
         response = await client.post("/chats", json={})
 
-    assert response.status_code == 503
+    assert response.json()["code"] == "storage_damaged"
     assert f"{file.stat().st_mode & 0o777:o}" == "644"
     assert file.read_text() == "Other programs read this."
