@@ -66,6 +66,10 @@ async def test_image_routes_document_requests_responses_and_problems(document: d
     assert "image/jpeg" in operation["responses"]["200"]["content"]
     problem = operation["responses"]["422"]["content"]["application/problem+json"]
     assert {"invalid_request", "content_blocked", "recitation", "no_image"} <= set(problem["examples"])
+    limits = operation["responses"]["429"]["content"]["application/problem+json"]["examples"]
+    assert {"rate_limited", "too_many_at_once", "budget_exhausted"} <= set(limits)
+    assert limits["budget_exhausted"]["value"]["remainingUsd"] == 0.084
+    assert "not_allowed" in operation["responses"]["403"]["content"]["application/problem+json"]["examples"]
     (body,) = operation["requestBody"]["content"].values()
     schema = document["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]]
     assert schema["examples"]

@@ -1,9 +1,11 @@
 """Error responses in the OpenAPI document, each with an example."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from app.api.http.problems import MEDIA_TYPE, problem_document
 from app.domain.errors import (
+    BudgetExhausted,
     ChatLimitReached,
     ContentBlocked,
     FieldError,
@@ -14,13 +16,16 @@ from app.domain.errors import (
     NotAcceptable,
     QuotaExhausted,
     RangeNotSatisfiable,
+    RateLimited,
     ServiceError,
     StaleTurn,
     StorageDamaged,
     StorageFull,
     StorageUnavailable,
+    TooManyAtOnce,
 )
 from app.domain.generation import Usage
+from app.domain.limits import MICRO_USD, Allowance, Budget, Limits, Period, Rate
 
 Responses = dict[int | str, dict[str, Any]]
 """Responses of a route by status, as FastAPI's `responses=` takes them."""
@@ -63,6 +68,14 @@ def merge_responses(*documents: Responses) -> Responses:
 
 
 _USED = Usage(prompt_tokens=12, output_tokens=208, thoughts_tokens=208, total_tokens=220, estimated_cost_usd=0.00252)
+_ALLOWANCE = Allowance(
+    Limits(rate=Rate(60, "min"), concurrent=4, budget=Budget(20 * MICRO_USD, Period.MONTH)),
+    requests_left=0,
+    request_after=0.8,
+    places_left=0,
+    micro_usd_left=84_000,
+    resets_at=datetime(2026, 12, 1, tzinfo=UTC),
+)
 _EXAMPLES: tuple[ServiceError, ...] = (
     Internal(),
     InvalidRequest([FieldError("aspectRatio", "gemini-3-pro-image has 1:1, 16:9 and 21:9, not 8:1")]),
@@ -78,6 +91,17 @@ _EXAMPLES: tuple[ServiceError, ...] = (
         usage=_USED,
     ),
     QuotaExhausted("Gemini's quota for this service is used up for the moment.", scope="minute"),
+    RateLimited("This key may send 60 requests per min.", retry_after=1, allowance=_ALLOWANCE),
+    TooManyAtOnce(
+        "This key may have 4 generations at once; 4 are running or waiting, and this request has 1.",
+        retry_after=5,
+        allowance=_ALLOWANCE,
+    ),
+    BudgetExhausted(
+        "This request may cost 0.158408 USD. Of the budget of 20.00/month 0.084 USD are left.",
+        retry_after=259_200,
+        allowance=_ALLOWANCE,
+    ),
     StaleTurn("The latest turn of this chat is 4.", last_turn=4),
     ChatLimitReached(
         "You have 10,000 chats, and the limit is 10,000. Delete chats that you no longer need.",
