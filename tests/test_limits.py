@@ -13,7 +13,8 @@ import pytest
 
 from app.emulator import Emulator, Fault
 from tests.callers import add_key, bearer, break_database, until
-from tests.conftest import Serve, image_file, wait_for_calls
+from tests.conftest import Serve, image_file, soon, wait_for_calls
+from tests.held_storage import HeldDatabase
 
 ASK = {"prompt": "A lighthouse", "imageSize": "1K"}
 EDITED = [("images", ("cat.png", image_file(), "image/png"))]
@@ -157,6 +158,28 @@ async def test_a_caller_who_leaves_pays_for_the_call_that_may_have_been_billed(
     assert reserved == pytest.approx(ESTIMATE, abs=1e-5)
     assert used["spentUsd"] == reserved
     assert used["images"] == 0
+
+
+async def test_a_caller_who_leaves_before_gemini_is_asked_pays_nothing(
+    serve_alone: Serve, gemini: Emulator, tmp_path: Path
+) -> None:
+    """
+    The request waits for its reservation when its caller leaves.
+    """
+    secret = await add_key({"data_dir": tmp_path}, budget="5/day")
+    database = HeldDatabase({"data_dir": tmp_path})
+    async with serve_alone() as client:
+        await usage(client, secret)
+        await database.hold()
+        with pytest.raises(httpx2.ReadTimeout):
+            await client.post("/generate-image", json=ASK, headers=bearer(secret), timeout=0.5)
+        await asyncio.sleep(0.2)  # the service hears of it
+        await database.release()
+        assert await soon(client, 'gemini_images_caller_disconnects_total{stage="queue"}', 1)
+        used = await quiet(client, secret)
+
+    assert (used["spentUsd"], used["reservedUsd"]) == (0, 0)
+    assert not gemini.calls
 
 
 FREE = (Fault(status=400, message="Bad"), Fault(status=429, details=[], message="Please retry in 999s."))

@@ -6,6 +6,7 @@ for is finished and stored; all other work is cancelled.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from app.domain.caller import Caller
@@ -129,11 +130,11 @@ class GenerationRun:
         self._progress = GenerationProgress(self._seconds, self._memory, listener, guard or self.bill.guard)
         try:
             with self._controller.delivering():
-                work = self._billed(generate(admission, self._progress))
+                work = partial(self._billed, partial(generate, admission, self._progress))
                 generation = self._generation = await self._while_connected(work, caller_gone, on_detach)
                 plan.require_accepted(generation)
                 if needs_conversion(generation, plan.request):
-                    conversion = self._conversion().generation(generation)
+                    conversion = partial(self._conversion().generation, generation)
                     generation = self._generation = await self._while_connected(conversion, caller_gone, None)
         except ServiceError as error:
             self.fail(error)
@@ -146,10 +147,10 @@ class GenerationRun:
         self._progress.enter(Stage.RESPONSE)
         return generation
 
-    async def _billed(self, generating: Coroutine[Any, Any, Generation]) -> Generation:
+    async def _billed(self, generate: Callable[[], Coroutine[Any, Any, Generation]]) -> Generation:
         """Book the cost once the generation has ended, also if it was cancelled."""
         try:
-            generation = await generating
+            generation = await generate()
             self._has_image = True
             return generation
         finally:
@@ -190,21 +191,25 @@ class GenerationRun:
 
     async def _while_connected(
         self,
-        generating: Coroutine[Any, Any, Generation],
+        start: Callable[[], Coroutine[Any, Any, Generation]],
         caller_gone: Callable[[], Coroutine[Any, Any, ServiceError]],
         on_detach: Callable[[Work], None] | None,
     ) -> Generation:
-        work, gone = asyncio.create_task(generating), asyncio.create_task(caller_gone())
+        gone = asyncio.create_task(caller_gone())
+        work: Work | None = None
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)  # lets `gone` find a caller who has left already: then nothing is begun
+            if not gone.done():
+                work = asyncio.create_task(start())
+                await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            disconnected = not work.done()
+            disconnected = work is None or not work.done()
             gone.cancel()  # before the next `await`, which another cancellation can end; changes nothing if it is done
-            if disconnected:
+            if work is not None and disconnected:
                 await self._stop(work, on_detach)
             await asyncio.wait({gone})
         try:
-            if disconnected:
+            if work is None or disconnected:
                 raise gone.result()
             return work.result()
         finally:
