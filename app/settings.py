@@ -185,8 +185,8 @@ class Settings(BaseSettings):
     """Access to the playground at `/`: `open` serves the page to all, `off` is a 404. What the page sends still needs a
     key where keys are set."""
     metrics_access: Literal["open", "key", "off"] = "key"
-    """Access to `/metrics`: `open`, `key` or `off`. If no keys are set, `key` admits every caller that the service
-    accepts."""
+    """Access to `/metrics`: `open`, `key` or `off`. `key` admits `ADMIN_API_KEY` and every key of a caller; if no keys
+    are set, every caller that the service accepts."""
     alert_dollars_per_hour: float = Field(default=0, ge=0)
     """Estimated cost in US dollars per hour, over all replicas, above which the rules in deploy/observability raise an
     alert. 0 turns the alert off."""

@@ -48,7 +48,7 @@ async def test_a_key_is_made_changed_rotated_and_revoked(admin: httpx2.AsyncClie
     assert (again.status_code, again.json()["rate"]) == (201, None)
 
 
-async def test_no_other_key_opens_the_routes_and_the_key_opens_nothing_else(
+async def test_no_other_key_opens_the_routes_and_the_key_opens_only_metrics_too(
     admin: httpx2.AsyncClient, serve: Serve
 ) -> None:
     secret = (await admin.post("/admin/keys", json={"name": "web"})).json()["secret"]
@@ -56,11 +56,12 @@ async def test_no_other_key_opens_the_routes_and_the_key_opens_nothing_else(
     without_key = await admin.get("/admin/keys", headers={"Authorization": ""})
     in_another_header = await admin.get("/admin/keys", headers={"Authorization": "", "X-API-Key": ADMIN})
     elsewhere = await admin.get("/models")
+    metrics = await admin.get("/metrics")
     unknown = await admin.get("/admin/nothing")
     unknown_without_key = await admin.get("/admin/nothing", headers={"Authorization": ""})
 
-    codes = [with_callers_key, without_key, in_another_header, elsewhere, unknown, unknown_without_key]
-    assert [one.status_code for one in codes] == [401, 401, 200, 401, 404, 401]
+    codes = [with_callers_key, without_key, in_another_header, elsewhere, unknown, unknown_without_key, metrics]
+    assert [one.status_code for one in codes] == [401, 401, 200, 401, 404, 401, 200]
 
 
 async def test_without_a_key_of_the_administrator_there_are_no_routes(client: httpx2.AsyncClient) -> None:

@@ -60,6 +60,8 @@ class AuthenticationMiddleware:
             if self._admin is not None and (path == _ADMIN or path.startswith(f"{_ADMIN}/")):
                 self._require_admin(scope)
                 return await self.app(scope, receive, send)
+            if path == "/metrics" and self._is_admin(_offered_keys(Headers(scope=scope))):
+                return await self.app(scope, receive, send)
             caller = await self._caller(scope, end_user)
         except ServiceError as error:
             return await self._reporter.response(error)(scope, receive, send)
@@ -94,9 +96,12 @@ class AuthenticationMiddleware:
     def _require_admin(self, scope: Scope) -> None:
         offered = _offered_keys(Headers(scope=scope))
         _require_any(offered)
-        assert self._admin is not None
-        if not any(hmac.compare_digest(digest_of(key), self._admin) for key in offered):
+        if not self._is_admin(offered):
             raise Unauthorized("This is not the key of the administrator.")
+
+    def _is_admin(self, offered: list[str]) -> bool:
+        admin = self._admin
+        return admin is not None and any(hmac.compare_digest(digest_of(key), admin) for key in offered)
 
 
 def _offered_keys(headers: Headers) -> list[str]:
