@@ -4,6 +4,9 @@ import { Problem } from "./api/client.js";
 import { element, find } from "./dom.js";
 import { dollars } from "./format.js";
 
+/** In US dollars. A refused prompt of a few tokens costs less. */
+const LEAST_COST = 0.0001;
+
 export class ErrorMessage {
   #region = find("error", HTMLElement);
 
@@ -22,7 +25,7 @@ export class ErrorMessage {
     if (error instanceof Problem) {
       if (error.text) lines.push(element("blockquote", {}, error.text));
       const cost = error.usage?.estimatedCostUsd;
-      if (cost) lines.push(element("p", { class: "hint" }, `It cost ${dollars(cost)}.`));
+      if (cost && cost >= LEAST_COST) lines.push(element("p", { class: "hint" }, `It cost ${dollars(cost)}.`));
     }
     this.#show(lines);
   }

@@ -21,7 +21,8 @@ async function start() {
     /** @type {Models} */
     const models = await client.json("models");
     await keys.accept();
-    playground ??= open(models);
+    if (playground) playground.chat.gallery.refresh(); // another key has other pictures
+    else playground = open(models);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     error.show(problem);

@@ -1,6 +1,6 @@
 /** Small pictures that are loaded from the service. */
 
-import { blobImage, element } from "./dom.js";
+import { blobImage, clear, element } from "./dom.js";
 
 /**
  * Put a picture into an element as soon as it is there.
@@ -12,7 +12,9 @@ import { blobImage, element } from "./dom.js";
 export async function fill(holder, loading, alt) {
   try {
     const blob = await loading;
-    if (holder.isConnected) holder.replaceChildren(blobImage(blob, { alt }));
+    if (!holder.isConnected) return;
+    clear(holder);
+    holder.append(blobImage(blob, { alt }));
   } catch {
     holder.replaceChildren(element("span", { class: "missing" }, "not available"));
   }

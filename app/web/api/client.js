@@ -4,11 +4,14 @@
 
 const STORED_KEY = "api-key";
 
+/** What a key can be: other characters do not fit into a header. */
+const VISIBLE = /^[!-~]*$/;
+
 /** A request that failed, with the service's problem document. Its message is a sentence for people. */
 export class Problem extends Error {
   /** @param {Partial<ProblemRead> & {detail: string}} document */
   constructor(document) {
-    super(document.detail);
+    super(document.detail.replace(/^body: /, "")); // what is about the whole request names no field
     this.code = document.code ?? "";
     this.status = document.status ?? 0;
     this.text = document.text ?? null;
@@ -43,6 +46,10 @@ export class Client {
    * @throws {Problem}
    */
   async send(path, { method, json, form, accept = "application/json", signal } = {}) {
+    if (!VISIBLE.test(this.key)) {
+      this.onUnauthorized();
+      throw new Problem({ status: 401, detail: "This is no key: keys have only visible ASCII characters, and no spaces." });
+    }
     const headers = new Headers({ Accept: accept });
     if (this.key) headers.set("Authorization", `Bearer ${this.key}`);
     if (json !== undefined) headers.set("Content-Type", "application/json");

@@ -1,6 +1,6 @@
 /** Two pictures of a chat in one place; a slider moves the border between them. */
 
-import { clear, find } from "../dom.js";
+import { clear, element, find } from "../dom.js";
 import { fill } from "../preview.js";
 
 /** @import { ChatSession } from "./session.js" */
@@ -38,8 +38,10 @@ export class Comparison {
     const session = this.#session;
     if (!session) return;
     for (const [id, select] of /** @type {const} */ ([["before", this.#before], ["after", this.#after]])) {
-      const holder = find(`compare-${id}-image`, HTMLElement);
-      clear(holder);
+      const place = find(`compare-${id}-image`, HTMLElement);
+      clear(place);
+      const holder = element("div", { class: "compare-picture" }); // a late picture of another turn finds its own one gone
+      place.append(holder);
       const label = select.selectedOptions[0]?.textContent ?? "";
       fill(holder, session.preview(Number(select.value), PREVIEW_WIDTH), `${id === "before" ? "Before" : "After"}: ${label}`);
     }

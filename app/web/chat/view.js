@@ -85,11 +85,9 @@ export class ChatView {
     const session = this.#session;
     if (!session) throw new Error("No chat is open.");
     const picture = await session.send(body, references, listener, signal);
-    this.references.clear();
-    this.form.prompt = "";
-    await session.refresh();
-    this.#thread.show(session);
-    this.gallery.refresh();
+    this.references.remove(references);
+    if (this.form.prompt === body.prompt) this.form.prompt = ""; // else it is the next one already
+    await this.#do(() => this.#refresh());
     return picture;
   }
 
@@ -99,8 +97,9 @@ export class ChatView {
    * @returns {string} a sentence that says so
    */
   cancelled() {
-    if (!this.#session?.chat) return "Cancelled. No picture is made.";
-    this.#followUp(this.#session, this.#session.latest?.turn ?? 0);
+    const session = this.#session;
+    if (!session?.chat) return "Cancelled. No picture is made.";
+    this.#do(() => this.#followUp(session, session.latest?.turn ?? 0));
     return "Not waiting any longer. The picture is being made and paid for already: it will be in the gallery.";
   }
 
@@ -118,7 +117,7 @@ export class ChatView {
   async #followUp(session, before) {
     do {
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-      await session.refresh().catch(() => {});
+      await session.refresh();
     } while (session.chat?.turnInProgress);
     if (session === this.#session) this.#thread.show(session);
     await this.gallery.refresh();
@@ -130,7 +129,7 @@ export class ChatView {
     const session = this.#session;
     await session?.refresh();
     if (session && session === this.#session) this.#thread.show(session);
-    await this.gallery.refresh();
+    this.gallery.refresh();
   }
 
   /** Change the picture that is shown. */

@@ -37,6 +37,7 @@ export class KeyForm {
     this.client.key = "";
     this.#form.hidden = false;
     this.#current.hidden = true;
+    find("budget", HTMLElement).textContent = "";
     this.#input.focus();
   }
 

@@ -55,6 +55,13 @@ export class ReferenceList {
     this.#render();
   }
 
+  /** @param {Reference[]} sent what the next request does not send again */
+  remove(sent) {
+    const files = new Set(sent.map(({ file }) => file));
+    this.#entries = this.#entries.filter(({ file }) => !files.has(file));
+    this.#render();
+  }
+
   /**
    * @param {Model} model
    * @returns {string} a sentence on too many references for the model; empty if it takes them
