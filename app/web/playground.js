@@ -135,7 +135,7 @@ export class Playground {
     } else if (error instanceof Problem) {
       this.#progress.end("There is no new picture.");
       this.error.show(error);
-      this.chat.failed();
+      if (error.status !== 401) this.chat.failed(); // without a valid key the chat cannot be read either
     } else {
       this.#progress.end("There is no new picture.");
       throw error;
