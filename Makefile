@@ -31,6 +31,12 @@ test-install: .venv/dev.stamp ## install our own wheel and Next.js from the regi
 test-clients: .venv/clients.stamp ## drive OpenAI's libraries and the AI SDK against /v1; one minute, needs npm
 	$(BIN)/python -m pytest -m clients
 
+test-browser: .venv/browser.stamp ## use the playground in Chromium, with axe-core and screenshots; needs chromium (Debian) and npm
+	$(BIN)/python -m pytest -m browser
+
+check-web: ## check the types of the playground's JavaScript; needs npm
+	npx --yes --package=typescript@7.0.2 -- tsc --project tests/browser/tsconfig.json
+
 check: .venv/dev.stamp ## check types, style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,7 +71,7 @@ doctor: .venv/run.stamp ## check settings, credentials, models, storage and cloc
 lock: .venv/dev.stamp ## write requirements/*.txt again, with the newest versions and their hashes
 	$(BIN)/python -m pip install --quiet uv
 	@for lock in 'service' 'demo --extra demo' 'container --extra demo --extra telemetry' 'dev --extra dev' \
-		'bench --extra bench' 'fuzz --extra fuzz' 'clients --extra clients' 'sbom --extra sbom'; do \
+		'bench --extra bench' 'fuzz --extra fuzz' 'clients --extra clients' 'browser --extra browser' 'sbom --extra sbom'; do \
 		set -- $$lock; name=$$1; shift; \
 		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-emit-package gemini-images \
@@ -81,9 +87,9 @@ lock: .venv/dev.stamp ## write requirements/*.txt again, with the newest version
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@ .venv/run.stamp
 
-.venv/clients.stamp: .venv/dev.stamp
+.venv/browser.stamp .venv/clients.stamp: .venv/dev.stamp
 
-.venv/bench.stamp .venv/clients.stamp .venv/fuzz.stamp .venv/sbom.stamp: .venv/%.stamp: requirements/%.txt .venv/run.stamp
+.venv/bench.stamp .venv/browser.stamp .venv/clients.stamp .venv/fuzz.stamp .venv/sbom.stamp: .venv/%.stamp: requirements/%.txt .venv/run.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
@@ -92,4 +98,4 @@ lock: .venv/dev.stamp ## write requirements/*.txt again, with the newest version
 	@echo 'Installing into .venv, once; it takes about 20 seconds.'
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help run emulator test test-slow test-install test-clients test-live check bench fuzz container sbom doctor lock
+.PHONY: help run emulator test test-slow test-install test-clients test-browser test-live check check-web bench fuzz container sbom doctor lock
