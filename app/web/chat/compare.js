@@ -46,7 +46,7 @@ export class Comparison {
       fill(holder, session.preview(Number(select.value), PREVIEW_WIDTH), `${id === "before" ? "Before" : "After"}: ${label}`);
     }
     const { width, height } = session.size(Number(this.#before.value));
-    find("compare-stack", HTMLElement).style.aspectRatio = `${width} / ${height}`;
+    this.#section.style.setProperty("--ratio", String(width / height));
     this.#place();
   }
 
