@@ -39,8 +39,9 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 async def _chromium() -> AsyncGenerator["Browser"]:
-    from playwright.async_api import async_playwright
+    from playwright.async_api import async_playwright, expect
 
+    expect.set_options(timeout=15_000)
     # Chromium has no sandbox for root, which runs the tests in CI. The page is our own.
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(

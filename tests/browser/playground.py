@@ -62,8 +62,14 @@ class Playground:
         await expect(self.error).to_have_text("")
 
     async def choose(self, group: str, name: str) -> None:
-        """Choose a radio as a user does who clicks on its label."""
-        await self.radio(group, name).check(force=True)
+        """Choose a radio."""
+        await self.radio(group, name).check()
+
+    async def reload(self) -> None:
+        """Load the page again. Its requests are over before, because a reload aborts them."""
+        await self.page.wait_for_load_state("networkidle")
+        await self.page.reload()
+        await self.page.wait_for_load_state("networkidle")
 
     async def add_files(self, *files: Path) -> None:
         before = await self.page.get_by_role("group", name=re.compile(r"^Reference \d+$")).count()
