@@ -146,7 +146,7 @@ async def test_a_caller_who_sends_requests_and_reads_no_responses_is_disconnecte
     paths = ["/docs", "/openapi.json", "/models", "/healthz", "/metrics", "/nowhere", "/chats", "/generate-image"]
     asks = [f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n".encode() for path in paths]
     asks.append(request(b"{}"))
-    async with under_our_own_server(settings, caller_idle_timeout_seconds=0.4) as port:
+    async with under_our_own_server(settings, caller_idle_timeout_seconds=1) as port:
         loop = asyncio.get_running_loop()
 
         async def keep_asking(ask: bytes) -> bool:

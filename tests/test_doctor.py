@@ -29,7 +29,7 @@ async def doctor(folder: Path, gemini_url: str, **environment: str) -> tuple[int
 
 
 async def test_working_settings_pass_every_check(gemini: Emulator, gemini_url: str, tmp_path: Path) -> None:
-    code, said = await doctor(tmp_path, gemini_url, SERVICE_API_KEYS="web:very-secret,batch:very-secret")
+    code, said = await doctor(tmp_path, gemini_url, SERVICE_API_KEYS="web:very-secret-1,batch:very-secret-2")
 
     assert code == 0, said
     assert "SERVICE_API_KEYS=web:***,batch:***" in said

@@ -38,7 +38,7 @@ CALLERS = {"SERVICE_API_KEYS": "web:0123456789abcdef0123456789abcdef"}
 
 SECRETS = {
     "GEMINI_API_KEY": "a-key",
-    "ADMIN_API_KEY": "0123456789abcdef0123456789abcdef",
+    "ADMIN_API_KEY": "fedcba9876543210fedcba9876543210",
     "DATABASE_URL": "postgresql://user:password@host/name",
 }
 
