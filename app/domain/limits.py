@@ -84,7 +84,7 @@ class Budget:
         return cls(int(Decimal(found[1]) * MICRO_USD), Period(found[2]))
 
     def __str__(self) -> str:
-        return f"{format_usd(self.micro_usd)}/{self.per}"
+        return f"{format_usd(self.micro_usd).removesuffix('.00')}/{self.per}"
 
 
 @dataclass(frozen=True, slots=True)

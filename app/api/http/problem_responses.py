@@ -98,7 +98,7 @@ _EXAMPLES: tuple[ServiceError, ...] = (
         allowance=_ALLOWANCE,
     ),
     BudgetExhausted(
-        "This request may cost 0.158408 USD. Of the budget of 20.00/month 0.084 USD are left.",
+        "This request may cost 0.158408 USD. Of the budget of 20/month 0.084 USD are left.",
         retry_after=259_200,
         allowance=_ALLOWANCE,
     ),

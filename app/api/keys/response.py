@@ -28,7 +28,7 @@ class KeyRead(ResponseModel):
     state: KeyState = Field(description="`valid` if any of the secrets is.")
     rate: str | None = Field(examples=["60/min"])
     concurrent: int | None
-    budget: str | None = Field(examples=["20.00/month"])
+    budget: str | None = Field(examples=["20/month"])
     spent_usd: float | None = Field(description="Spent in the current period of the budget.")
     reserved_usd: float | None = Field(description="Reserved for requests that are not finished.")
     max_size: str | None
