@@ -556,11 +556,11 @@ async def test_the_turn_of_a_dead_process_is_saved(storage: Overrides, *, is_los
         assert contents == [await bytes_of(image().content), await bytes_of(image(9, 900).content)]
 
 
-@pytest.mark.parametrize("is_cut_off", [False, True])
+@pytest.mark.parametrize("damage", [None, "cut off", "zeros"])
 async def test_an_answer_in_a_folder_is_kept_before_the_database_takes_its_row(
-    tmp_path: Path, *, is_cut_off: bool
+    tmp_path: Path, damage: str | None
 ) -> None:
-    """The process dies while the database is locked. A power cut may also leave half of a file."""
+    """The process dies while the database is locked. A power cut may also leave a part of a file, or zeros in it."""
     storage = {"data_dir": tmp_path}
     database, made = HeldDatabase(storage), replace(answer(1, text="two lines\n"), drafts=(image(2), image(3)))
     async with open_generations(storage) as store:
@@ -574,8 +574,11 @@ async def test_an_answer_in_a_folder_is_kept_before_the_database_takes_its_row(
         await asyncio.wait({keeping})
         await database.release()
     [whole] = (tmp_path / "blobs/answers").iterdir()
-    if is_cut_off:
-        whole.write_bytes(whole.read_bytes()[:-1])
+    data = whole.read_bytes()
+    if damage == "cut off":
+        whole.write_bytes(data[:-1])
+    if damage == "zeros":
+        whole.write_bytes(data[:-9] + bytes(9))
     await end_leases(storage)
     async with open_generations(storage) as store:
         reaped = await store.reap()
@@ -585,7 +588,7 @@ async def test_an_answer_in_a_folder_is_kept_before_the_database_takes_its_row(
         text = found.text if isinstance(found, Generation) else None
     left = list((tmp_path / "blobs/answers").iterdir())
 
-    if is_cut_off:
+    if damage:
         assert (reaped.interrupted, contents) == (1, [])
     else:
         assert (reaped.recovered, text, left) == (1, "two lines\n", [])

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -110,7 +110,7 @@ class BlobStore:
         with self._writing(name):
             await staged.publish(_path(name))
 
-    async def write(self, name: str, pieces: Sequence[bytes]) -> None:
+    async def write(self, name: str, pieces: Iterable[bytes]) -> None:
         """Store a file in one step. Otherwise as `publish`."""
         with self._writing(name):
             if self._directory is None:

@@ -9,7 +9,8 @@ kept before the files are hashed and have rows: the response waits for it. In a 
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 _START = "+"
 """First character of the name of a file inside the object. Its position follows."""
+
+_CHECKSUM_BYTES = 4
+"""Length of the CRC-32 at the end of an object with files."""
 
 _RESPONSE_SECONDS = 0.001
 """How long a response needs to end once the answer is kept. On a single core, hashing would delay it."""
@@ -74,7 +78,7 @@ class AnswerStore:
         starts = dict(zip(map(id, contents), accumulate(map(len, contents), initial=0), strict=False))
         text = dump_answer(answer, lambda content: (f"{_START}{starts[id(content)]}", len(content)))
         pieces = [piece for content in contents async for piece in content]
-        await self._blobs.write(name, [f"{text}\n".encode(), *pieces])
+        await self._blobs.write(name, _with_checksum([f"{text}\n".encode(), *pieces]))
 
     async def _write(
         self, id_: str, place: int, answer: Answer, pending: PendingBlobs, on_published: Callable[[], None] | None
@@ -160,10 +164,26 @@ def _name(id_: str, place: int) -> str:
     return f"{id_}.{place}"
 
 
+def _with_checksum(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the pieces, and their CRC-32. It is computed while they are written, in the thread that writes them."""
+    checksum = 0
+    for piece in pieces:
+        checksum = zlib.crc32(piece, checksum)
+        yield piece
+    yield checksum.to_bytes(_CHECKSUM_BYTES)
+
+
 def _split(data: bytes) -> tuple[bytes, memoryview]:
-    """Return the document of an object, and the files that follow it."""
+    """Return the document of an object, and the files that follow it: none if the object is damaged.
+
+    After a power cut, a file that was not yet durable can have its size but not its bytes.
+    """
     end = data.find(b"\n")
-    return (data, memoryview(b"")) if end < 0 else (data[:end], memoryview(data)[end + 1 :])
+    if end < 0:
+        return data, memoryview(b"")
+    whole = memoryview(data)
+    is_complete = zlib.crc32(whole[:-_CHECKSUM_BYTES]).to_bytes(_CHECKSUM_BYTES) == whole[-_CHECKSUM_BYTES:]
+    return data[:end], whole[end + 1 : -_CHECKSUM_BYTES] if is_complete else memoryview(b"")
 
 
 def _file(files: memoryview, start: int, size: int) -> Content:
