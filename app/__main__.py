@@ -67,7 +67,9 @@ def _allow_many_connections() -> None:
 
 def _describe(settings: Settings, why: str) -> str:
     address = f"http://{settings.host}:{settings.port}" if settings.port else f"a free port of {settings.host}"
-    url = f"{address}, documented at /docs"
+    pages = {"the playground at /": settings.playground_access, "the API reference at /docs": settings.docs_access}
+    shown = " and ".join(page for page, access in pages.items() if access != "off")
+    url = f"{address}{f', with {shown}' if shown else ''}"
     if settings.demo:
         return f"Running on the built-in emulator, {why}: {url}"
     vertex = settings.google_genai_use_vertexai
