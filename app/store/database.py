@@ -4,9 +4,10 @@ import asyncio
 import os
 import socket
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ _NOT_DURABLE = "; SET LOCAL synchronous_commit = off"
 
 _SQLITE_HEADER = b"SQLite format 3\0"
 
+_CLOSE_SECONDS = 5
 _CONNECT_SECONDS = 5
 _CONNECTIONS = 30
 """Most connections, and most threads for transactions."""
@@ -65,6 +67,9 @@ class Database:
         if "lock_timeout" not in str(self.url.query.get("options", "")):
             self._limits += f"; SET LOCAL lock_timeout = {1000 * _BUSY_SECONDS}"
         self._threads = anyio.CapacityLimiter(_CONNECTIONS)
+        self._running = 0
+        """Transactions whose threads have not ended, also those that nobody waits for any more."""
+        self._changed = threading.Condition()
         self._writer = asyncio.Lock()
 
     @classmethod
@@ -128,7 +133,7 @@ class Database:
     def _run(
         self, transaction: Callable[[Connection], T], writes: bool, durable: bool, used: list[Any], started: float
     ) -> T:
-        with as_storage_errors("database"):
+        with self._counted(), as_storage_errors("database"):
             if self.is_sqlite:
                 with self._engine.connect() as connection:
                     # The wait for other writers counts too. Else all writers behind one lock would add up their waits.
@@ -151,8 +156,25 @@ class Database:
                             continue  # the connection was closed while idle, or the server was restarted
                         return transaction(connection)
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._changed:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
     async def aclose(self) -> None:
-        await anyio.to_thread.run_sync(self._engine.dispose)
+        """Close all connections, once the transactions that still run have ended, or after a few seconds."""
+        await anyio.to_thread.run_sync(self._close)
+
+    def _close(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, _CLOSE_SECONDS)
+        self._engine.dispose()
 
 
 def _make_private(file: Path) -> None:
