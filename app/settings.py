@@ -173,9 +173,9 @@ class Settings(BaseSettings):
     """Callers need a key. `SERVICE_API_KEYS` implies it. Set it if all keys are in the database (`python -m app keys
     add NAME`); the service may then listen on every address."""
     admin_api_key: HeaderKey | None = None
-    """Secret of the routes `/admin/keys`, which make, change and revoke keys in the database. It may do nothing else.
-    Without it there are no such routes. On addresses other than loopback the rules of `SERVICE_API_KEYS` apply to
-    it."""
+    """Secret of the routes `/admin/keys`, which make, change and revoke keys in the database. Only `/metrics` accepts
+    it too. Without it there are no such routes. On addresses other than loopback the rules of `SERVICE_API_KEYS` apply
+    to it."""
     allow_anonymous: bool = False
     """Accept requests without keys on every address, because a proxy in front authenticates callers. All callers then
     count as one and share one list of chats."""

@@ -15,7 +15,7 @@ _TOLERANCE = 1e-6
 
 
 def check_limits(limits: Limits, standing: Standing, count: int, micro_usd: int) -> Allowance:
-    """Decide on a request. It counts once for the rate, whatever its number of images.
+    """Decide on a request. For the rate it counts as one request, also with several images.
 
     Args:
         limits: of the caller.

@@ -65,7 +65,7 @@ class Storage:
         if self._stores is None:
             if self._opening is None or self._opening.done():
                 self._opening = asyncio.create_task(self._open())
-                # If all who wait for it are cancelled, nobody reads its error, and asyncio would log that.
+                # The error is read here: if all tasks that wait are cancelled, asyncio would log it as never retrieved.
                 self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
             self._stores = await asyncio.shield(self._opening)  # concurrent callers share one attempt
         return self._stores

@@ -68,7 +68,7 @@ class Database:
             self._limits += f"; SET LOCAL lock_timeout = {1000 * _BUSY_SECONDS}"
         self._threads = anyio.CapacityLimiter(_CONNECTIONS)
         self._running = 0
-        """Transactions whose threads have not ended, also those that nobody waits for any more."""
+        """Transactions whose threads have not ended, also those whose tasks were cancelled."""
         self._changed = threading.Condition()
         self._writer = asyncio.Lock()
 

@@ -155,7 +155,7 @@ async def _plan_for_charge(
     try:
         return await state["chats"].preview(chat_id, caller, turn.turn)
     except CallerError:
-        if key is None or not await state["recorded"].has_key(caller, key):
+        if not await state["recorded"].has_key(caller, key):
             raise
         return state["images"].plan(requested)
 

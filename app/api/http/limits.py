@@ -7,6 +7,7 @@ from starlette.types import Scope
 from app.api.http.state import request_state
 from app.domain.errors import NotAllowed
 from app.domain.generation import GenerationRequest
+from app.domain.spending import Charge
 from app.service.generation.plan import GenerationPlan
 from app.service.generation.run import GenerationRun
 
@@ -22,9 +23,15 @@ async def plan_within_limits(scope: Scope, requested: GenerationRequest, idempot
     try:
         return state["images"].plan(requested, state["caller"].limits)
     except NotAllowed:
-        if not idempotency_key or not await state["recorded"].has_key(state["caller"], idempotency_key):
+        if not await state["recorded"].has_key(state["caller"], idempotency_key):
             raise
         return state["images"].plan(requested)
+
+
+def charge_of(scope: Scope, plan: GenerationPlan, count: int) -> Charge | None:
+    """Return what a request for so many images takes of its caller's limits; `None` if nothing is reserved."""
+    state = request_state(scope)
+    return state["images"].charge(plan, count) if state["caller"].limits.need_reservation else None
 
 
 async def reserve(scope: Scope, plan: GenerationPlan, runs: Sequence[GenerationRun]) -> None:
@@ -38,14 +45,13 @@ async def reserve(scope: Scope, plan: GenerationPlan, runs: Sequence[GenerationR
 
     Raises:
         RateLimited, TooManyAtOnce, BudgetExhausted: the request is over a limit.
-        StorageUnavailable, StorageFull: nobody can decide.
+        StorageUnavailable, StorageFull: the database, which decides, does not answer.
     """
     state = request_state(scope)
-    caller = state["caller"]
-    if not caller.limits.need_reservation or "reservation" in state:
+    charge = None if "reservation" in state else charge_of(scope, plan, len(runs))
+    if charge is None:
         return
-    charge = state["images"].charge(plan, len(runs))
-    reservation = await state["spending"].reserve(caller, charge, has_slot=all(run.has_slot for run in runs))
+    reservation = await state["spending"].reserve(state["caller"], charge, has_slot=all(run.has_slot for run in runs))
     state["reservation"] = reservation
     for run, bill in zip(runs, reservation.bills, strict=True):
         run.bill = bill

@@ -169,7 +169,7 @@ class Recording:
         except WebhookRefused:
             # The first request was accepted. The name may not be resolved now, and is checked again at each try.
             key, state = self.options.idempotency_key, self._state
-            if key is None or not await state["recorded"].has_key(state["caller"], key):
+            if not await state["recorded"].has_key(state["caller"], key):
                 raise
         return url
 

@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from app.api.generations.recorded_response import RecordedRequest, UrlOf, recorded_response
 from app.api.http.event_stream import EventStreamResponse, Job
 from app.api.http.generating import generate
-from app.api.http.limits import plan_within_limits, reserve
+from app.api.http.limits import charge_of, plan_within_limits, reserve
 from app.api.http.negotiation import AcceptedFormats
 from app.api.http.recording import Recording
 from app.api.http.state import request_state
@@ -58,8 +58,7 @@ async def respond_plainly(
     if formats.events:
         events = GenerationEvents(plan.model.id, with_url=formats.with_url)
         return EventStreamResponse([Job(run, make)], events, state["upload"])
-    generation = await make(request.receive)
-    return render(generation, formats, run.fail)
+    return render(await make(request.receive), formats, run.fail)
 
 
 async def respond_recorded(
@@ -81,13 +80,11 @@ async def respond_recorded(
     Raises:
         ServiceError: the generation failed, or cannot begin.
     """
-    state = request_state(request.scope)
-    caller = state["caller"]
     order = Order(
-        caller,
+        request_state(request.scope)["caller"],
         replace(parsed.generation, accepted_types=()),
         turn=turn,
-        charge=state["images"].charge(plan, 1) if plan and caller.limits.need_reservation else None,
+        charge=charge_of(request.scope, plan, 1) if plan else None,
         view={"api": "images", "responseFormat": parsed.response_format},
     )
     model = plan.model.id if plan and turn is None else parsed.generation.model

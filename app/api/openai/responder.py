@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from app.api.generations.recorded_response import RecordedRequest, UrlOf, recorded_response
 from app.api.http.event_stream import EventStreamResponse, Job
 from app.api.http.generating import generate
-from app.api.http.limits import plan_within_limits, reserve
+from app.api.http.limits import charge_of, plan_within_limits, reserve
 from app.api.http.recording import Recording
 from app.api.http.state import request_state
 from app.api.openai.events import ImageEvents
@@ -45,9 +45,8 @@ async def respond(
     except InvalidRequest as error:
         raise parsed.with_field_names(error) from error
     _require_places(parsed.count, state["settings"])
-    caller = state["caller"]
-    charge = state["images"].charge(plan, parsed.count) if caller.limits.need_reservation else None
-    order = Order(caller, parsed.generation, parsed.count, charge=charge, view=parsed.view)
+    charge = charge_of(request.scope, plan, parsed.count)
+    order = Order(state["caller"], parsed.generation, parsed.count, charge=charge, view=parsed.view)
     wanted = RecordedRequest(order, parsed.generation, _Presentation(parsed, request), parsed.webhook_url)
     try:
         recorded = await recorded_response(request, recording, wanted)

@@ -34,7 +34,7 @@ class KeyAdministration:
     async def add(
         self, name: str, limits: Limits, expires_in: float | None, *, track_users: bool
     ) -> tuple[ManagedKey, str]:
-        """Make a key. Return it and its secret, which nobody can read again.
+        """Make a key. Return it and its secret. Only the digest of the secret is stored.
 
         Raises:
             KeyExists: the name has a valid secret.

@@ -19,6 +19,15 @@ _WAIT_SECONDS = 1.0
 response is sent first."""
 
 
+async def extend_reservation(storage: Storage, id_: str) -> bool:
+    """Reserve one more call for an image. Return whether the budget allows it, as the database says: false without its
+    answer."""
+    try:
+        return await (await storage.callers()).extend(id_)
+    except StorageError:
+        return False
+
+
 class Bill(Protocol):
     @property
     def guard(self) -> CallGuard | None:
@@ -154,10 +163,7 @@ class ReservedBill:
 
     async def allows_repetition(self) -> bool:
         """Reserve one more call. Return whether the budget allows it."""
-        try:
-            return await (await self._reservation.storage.callers()).extend(self._id)
-        except StorageError:
-            return False
+        return await extend_reservation(self._reservation.storage, self._id)
 
     async def settle(self, cost: ImageCost) -> None:
         if not self._is_settled:

@@ -35,7 +35,7 @@ _UNKNOWN_SECONDS = 2.0
 _MAX_UNKNOWN = 5_000
 
 _MAX_LOOKUPS = 4
-"""Look-ups at the same time. Somebody who tries secrets must not keep the database from other work."""
+"""Look-ups at the same time. An attacker who tries many secrets must not use up the database's connections."""
 
 _START_SECONDS = 3.0
 """How long the start of the service waits for the limits of the names in `SERVICE_API_KEYS`."""

@@ -10,8 +10,8 @@ def require_allowed(request: GenerationRequest, model: Model, limits: Limits, ca
     """Check a request that has been validated for the model.
 
     Raises:
-        NotAllowed: the caller may not ask for the model, or for an image of this size; or there is a budget, and
-            nobody knows what the image costs.
+        NotAllowed: the caller may not ask for the model, or for an image of this size; or the caller
+            has a budget, and the price of the image is unknown.
     """
     if limits.models and model.id not in {catalogue.resolve(name).model.id for name in limits.models}:
         raise NotAllowed(f"This key may ask for {', '.join(limits.models)}, not for {model.id}.")

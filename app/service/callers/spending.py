@@ -56,7 +56,7 @@ class CallerSpending:
 
         Raises:
             RateLimited, TooManyAtOnce, BudgetExhausted: the request is over a limit. Nothing is reserved.
-            StorageUnavailable, StorageFull: nobody can decide.
+            StorageUnavailable, StorageFull: the database, which decides, does not answer.
         """
         reserving = self._begin(self._reserve(caller, charge, has_slot=has_slot))
         try:
@@ -172,7 +172,7 @@ class CallerSpending:
 
 
 def _give_back(reserving: asyncio.Task[Reservation]) -> None:
-    """Give back a reservation that nobody waits for."""
+    """Give back the reservation of a request that was cancelled while it waited for it."""
     if not reserving.cancelled() and reserving.exception() is None:
         for bill in reserving.result().bills:
             bill.close()

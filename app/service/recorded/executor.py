@@ -19,7 +19,7 @@ from app.domain.errors import (
 )
 from app.domain.generation import Generation
 from app.domain.recorded import Outcome, TurnToSave
-from app.service.callers.bills import RecordedBill
+from app.service.callers.bills import RecordedBill, extend_reservation
 from app.service.chats.service import ChatService, TurnRequest
 from app.service.chats.turn import PendingTurn
 from app.service.generation.plan import GenerationPlan
@@ -224,12 +224,7 @@ class Executor:
 
     async def allows_repetition(self, work: Work, place: int) -> bool:
         """Reserve one more call for an image. Return whether the caller's budget allows it."""
-        if work.order.charge is None:
-            return True
-        try:
-            return await (await self._storage.callers()).extend(f"{work.id}.{place}")
-        except StorageError:
-            return False
+        return work.order.charge is None or await extend_reservation(self._storage, f"{work.id}.{place}")
 
     async def keep(self, work: Work, place: int, generation: Generation, turn: TurnToSave | None) -> Generation:
         """Store an answer of Gemini, also if the storage is away for a moment.

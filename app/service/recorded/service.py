@@ -189,9 +189,9 @@ class RecordedGenerations:
         await self._await_settling(id_)
         return await (await self._storage.generations()).get(id_, None)
 
-    async def has_key(self, caller: Caller, key: str) -> bool:
-        """Return whether an earlier request of the caller had this idempotency key."""
-        return await (await self._storage.generations()).has_key(caller.owner, key)
+    async def has_key(self, caller: Caller, key: str | None) -> bool:
+        """Return whether an earlier request of the caller had this idempotency key; false for `None`."""
+        return key is not None and await (await self._storage.generations()).has_key(caller.owner, key)
 
     async def page(self, caller: Caller, limit: int, after: tuple[float, str] | None) -> list[RecordedGeneration]:
         """Return generations, newest first.
